@@ -1,1 +1,10 @@
-//! To be written.
+//! What one can say to Linux, as data: links, addresses, routes, policy rules, neighbours, sysctls, the IPIP tunnel.
+//!
+//! [`Kernel`] is the port; crate `linux` implements it on a live network namespace, [`FakeKernel`] in memory, and both pass
+//! [`contract`]. Sends nothing, reads no clock.
+
+pub mod object;
+pub mod port;
+
+pub use object::*;
+pub use port::*;

@@ -1,0 +1,129 @@
+//! The `Store` contract and its plain data types.
+
+use std::fmt;
+use std::sync::Arc;
+
+use api::{Key, Kind, Resource};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+/// A compare-and-swap store of resources. Cheap to share: implementations are handed around as `Arc<dyn Store>`.
+pub trait Store: Send + Sync {
+    /// Reads one resource; `None` if it does not exist.
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, StoreError>>;
+
+    /// Reads everything in a scope, ordered by key, as of one revision from which [`Store::watch`] can continue.
+    fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>>;
+
+    /// Creates a resource; [`StoreError::Exists`] if the key is taken.
+    fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>>;
+
+    /// Replaces a resource if it is still at `expected`; [`StoreError::Conflict`] if not, [`StoreError::NotFound`] if gone.
+    fn update<'a>(&'a self, resource: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>>;
+
+    /// Deletes a resource, if `expected` is given only at that revision. Answers what was deleted.
+    fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>>;
+
+    /// Every change in a scope after `from`, in order and without gaps; without `from` first everything that is there, then
+    /// [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old: list again.
+    fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>>;
+}
+
+/// A store that can be handed around.
+pub type SharedStore = Arc<dyn Store>;
+
+/// Opaque version of a resource. Compared for equality only, never for order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub String);
+
+/// A resource as the store holds it. `metadata.resource_version` repeats the revision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The resource.
+    pub resource: Resource,
+    /// Its version.
+    pub revision: Revision,
+}
+
+/// What a list or watch covers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// One kind, in all namespaces.
+    Kind(Kind),
+    /// One kind in one namespace.
+    Namespace(Kind, String),
+    /// One resource.
+    Key(Key),
+}
+
+/// The answer of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The resources, ordered by key.
+    pub items: Vec<Stored>,
+    /// Where a watch continues.
+    pub revision: Revision,
+}
+
+/// One key's new state: existence is `Some` or `None`, never the kind of event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Which resource.
+    pub key: Key,
+    /// What it is now; `None`: it is gone.
+    pub value: Option<Resource>,
+}
+
+/// What a watch delivers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum WatchEvent {
+    /// A change, and the revision from which a new watch would continue after it.
+    Update(Update, Revision),
+    /// Everything that was there at the start has been delivered.
+    InSync(Revision),
+}
+
+/// Why a store did not do it, sorted by what the caller does next.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Serialize, Deserialize)]
+pub enum StoreError {
+    /// Someone wrote first: read again, try again.
+    #[error("{0} was changed by someone else")]
+    Conflict(Key),
+    /// It is already there.
+    #[error("{0} already exists")]
+    Exists(Key),
+    /// It is not there.
+    #[error("{0} does not exist")]
+    NotFound(Key),
+    /// The revision is too old to watch from: list again.
+    #[error("the revision is no longer available")]
+    Compacted,
+    /// The store cannot answer now: wait, try again.
+    #[error("the datastore is not available: {0}")]
+    Unavailable(String),
+    /// Asking again will not help: tell the user.
+    #[error("the datastore refused: {0}")]
+    Refused(String),
+}
+
+impl Scope {
+    /// Whether a key lies in the scope.
+    pub fn contains(&self, key: &Key) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Kind(kind) => key.kind == *kind,
+            Scope::Namespace(kind, namespace) => key.kind == *kind && key.namespace.as_ref() == Some(namespace),
+            Scope::Key(only) => key == only,
+        }
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

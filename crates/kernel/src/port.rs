@@ -1,0 +1,131 @@
+//! The port to a kernel: operations in, results and observations out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::object::*;
+
+/// One thing to do to the kernel. All are idempotent: `Put` makes it so whatever was there, `Remove` accepts absence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a device up or down and its MTU.
+    SetLink {
+        /// The device.
+        device: IfName,
+        /// Administrative state.
+        up: bool,
+        /// Bytes; `None`: as it is.
+        mtu: Option<u32>,
+    },
+    /// Deletes a device.
+    RemoveLink(IfName),
+    /// Adds an address.
+    PutAddress(Address),
+    /// Deletes an address.
+    RemoveAddress(Address),
+    /// Adds or replaces a route.
+    PutRoute(Route),
+    /// Deletes a route, only if its protocol is this one.
+    RemoveRoute(RouteKey, u8),
+    /// Adds a policy rule.
+    PutRule(PolicyRule),
+    /// Deletes a policy rule.
+    RemoveRule(PolicyRule),
+    /// Adds or replaces a permanent neighbour.
+    PutNeighbor(Neighbor),
+    /// Deletes a permanent neighbour.
+    RemoveNeighbor(IfName, std::net::IpAddr),
+    /// Writes a sysctl.
+    PutSysctl(Sysctl),
+    /// Makes the IPIP device as described (creates, changes, re-attaches programs).
+    PutTunnel(IpipTunnel),
+    /// Removes the IPIP device and its programs.
+    RemoveTunnel(IfName),
+    /// Allows a node as outer source and makes it reachable as next hop on the tunnel.
+    PutTunnelPeer(IfName, Ipv4Addr),
+    /// Forgets a node.
+    RemoveTunnelPeer(IfName, Ipv4Addr),
+}
+
+/// Why the kernel did not do an operation, sorted by what the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// The device is not there (yet): it stays pending until the device appears.
+    #[error("no device {0}")]
+    NoDevice(IfName),
+    /// Another object that is not ours is in the way.
+    #[error("{what} exists and is not ours")]
+    Foreign {
+        /// The object.
+        what: String,
+    },
+    /// The kernel lacks the feature.
+    #[error("this kernel cannot: {0}")]
+    Unsupported(String),
+    /// The kernel refused; its own words and error number.
+    #[error("the kernel refused {what}: {reason} (errno {errno})")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// Extended error text, or the text of the number.
+        reason: String,
+        /// The number.
+        errno: i32,
+    },
+    /// The channel to the kernel failed: start again with a fresh dump.
+    #[error("talking to the kernel failed: {0}")]
+    Broken(String),
+}
+
+/// All that the agent looks at, read at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Devices by name.
+    pub links: BTreeMap<IfName, Link>,
+    /// Addresses of all devices.
+    pub addresses: BTreeSet<Address>,
+    /// Routes of all tables but `local` (255), both families.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Policy rules.
+    pub rules: BTreeSet<PolicyRule>,
+    /// Permanent neighbours.
+    pub neighbors: BTreeSet<Neighbor>,
+    /// The IPIP tunnel, if there is one that works (for BPF: programs attached), with its peers.
+    pub tunnel: Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>,
+}
+
+/// Something changed in the kernel, by us or by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// A device appeared or changed.
+    Link(Link),
+    /// A device went.
+    LinkGone(IfName),
+    /// An address appeared (`true`) or went (`false`).
+    Address(Address, bool),
+    /// A route appeared or was replaced.
+    Route(Route),
+    /// A route went (its key and protocol).
+    RouteGone(Route),
+    /// A policy rule appeared (`true`) or went (`false`).
+    Rule(PolicyRule, bool),
+    /// A permanent neighbour appeared (`true`) or went (`false`).
+    Neighbor(Neighbor, bool),
+    /// The tunnel's programs or device need another look; or events were lost: observe again.
+    Resync,
+}
+
+/// A kernel that can be told and asked.
+pub trait Kernel: Send {
+    /// Does the operations in order and answers one result for each; a failed one does not stop the others.
+    fn apply<'a>(&'a mut self, ops: &'a [Op]) -> BoxFuture<'a, Vec<Result<(), KernelError>>>;
+
+    /// Reads everything. `tunnel` names the IPIP device to look at.
+    fn observe<'a>(&'a mut self, tunnel: &'a IfName) -> BoxFuture<'a, Result<Observation, KernelError>>;
+
+    /// What changes from now on. Lost events are announced by [`KernelEvent::Resync`].
+    fn events(&mut self) -> Result<BoxStream<'static, KernelEvent>, KernelError>;
+}
