@@ -1,1 +1,22 @@
-//! x
+//! Resources as typed values: the v3 kinds, their keys, selectors, defaults, validation and upstream's names.
+//!
+//! What users write (YAML, JSON) and what datastores hold becomes one of these types at the edge; past
+//! [`document::read`] and [`Resource::problems`] nobody validates again.
+//! Opens no file, reads no clock, knows no datastore.
+
+pub mod document;
+pub mod key;
+pub mod kind;
+pub mod metadata;
+pub mod names;
+pub mod problem;
+pub mod resource;
+
+mod spec;
+
+pub use key::Key;
+pub use kind::Kind;
+pub use metadata::{Metadata, OwnerReference};
+pub use problem::{FieldProblem, Problem};
+pub use resource::{Object, Resource, Spec};
+pub use spec::*;

@@ -1,0 +1,209 @@
+//! One value for any resource, and the generic object around each kind's spec.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::document::{Decoded, decode};
+use crate::names::NameRule;
+use crate::problem::{FieldProblem, Problems};
+use crate::spec::*;
+use crate::{Key, Kind, Metadata};
+
+/// What distinguishes one kind from another: its spec, its status, its [`Kind`].
+pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The kind whose spec this is.
+    const KIND: Kind;
+    /// The status part; `()`-like kinds use [`NoStatus`].
+    type Status: Clone + PartialEq + std::fmt::Debug + Default + Serialize + DeserializeOwned + Send + Sync;
+
+    /// What objects of this kind may be called.
+    const NAMES: NameRule = NameRule::Subdomain;
+
+    /// Reports what is wrong with the spec; paths start below `spec`. Absent optional fields are right.
+    fn check(&self, _metadata: &Metadata, _problems: &mut Problems) {}
+
+    /// Reports what must not change from `old` to this; paths start below `spec`.
+    fn check_update(&self, _old: &Self, _problems: &mut Problems) {}
+
+    /// Fills in what upstream fills in when an object is written.
+    fn apply_defaults(&mut self) {}
+
+    /// A harmless value for a required field (path from the top) that holds `wrong`, so that the rest can be judged.
+    fn stand_in(_field: &str, _wrong: &serde_json::Value) -> Option<serde_json::Value> {
+        None
+    }
+}
+
+/// Status of kinds that have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoStatus {}
+
+/// A resource of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Object<S: Spec> {
+    /// Identity and labels.
+    pub metadata: Metadata,
+    /// What is wanted (or, for IPAM's kinds, what is).
+    pub spec: S,
+    /// What controllers report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<S::Status>,
+}
+
+impl<S: Spec> Object<S> {
+    /// A cluster-wide object.
+    pub fn new(name: impl Into<String>, spec: S) -> Self {
+        Self {
+            metadata: Metadata::named(name),
+            spec,
+            status: None,
+        }
+    }
+
+    /// This object's identity.
+    pub fn key(&self) -> Key {
+        Key {
+            kind: S::KIND,
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+        }
+    }
+
+    /// Everything that is wrong with it.
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        let mut problems = Problems::new();
+        problems.within("metadata", |problems| {
+            if !S::KIND.is_namespaced()
+                && let Some(namespace) = &self.metadata.namespace
+            {
+                problems.report(
+                    "namespace",
+                    namespace,
+                    format!("must be absent: {} is cluster-wide", S::KIND),
+                );
+            }
+            self.metadata.check(S::NAMES, problems);
+        });
+        problems.within("spec", |problems| self.spec.check(&self.metadata, problems));
+        problems.into_vec()
+    }
+
+    /// What must not change from `old` to this.
+    pub fn problems_in_update(&self, old: &Self) -> Vec<FieldProblem> {
+        let mut problems = Problems::new();
+        problems.within("spec", |problems| self.spec.check_update(&old.spec, problems));
+        problems.into_vec()
+    }
+}
+
+macro_rules! resources {
+    ($($variant:ident, $alias:ident, $spec:ident;)*) => {
+        $(#[doc = concat!("A resource of kind `", stringify!($variant), "`.")]
+        pub type $alias = Object<$spec>;
+
+        impl From<Object<$spec>> for Resource {
+            fn from(object: Object<$spec>) -> Self { Resource::$variant(object) }
+        }
+
+        impl TryFrom<Resource> for Object<$spec> {
+            type Error = Resource;
+            /// The object, or the resource back if it is of another kind.
+            fn try_from(resource: Resource) -> Result<Self, Resource> {
+                match resource { Resource::$variant(object) => Ok(object), other => Err(other) }
+            }
+        }
+
+        impl<'a> TryFrom<&'a Resource> for &'a Object<$spec> {
+            type Error = &'a Resource;
+            fn try_from(resource: &'a Resource) -> Result<Self, &'a Resource> {
+                match resource { Resource::$variant(object) => Ok(object), other => Err(other) }
+            }
+        })*
+
+        /// A resource of any kind. Its JSON form is the v3 document: `apiVersion` is added at the edge, `kind` is the tag.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum Resource {
+            $(#[doc = concat!("`", stringify!($variant), "`")] $variant(Object<$spec>),)*
+        }
+
+        impl Resource {
+            /// What it is.
+            pub fn kind(&self) -> Kind {
+                match self { $(Resource::$variant(_) => Kind::$variant,)* }
+            }
+
+            /// Its metadata.
+            pub fn metadata(&self) -> &Metadata {
+                match self { $(Resource::$variant(object) => &object.metadata,)* }
+            }
+
+            /// Its metadata, to change.
+            pub fn metadata_mut(&mut self) -> &mut Metadata {
+                match self { $(Resource::$variant(object) => &mut object.metadata,)* }
+            }
+
+            /// Everything that is wrong with it, in the order of the document.
+            pub fn problems(&self) -> Vec<FieldProblem> {
+                match self { $(Resource::$variant(object) => object.problems(),)* }
+            }
+
+            /// What must not change from `old` to this: upstream's immutable fields. Another kind changes everything.
+            pub fn problems_in_update(&self, old: &Resource) -> Vec<FieldProblem> {
+                match (self, old) {
+                    $((Resource::$variant(new), Resource::$variant(old)) => new.problems_in_update(old),)*
+                    (new, old) => {
+                        let mut problems = Problems::new();
+                        problems.report("kind", new.kind(), format!("must stay {}", old.kind()));
+                        problems.into_vec()
+                    }
+                }
+            }
+
+            /// Fills in what upstream fills in when an object is written.
+            pub fn apply_defaults(&mut self) {
+                match self { $(Resource::$variant(object) => object.spec.apply_defaults(),)* }
+            }
+
+            /// Decodes the document of this kind; unknown fields and wrong values are problems.
+            pub(crate) fn decode(kind: Kind, value: serde_json::Value) -> Decoded<Resource> {
+                match kind {
+                    $(Kind::$variant => decode::<Object<$spec>>(value, <$spec as Spec>::stand_in).map(Resource::$variant),)*
+                }
+            }
+        }
+    };
+}
+
+resources! {
+    IPPool, IpPool, IpPoolSpec;
+    BGPConfiguration, BgpConfiguration, BgpConfigurationSpec;
+    BGPPeer, BgpPeer, BgpPeerSpec;
+    FelixConfiguration, FelixConfiguration, FelixConfigurationSpec;
+    Node, Node, NodeSpec;
+    WorkloadEndpoint, WorkloadEndpoint, WorkloadEndpointSpec;
+    Profile, Profile, ProfileSpec;
+    ClusterInformation, ClusterInformation, ClusterInformationSpec;
+    IPAMBlock, IpamBlock, IpamBlockSpec;
+    BlockAffinity, BlockAffinity, BlockAffinitySpec;
+    IPAMHandle, IpamHandle, IpamHandleSpec;
+    IPAMConfiguration, IpamConfiguration, IpamConfigurationSpec;
+}
+
+impl Resource {
+    /// It, with what upstream fills in when an object is written.
+    pub fn with_defaults(mut self) -> Self {
+        self.apply_defaults();
+        self
+    }
+
+    /// Its identity.
+    pub fn key(&self) -> Key {
+        let metadata = self.metadata();
+        Key {
+            kind: self.kind(),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        }
+    }
+}
