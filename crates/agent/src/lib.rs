@@ -1,1 +1,27 @@
-//! To be written.
+//! The node's one process: start-up, the dataplane loop, the BGP loop, the CNI server, health and metrics.
+//!
+//! ```text
+//!   store ──watch──> sync ─┐                       ┌─> speaker (BGP: sockets, timers)
+//!   kernel ──events────────┼──> run: graph, dataplane ──plan──> kernel
+//!   CNI plugin ──socket────┘            │
+//!   (cni_server: journal, IPAM)         └─> status ──> HTTP: /status /readiness /liveness /metrics
+//! ```
+//!
+//! `run` owns the calculation graph, the dataplane and the kernel; everything else sends it events or reads the status
+//! that it publishes. Decisions are made below, in the pure crates: nothing here compares routes or parses packets.
+
+pub mod autodetect;
+pub mod cni_server;
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod metrics;
+pub mod register;
+pub mod run;
+pub mod speaker;
+pub mod start;
+pub mod status;
+
+pub use config::Options;
+pub use error::AgentError;
+pub use start::start;

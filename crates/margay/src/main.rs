@@ -1,1 +1,18 @@
-fn main() {}
+//! The one binary. What it is depends on the name it is called by and on its arguments: see [`dispatch`].
+
+mod command;
+mod dispatch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use dispatch::{Mode, dispatch};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match dispatch(&args, &|name| std::env::var(name).ok()) {
+        Mode::Cni => cni::main(),
+        Mode::Ctl(args) => command::ctl(args),
+        Mode::Margay(args) => command::margay(args),
+    }
+}

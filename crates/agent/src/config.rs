@@ -1,0 +1,217 @@
+//! What an agent is told by flags and environment. Read once, typed; nothing else in the crate reads the environment.
+//!
+//! Variables keep upstream's names where upstream has them (`NODENAME`, `IP`, `IP_AUTODETECTION_METHOD`, `FELIX_*`).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::AgentError;
+use crate::autodetect::Method;
+
+/// Command line of `margay agent`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Name of this node; default: the host's name in lower case
+    #[arg(long, env = "NODENAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// IPv4 address of this node: ADDRESS[/LENGTH], `autodetect` or `none`
+    #[arg(long, env = "IP", default_value = "autodetect", value_name = "ADDRESS")]
+    pub ip: String,
+
+    /// IPv6 address of this node: ADDRESS[/LENGTH], `autodetect` or `none`
+    #[arg(long, env = "IP6", default_value = "none", value_name = "ADDRESS")]
+    pub ip6: String,
+
+    /// first-found | can-reach=HOST | interface=REGEX,… | skip-interface=REGEX,… | cidr=CIDR,… | kubernetes-internal-ip
+    #[arg(long, env = "IP_AUTODETECTION_METHOD", default_value = "first-found", value_name = "METHOD")]
+    pub ip_autodetection_method: String,
+
+    /// The same for IPv6
+    #[arg(long, env = "IP6_AUTODETECTION_METHOD", default_value = "first-found", value_name = "METHOD")]
+    pub ip6_autodetection_method: String,
+
+    /// AS number of this node, if not the cluster's
+    #[arg(long = "as", env = "AS", value_name = "NUMBER")]
+    pub as_number: Option<String>,
+
+    /// BGP identifier: an IPv4 address, or `hash` to derive it from the node's name
+    #[arg(long, env = "CALICO_ROUTER_ID", value_name = "ID")]
+    pub router_id: Option<String>,
+
+    /// Start even if another node has registered the same address
+    #[arg(long, env = "DISABLE_NODE_IP_CHECK", default_value_t = false, value_parser = clap::builder::FalseyValueParser::new())]
+    pub disable_node_ip_check: bool,
+
+    /// How tunl0 encapsulates: auto, native (the kernel's ipip driver) or bpf
+    #[arg(long, env = "MARGAY_IPIP", default_value = "auto", value_name = "FLAVOUR")]
+    pub ipip: String,
+
+    /// Directory for sockets (agent.sock, cni.sock)
+    #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
+
+    /// Directory for what must survive a reboot (CNI journal)
+    #[arg(long, env = "MARGAY_STATE_DIR", default_value = "/var/lib/margay", value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// Host that answers /liveness, /readiness and /metrics
+    #[arg(long, env = "FELIX_HEALTHHOST", default_value = "localhost", value_name = "HOST")]
+    pub health_host: String,
+
+    /// Port of the health endpoints; 0 turns them off (the unix socket always answers)
+    #[arg(long, env = "FELIX_HEALTHPORT", default_value_t = 9099, value_name = "PORT")]
+    pub health_port: u16,
+
+    /// First letters of the host side of pod interfaces
+    #[arg(long, env = "FELIX_INTERFACEPREFIX", default_value = "cali", value_name = "PREFIX")]
+    pub interface_prefix: String,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node.
+    pub node_name: String,
+    /// Where its IPv4 address comes from.
+    pub ipv4: AddressSource<Ipv4Net>,
+    /// Where its IPv6 address comes from.
+    pub ipv6: AddressSource<Ipv6Net>,
+    /// AS of this node, if not the cluster's.
+    pub as_number: Option<api::AsNumber>,
+    /// BGP identifier.
+    pub router_id: RouterId,
+    /// Refuse to start on another node's address.
+    pub check_address: bool,
+    /// Forced way of encapsulation.
+    pub ipip: Option<kernel::IpipFlavour>,
+    /// Sockets.
+    pub run_dir: PathBuf,
+    /// Journal.
+    pub state_dir: PathBuf,
+    /// Health endpoints, unless turned off.
+    pub health: Option<SocketAddr>,
+    /// Prefix of pod interfaces on the host.
+    pub interface_prefix: String,
+}
+
+/// Where an address of the node comes from.
+#[derive(Clone, Debug)]
+pub enum AddressSource<Net> {
+    /// The node has none of this family.
+    None,
+    /// Given by the operator.
+    Fixed(Net),
+    /// Found on the node's interfaces.
+    Detect(Method),
+}
+
+/// Where the BGP identifier comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouterId {
+    /// The node's IPv4 address.
+    FromAddress,
+    /// A hash of the node's name.
+    Hash,
+    /// Given by the operator.
+    Fixed(Ipv4Addr),
+}
+
+impl Config {
+    /// Checks the options; `hostname` is the default for the node's name.
+    pub fn from_options(options: &Options, hostname: &str) -> Result<Self, AgentError> {
+        let node_name = options.node_name.clone().unwrap_or_else(|| hostname.to_string()).to_ascii_lowercase();
+        check_node_name(&node_name)?;
+        check_prefix(&options.interface_prefix)?;
+        let ipv4 = address_source("IP", &options.ip, "32", "IP_AUTODETECTION_METHOD", &options.ip_autodetection_method)?;
+        let ipv6 =
+            address_source("IP6", &options.ip6, "128", "IP6_AUTODETECTION_METHOD", &options.ip6_autodetection_method)?;
+        if matches!((&ipv4, &ipv6), (AddressSource::None, AddressSource::None)) {
+            return Err(problem("IP", &options.ip, "with IP6=none leaves the node without an address"));
+        }
+        let as_number = match &options.as_number {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|reason: String| problem("AS", text, &format!("is refused: {reason}")))?),
+        };
+        let router_id = match options.router_id.as_deref() {
+            None | Some("") => RouterId::FromAddress,
+            Some("hash") => RouterId::Hash,
+            Some(text) => RouterId::Fixed(
+                text.parse().map_err(|_| problem("CALICO_ROUTER_ID", text, "is neither an IPv4 address nor `hash`"))?,
+            ),
+        };
+        let ipip = match options.ipip.as_str() {
+            "auto" => None,
+            "native" => Some(kernel::IpipFlavour::Native),
+            "bpf" => Some(kernel::IpipFlavour::Bpf),
+            other => return Err(problem("MARGAY_IPIP", other, "is none of auto, native, bpf")),
+        };
+        Ok(Self {
+            node_name,
+            ipv4,
+            ipv6,
+            as_number,
+            router_id,
+            check_address: !options.disable_node_ip_check,
+            ipip,
+            run_dir: options.run_dir.clone(),
+            state_dir: options.state_dir.clone(),
+            health: health_address(&options.health_host, options.health_port)?,
+            interface_prefix: options.interface_prefix.clone(),
+        })
+    }
+}
+
+fn check_node_name(name: &str) -> Result<(), AgentError> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if name.len() <= 253 && name.chars().all(good) && edge(name.chars().next()) && edge(name.chars().last()) {
+        return Ok(());
+    }
+    Err(problem("NODENAME", name, "is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit"))
+}
+
+fn check_prefix(prefix: &str) -> Result<(), AgentError> {
+    if !prefix.is_empty() && prefix.len() <= 4 && prefix.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    // 15 bytes of interface name less the 11 of the hash.
+    Err(problem("FELIX_INTERFACEPREFIX", prefix, "must be one to four letters or digits"))
+}
+
+fn address_source<Net: std::str::FromStr>(
+    field: &'static str,
+    text: &str,
+    full_length: &str,
+    method_field: &'static str,
+    method: &str,
+) -> Result<AddressSource<Net>, AgentError> {
+    match text {
+        "" | "none" => Ok(AddressSource::None),
+        "autodetect" => Method::parse(method).map(AddressSource::Detect).map_err(|why| problem(method_field, method, &why)),
+        address => {
+            let full = if address.contains('/') { address.to_string() } else { format!("{address}/{full_length}") };
+            full.parse()
+                .map(AddressSource::Fixed)
+                .map_err(|_| problem(field, address, "is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`"))
+        }
+    }
+}
+
+fn health_address(host: &str, port: u16) -> Result<Option<SocketAddr>, AgentError> {
+    if port == 0 {
+        return Ok(None);
+    }
+    let ip = match host {
+        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        other => other.parse().map_err(|_| problem("FELIX_HEALTHHOST", other, "is neither `localhost` nor an address"))?,
+    };
+    Ok(Some(SocketAddr::new(ip, port)))
+}
+
+pub(crate) fn problem(field: &'static str, value: &str, problem: &str) -> AgentError {
+    AgentError::Config { field, value: value.to_string(), problem: problem.to_string() }
+}

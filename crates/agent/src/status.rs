@@ -1,0 +1,290 @@
+//! What the agent tells people: one report, the same for `node status`, readiness and metrics.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use kernel::IpipCounters;
+use serde::{Deserialize, Serialize};
+
+use crate::register::OwnAddresses;
+use crate::run::Applied;
+
+/// How far the datastore has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// Not reached yet.
+    Connecting,
+    /// Everything was read; changes follow.
+    InSync,
+    /// Was read, cannot be reached now. What is programmed stays.
+    Disconnected(String),
+}
+
+/// The loop's part.
+pub struct DataplaneReport {
+    /// The datastore now.
+    pub sync: SyncState,
+    /// The datastore was read at least once.
+    pub synced: bool,
+    /// The kernel.
+    pub dataplane: dataplane::Status,
+    /// Resources that are not used as written.
+    pub problems: Vec<String>,
+    /// Counters.
+    pub applied: Applied,
+    /// The desired state.
+    pub state: calc::NodeState,
+}
+
+/// The speaker's part.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpReport {
+    /// It has a configuration.
+    pub running: bool,
+    /// Why it does not listen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_error: Option<String>,
+    /// Its peers.
+    pub peers: Vec<BgpPeerReport>,
+    /// Prefixes with a usable path.
+    pub routes: usize,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPeerReport {
+    /// `Mesh_10_211_55_8`.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// RFC 4271's state.
+    pub state: String,
+    /// Seconds in that state.
+    pub since_seconds: u64,
+    /// Why it is not up, or why it was last down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<String>,
+    /// Prefixes that it told us.
+    pub received: usize,
+    /// Prefixes that we told it.
+    pub advertised: usize,
+}
+
+/// Everything, as `/status` answers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Node.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// Ready: datastore read, kernel programmed.
+    pub ready: bool,
+    /// Each part with its reason.
+    pub conditions: Vec<Condition>,
+    /// Own addresses and why they were chosen.
+    pub addresses: AddressReport,
+    /// How packets are encapsulated.
+    pub ipip: IpipReport,
+    /// Sessions.
+    pub bgp: BgpReport,
+    /// Objects in the kernel: wanted, installed, failed.
+    pub kernel: Vec<KernelClassReport>,
+    /// Routes that cannot be installed, with reasons; objects that the kernel refused; resources not used as written.
+    pub problems: Vec<String>,
+    /// MTU of new pods.
+    pub pod_mtu: u32,
+}
+
+/// Own addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressReport {
+    /// With the subnet's length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<String>,
+    /// With the subnet's length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<String>,
+    /// Why these.
+    pub why: Vec<String>,
+}
+
+/// The tunnel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpipReport {
+    /// `native`, `bpf` or `none`.
+    pub flavour: String,
+    /// What the probe found.
+    pub why: String,
+    /// Its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<IpipCounters>,
+}
+
+/// One part's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Datastore`, `Dataplane`, `Registered`, `CNI`, `BGP`.
+    pub name: String,
+    /// Fine or not.
+    pub ok: bool,
+    /// Whether the node is unready without it. Peers that are down are not.
+    pub required: bool,
+    /// A word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// One class of kernel objects.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelClassReport {
+    /// `routes`, `addresses`, …
+    pub class: String,
+    /// Wanted.
+    pub wanted: usize,
+    /// Of these, there.
+    pub installed: usize,
+    /// Of these, refused.
+    pub failed: usize,
+}
+
+/// What start-up knows and the loops do not.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Node.
+    pub node: String,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// Found addresses, or why there are none.
+    pub addresses: Result<OwnAddresses, String>,
+    /// What the probe found.
+    pub probe: ProbeSummary,
+    /// Registered in the datastore, or why not.
+    pub registered: Result<(), String>,
+    /// The CNI server answers, or why not.
+    pub cni: Result<(), String>,
+}
+
+/// What the IPIP probe found.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeSummary {
+    /// `native`, `bpf` or `none`.
+    pub flavour: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Report {
+    /// Puts the parts together.
+    pub fn assemble(identity: &Identity, loops: DataplaneReport, bgp: BgpReport, counters: Option<IpipCounters>) -> Self {
+        let addresses = match &identity.addresses {
+            Ok(own) => AddressReport {
+                ipv4: own.ipv4.map(|net| net.to_string()),
+                ipv6: own.ipv6.map(|net| net.to_string()),
+                why: own.why.clone(),
+            },
+            Err(why) => AddressReport { why: vec![why.clone()], ..AddressReport::default() },
+        };
+        let conditions = conditions(identity, &loops, &bgp);
+        let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
+        let mut problems = loops.problems;
+        problems.extend(loops.dataplane.problems());
+        Self {
+            node: identity.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: std::process::id(),
+            started: identity.started,
+            ready: conditions.iter().all(|condition| condition.ok || !condition.required),
+            conditions,
+            addresses,
+            ipip: IpipReport {
+                flavour: identity.probe.flavour.clone(),
+                why: identity.probe.why.clone(),
+                address: tunnel.map(|address| address.to_string()),
+                counters,
+            },
+            kernel: loops.dataplane.classes(),
+            problems,
+            pod_mtu: loops.dataplane.pod_mtu,
+            bgp,
+        }
+    }
+}
+
+fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> Vec<Condition> {
+    let condition = |name: &str, required: bool, outcome: Result<(&str, String), (&str, String)>| {
+        let (ok, (reason, message)) = match outcome {
+            Ok(fine) => (true, fine),
+            Err(wrong) => (false, wrong),
+        };
+        Condition { name: name.into(), ok, required, reason: reason.into(), message }
+    };
+    let outcome = |result: &Result<(), String>, good: &'static str, fine: &str, bad: &'static str| match result {
+        Ok(()) => Ok((good, fine.to_string())),
+        Err(why) => Err((bad, why.clone())),
+    };
+    let datastore = match (&loops.sync, loops.synced) {
+        (SyncState::InSync, _) => Ok(("InSync", "the datastore has been read; changes follow".to_string())),
+        // INV-1: a node that has what it needs goes on without its datastore.
+        (SyncState::Disconnected(why), true) => Ok(("Disconnected", format!("working from what was read: {why}"))),
+        (SyncState::Disconnected(why), false) => Err(("Unreachable", why.clone())),
+        (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
+    };
+    let failed: usize = loops.dataplane.classes().iter().map(|class| class.failed).sum();
+    let dataplane = match (loops.applied.observations, failed) {
+        (0, _) => Err(("NotObserved", "the kernel's state has not been read yet".to_string())),
+        (_, 0) => Ok(("Programmed", "the kernel is as wanted".to_string())),
+        (_, n) => Err(("OperationsFailed", format!("{n} objects could not be programmed; see problems"))),
+    };
+    let up = bgp.peers.iter().filter(|peer| peer.state == "Established").count();
+    let sessions = match (bgp.running, &bgp.listen_error) {
+        (false, _) => Err(("NotConfigured", "the speaker has no configuration yet".to_string())),
+        (true, Some(why)) => Err(("CannotListen", why.clone())),
+        (true, None) if up == bgp.peers.len() => Ok(("Established", format!("{up} of {up} sessions established"))),
+        (true, None) => Err(("PeersDown", format!("{up} of {} sessions established", bgp.peers.len()))),
+    };
+    let found = match &identity.addresses {
+        Ok(_) => Ok(()),
+        Err(why) => Err(why.clone()),
+    };
+    vec![
+        condition("Address", true, outcome(&found, "Found", "this node's address is known", "NotFound")),
+        condition("Registered", true, outcome(&identity.registered, "Registered", "the Node is in the datastore", "NotRegistered")),
+        condition("Datastore", true, datastore),
+        condition("Dataplane", true, dataplane),
+        condition("CNI", true, outcome(&identity.cni, "Serving", "the CNI server answers", "NotServing")),
+        condition("BGP", false, sessions),
+    ]
+}
+
+impl BgpReport {
+    /// Reads a speaker's status.
+    pub fn of(speaker: Option<&bgp::Speaker>, listen_error: Option<String>, now: Instant) -> Self {
+        let Some(speaker) = speaker else { return Self { listen_error, ..Self::default() } };
+        let status = speaker.status();
+        let peers = status.peers.iter().map(|peer| BgpPeerReport {
+            name: peer.name.clone(),
+            address: peer.id.0.ip().to_string(),
+            state: peer.state.to_string(),
+            since_seconds: now.saturating_duration_since(peer.since).as_secs(),
+            info: peer.last_error.as_ref().map(ToString::to_string),
+            received: peer.prefixes_received,
+            advertised: peer.prefixes_advertised,
+        });
+        Self { running: true, listen_error, peers: peers.collect(), routes: status.routes }
+    }
+}

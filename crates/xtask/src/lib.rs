@@ -1,0 +1,164 @@
+//! Rules about the tree, as tests: arrows between crates go down only, pure crates stay pure, `unsafe` stays in `linux`,
+//! documents are reachable.
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
+
+    /// From the bottom up; `dev` crates stand aside and may be used by tests only.
+    const LAYERS: [&str; 5] = ["pure", "adapter", "shell", "binary", "dev"];
+
+    /// What no pure crate may have below it: runtimes, sockets, files, random sources, the kernel.
+    const IMPURE: [&str; 14] = [
+        "tokio", "mio", "socket2", "rand", "getrandom", "nix", "netlink-sys", "netlink-packet-route", "aya", "redb", "axum",
+        "hyper", "uuid", "tracing-subscriber",
+    ];
+
+    /// What no pure crate may say, outside its tests.
+    const IMPURE_CALLS: [&str; 10] = [
+        "Instant::now", "SystemTime::now", "Timestamp::now", "std::fs", "std::env", "std::process", "TcpStream", "UdpSocket",
+        "UnixStream", "thread::spawn",
+    ];
+
+    #[test]
+    fn arrows_go_down_only() {
+        let metadata = metadata();
+        let layers = layers(&metadata);
+        let mut breaches = Vec::new();
+        for package in metadata.workspace_packages() {
+            for dependency in package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development) {
+                let Some(below) = layers.get(dependency.name.as_str()) else { continue };
+                let above = layers[package.name.as_str()];
+                if rank(below) > rank(above) || (*below == "dev" && above != "dev") {
+                    breaches.push(format!("{} ({above}) -> {} ({below})", package.name, dependency.name));
+                }
+            }
+        }
+        assert_eq!(breaches, Vec::<String>::new());
+    }
+
+    #[test]
+    fn pure_crates_have_nothing_impure_below_them() {
+        let metadata = metadata();
+        let mut breaches = Vec::new();
+        for package in pure(&metadata) {
+            for name in below(&metadata, &package.id) {
+                if IMPURE.contains(&name.as_str()) {
+                    breaches.push(format!("{} -> … -> {name}", package.name));
+                }
+            }
+        }
+        assert_eq!(breaches, Vec::<String>::new());
+    }
+
+    #[test]
+    fn pure_crates_read_no_clock_file_or_socket() {
+        let metadata = metadata();
+        let mut breaches = Vec::new();
+        for package in pure(&metadata) {
+            let sources = package.manifest_path.parent().expect("a manifest lies in a folder").join("src");
+            for file in files(sources.as_std_path(), "rs") {
+                let text = fs::read_to_string(&file).expect("sources are text");
+                // Unit tests stand at the end of their file, or in a file of that name.
+                if file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs") {
+                    continue;
+                }
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+                for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                    if let Some(call) = IMPURE_CALLS.iter().find(|call| line.contains(**call)) {
+                        breaches.push(format!("{}: {call}", file.display()));
+                    }
+                }
+            }
+        }
+        assert_eq!(breaches, Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_linux_may_be_unsafe() {
+        for manifest in files(&root().join("crates"), "toml") {
+            let text = fs::read_to_string(&manifest).expect("manifests are text");
+            let inherits = text.contains("[lints]\nworkspace = true");
+            assert!(inherits || manifest.ends_with("linux/Cargo.toml"), "{} must inherit the workspace lints", manifest.display());
+        }
+        for source in files(&root().join("crates"), "rs") {
+            let inside = source.starts_with(root().join("crates/linux"));
+            let text = fs::read_to_string(&source).expect("sources are text");
+            let allows = text.contains(concat!("allow(", "unsafe_code"));
+            assert!(inside || !allows, "{} allows unsafe code", source.display());
+        }
+    }
+
+    #[test]
+    fn every_document_is_linked() {
+        let front: String = ["README.md", "ARCHITECTURE.md"]
+            .iter()
+            .map(|name| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}")))
+            .collect();
+        for page in files(&root().join("docs"), "md") {
+            let name = page.file_name().expect("it has one").to_string_lossy().into_owned();
+            assert!(front.contains(&format!("docs/{name}")), "docs/{name} is linked from neither README.md nor ARCHITECTURE.md");
+        }
+    }
+
+    fn metadata() -> Metadata {
+        let mut command = MetadataCommand::new();
+        command.manifest_path(root().join("Cargo.toml")).other_options(vec!["--offline".into(), "--locked".into()]);
+        command.exec().expect("cargo metadata reads the workspace")
+    }
+
+    fn layers(metadata: &Metadata) -> BTreeMap<String, &'static str> {
+        let layer = |package: &Package| {
+            let named = package.metadata["margay"]["layer"].as_str().unwrap_or("(none)");
+            *LAYERS.iter().find(|layer| **layer == named).unwrap_or_else(|| panic!("{}: layer `{named}`", package.name))
+        };
+        metadata.workspace_packages().into_iter().map(|package| (package.name.to_string(), layer(package))).collect()
+    }
+
+    fn rank(layer: &str) -> usize {
+        LAYERS.iter().position(|known| *known == layer).expect("layers() checked it")
+    }
+
+    fn pure(metadata: &Metadata) -> Vec<&Package> {
+        let layers = layers(metadata);
+        metadata.workspace_packages().into_iter().filter(|package| layers[package.name.as_str()] == "pure").collect()
+    }
+
+    /// Names of everything that a package links, itself excluded.
+    fn below(metadata: &Metadata, package: &PackageId) -> BTreeSet<String> {
+        let resolve = metadata.resolve.as_ref().expect("metadata was asked with dependencies");
+        let nodes: BTreeMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+        let (mut seen, mut queue) = (BTreeSet::new(), vec![package]);
+        while let Some(id) = queue.pop() {
+            for dependency in &nodes[id].deps {
+                let linked = dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
+                if linked && seen.insert(&dependency.pkg) {
+                    queue.push(&dependency.pkg);
+                }
+            }
+        }
+        metadata.packages.iter().filter(|package| seen.contains(&package.id)).map(|p| p.name.to_string()).collect()
+    }
+
+    fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let mut found = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                found.extend(files(&path, extension));
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+}
