@@ -1,0 +1,202 @@
+//! A captured packet in words: outer and inner headers of IP-in-IP, one line a header.
+
+use etherparse::{EtherType, Ethernet2Slice, IpNumber, Ipv4Slice};
+
+/// What a packet shows. `inner` is present for IP-in-IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The outermost IPv4 header.
+    pub outer: IpHeader,
+    /// The header inside, for protocol 4.
+    pub inner: Option<IpHeader>,
+    /// What the innermost packet carries: `ICMP echo request id 1 seq 1`.
+    pub payload: String,
+}
+
+/// The fields of an IPv4 header that people look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Source.
+    pub source: std::net::Ipv4Addr,
+    /// Destination.
+    pub destination: std::net::Ipv4Addr,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Hops left.
+    pub ttl: u8,
+    /// Length with payload, bytes.
+    pub length: u16,
+    /// Identification.
+    pub id: u16,
+    /// Do not fragment.
+    pub dont_fragment: bool,
+}
+
+/// Decodes an Ethernet frame; `None` if it carries no IPv4.
+pub fn frame(bytes: &[u8]) -> Option<Packet> {
+    let ethernet = Ethernet2Slice::from_slice_without_fcs(bytes).ok()?;
+    (ethernet.ether_type() == EtherType::IPV4).then(|| ip(ethernet.payload_slice()))?
+}
+
+/// Decodes an IPv4 packet.
+pub fn ip(bytes: &[u8]) -> Option<Packet> {
+    let outer = Ipv4Slice::from_slice(bytes).ok()?;
+    let inside = outer.payload().payload;
+    if outer.payload_ip_number() == IpNumber::IPV4
+        && let Ok(inner) = Ipv4Slice::from_slice(inside)
+    {
+        return Some(Packet { outer: header(&outer), inner: Some(header(&inner)), payload: payload(&inner) });
+    }
+    Some(Packet { outer: header(&outer), inner: None, payload: payload(&outer) })
+}
+
+impl Packet {
+    /// The innermost header.
+    pub fn innermost(&self) -> &IpHeader {
+        self.inner.as_ref().unwrap_or(&self.outer)
+    }
+
+    /// One line a header, indented by depth.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match &self.inner {
+            Some(inner) => {
+                lines.push(format!("outer  {}", self.outer.line()));
+                lines.push(format!("  inner  {}", inner.line()));
+                lines.push(format!("    {}", self.payload));
+            }
+            None => {
+                lines.push(self.outer.line());
+                lines.push(format!("  {}", self.payload));
+            }
+        }
+        lines
+    }
+}
+
+impl IpHeader {
+    fn line(&self) -> String {
+        let df = if self.dont_fragment { " DF" } else { "" };
+        format!(
+            "IPv4 {} -> {}  protocol {} ({})  ttl {}  length {}  id {}{df}",
+            self.source,
+            self.destination,
+            self.protocol,
+            protocol_name(self.protocol),
+            self.ttl,
+            self.length,
+            self.id
+        )
+    }
+}
+
+fn header(slice: &Ipv4Slice<'_>) -> IpHeader {
+    let header = slice.header();
+    IpHeader {
+        source: header.source_addr(),
+        destination: header.destination_addr(),
+        protocol: header.protocol().0,
+        ttl: header.ttl(),
+        length: header.total_len(),
+        id: header.identification(),
+        dont_fragment: header.dont_fragment(),
+    }
+}
+
+fn payload(slice: &Ipv4Slice<'_>) -> String {
+    let bytes = slice.payload().payload;
+    if slice.is_payload_fragmented() {
+        return format!("fragment at {} of {} bytes", slice.header().fragments_offset().byte_offset(), bytes.len());
+    }
+    match slice.payload_ip_number() {
+        IpNumber::ICMP => icmp(bytes),
+        IpNumber::TCP => ports("TCP", bytes),
+        IpNumber::UDP => ports("UDP", bytes),
+        other => format!("protocol {} ({}), {} bytes", other.0, protocol_name(other.0), bytes.len()),
+    }
+}
+
+fn icmp(bytes: &[u8]) -> String {
+    let Some(&[kind, code, _, _, id_high, id_low, seq_high, seq_low]) = bytes.first_chunk::<8>() else {
+        return "ICMP, cut short".into();
+    };
+    let echo = |what: &str| {
+        let (id, seq) = (u16::from_be_bytes([id_high, id_low]), u16::from_be_bytes([seq_high, seq_low]));
+        format!("ICMP {what} id {id} seq {seq}")
+    };
+    match (kind, code) {
+        (8, 0) => echo("echo request"),
+        (0, 0) => echo("echo reply"),
+        (3, 4) => "ICMP destination unreachable: fragmentation needed".into(),
+        (3, _) => format!("ICMP destination unreachable, code {code}"),
+        (11, _) => "ICMP time exceeded".into(),
+        _ => format!("ICMP type {kind} code {code}"),
+    }
+}
+
+fn ports(name: &str, bytes: &[u8]) -> String {
+    match bytes.first_chunk::<4>() {
+        Some(&[a, b, c, d]) => {
+            format!("{name} {} -> {}  {} bytes", u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), bytes.len())
+        }
+        None => format!("{name}, cut short"),
+    }
+}
+
+fn protocol_name(number: u8) -> &'static str {
+    match number {
+        1 => "ICMP",
+        4 => "IP-in-IP",
+        6 => "TCP",
+        17 => "UDP",
+        132 => "SCTP",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bytes: &[u8], expected: &[&str]) {
+        let lines = ip(bytes).map(|packet| packet.lines()).unwrap_or_default();
+        assert_eq!(lines, expected);
+    }
+
+    /// `ping -c 1 192.168.202.5` from 192.168.36.75, between nodes 10.211.55.8 and 10.211.55.9.
+    #[rustfmt::skip]
+    const IPIP_ECHO: [u8; 52] = [
+        0x45, 0, 0, 52, 0x12, 0x34, 0x40, 0, 63, 4, 0, 0, 10, 211, 55, 8, 10, 211, 55, 9,  // outer, DF, ttl 63
+        0x45, 0, 0, 32, 0x00, 0x07, 0x40, 0, 63, 1, 0, 0, 192, 168, 36, 75, 192, 168, 202, 5, // inner
+        8, 0, 0, 0, 0, 9, 0, 1, 1, 2, 3, 4,                                                 // echo request id 9 seq 1
+    ];
+
+    #[test]
+    fn both_headers_of_ip_in_ip_are_shown() {
+        check(
+            &IPIP_ECHO,
+            &[
+                "outer  IPv4 10.211.55.8 -> 10.211.55.9  protocol 4 (IP-in-IP)  ttl 63  length 52  id 4660 DF",
+                "  inner  IPv4 192.168.36.75 -> 192.168.202.5  protocol 1 (ICMP)  ttl 63  length 32  id 7 DF",
+                "    ICMP echo request id 9 seq 1",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_plain_packet_has_one_header() {
+        check(
+            &IPIP_ECHO[20..],
+            &["IPv4 192.168.36.75 -> 192.168.202.5  protocol 1 (ICMP)  ttl 63  length 32  id 7 DF", "  ICMP echo request id 9 seq 1"],
+        );
+    }
+
+    #[test]
+    fn anything_can_be_cut_anywhere() {
+        for length in 0..IPIP_ECHO.len() {
+            let _ = ip(&IPIP_ECHO[..length]);
+        }
+        check(&[], &[]);
+        check(&[0x60; 40], &[]);
+    }
+}
