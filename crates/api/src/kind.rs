@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::problem::nearest;
+
 /// A kind of `projectcalico.org/v3` resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
@@ -86,6 +88,46 @@ impl Kind {
         }
     }
 
+    /// Every other name that people may call it by, in lower case: plurals and upstream's short forms.
+    pub fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Kind::IPPool => &["ippool", "ippools", "ipp", "ipps", "pool", "pools"],
+            Kind::BGPConfiguration => &["bgpconfiguration", "bgpconfigurations", "bgpconfig", "bgpconfigs"],
+            Kind::BGPPeer => &["bgppeer", "bgppeers", "bgpp", "bgpps", "bp", "bps"],
+            Kind::FelixConfiguration => &[
+                "felixconfiguration",
+                "felixconfigurations",
+                "felixconfig",
+                "felixconfigs",
+                "fconfig",
+                "fconfigs",
+            ],
+            Kind::Node => &["node", "nodes", "no", "nos"],
+            Kind::WorkloadEndpoint => &["workloadendpoint", "workloadendpoints", "wep", "weps"],
+            Kind::Profile => &["profile", "profiles", "pro", "pros"],
+            Kind::ClusterInformation => &[
+                "clusterinformation",
+                "clusterinformations",
+                "clusterinfo",
+                "clusterinfos",
+            ],
+            Kind::IPAMBlock => &["ipamblock", "ipamblocks"],
+            Kind::BlockAffinity => &["blockaffinity", "blockaffinities"],
+            Kind::IPAMHandle => &["ipamhandle", "ipamhandles"],
+            Kind::IPAMConfiguration => &["ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"],
+        }
+    }
+
+    /// The kind that a user means by `name`, in any case: `ippool`, `ipPools`, `pool`, `wep`.
+    pub fn parse_name(name: &str) -> Result<Kind, UnknownKind> {
+        let lower = name.to_lowercase();
+        let known = |kind: &Kind| kind.aliases().contains(&lower.as_str());
+        Kind::ALL
+            .into_iter()
+            .find(known)
+            .ok_or_else(|| UnknownKind { name: name.to_owned() })
+    }
+
     /// Whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
         matches!(self, Kind::WorkloadEndpoint)
@@ -95,5 +137,73 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// A name that no kind has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownKind {
+    /// The name.
+    pub name: String,
+}
+
+impl std::error::Error for UnknownKind {}
+
+impl fmt::Display for UnknownKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is no kind of resource.", self.name)?;
+        let all = Kind::ALL.iter().flat_map(|kind| kind.aliases()).copied();
+        if let Some(meant) = nearest(&self.name, all).and_then(|alias| Kind::parse_name(alias).ok()) {
+            write!(f, " Did you mean {meant}?")?;
+        }
+        write!(f, " There are {}", Kind::ALL.map(Kind::name).join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_any_of_its_names() {
+        for kind in Kind::ALL {
+            for name in [kind.name(), kind.plural(), &kind.name().to_uppercase()]
+                .into_iter()
+                .chain(kind.aliases().iter().copied())
+            {
+                assert_eq!(Kind::parse_name(name), Ok(kind), "{name}");
+            }
+        }
+        for (name, kind) in [
+            ("workloadEndpoint", Kind::WorkloadEndpoint),
+            ("Pool", Kind::IPPool),
+            ("wep", Kind::WorkloadEndpoint),
+        ] {
+            assert_eq!(Kind::parse_name(name), Ok(kind));
+        }
+    }
+
+    #[test]
+    fn no_two_kinds_share_a_name() {
+        let all: Vec<_> = Kind::ALL.iter().flat_map(|kind| kind.aliases()).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn an_unknown_kind_lists_the_known() {
+        let shown = Kind::parse_name("ipool").unwrap_err().to_string();
+        assert!(
+            shown.starts_with(
+                "`ipool` is no kind of resource. Did you mean IPPool? There are IPPool, BGPConfiguration, "
+            ),
+            "{shown}"
+        );
+        let shown = Kind::parse_name("deployment").unwrap_err().to_string();
+        assert!(
+            shown.starts_with("`deployment` is no kind of resource. There are IPPool, "),
+            "{shown}"
+        );
     }
 }

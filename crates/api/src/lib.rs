@@ -5,18 +5,21 @@
 //! Opens no file, reads no clock, knows no datastore.
 
 pub mod document;
+pub mod etcd_path;
 pub mod key;
 pub mod kind;
 pub mod metadata;
 pub mod names;
 pub mod problem;
 pub mod resource;
+pub mod selector;
 
 mod spec;
 
 pub use key::Key;
-pub use kind::Kind;
+pub use kind::{Kind, UnknownKind};
 pub use metadata::{Metadata, OwnerReference};
 pub use problem::{FieldProblem, Problem};
 pub use resource::{Object, Resource, Spec};
+pub use selector::{Labels, Selector, SelectorError};
 pub use spec::*;

@@ -1,8 +1,14 @@
 //! Names that upstream derives from other values. Byte for byte the same, so that both can share a datastore and a node.
 
+mod workload_endpoint;
+
 use ipnet::IpNet;
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha224, Sha256};
+
+pub use workload_endpoint::{
+    NameError, WorkloadEndpointIds, parse_workload_endpoint_name, workload_endpoint_name, workload_endpoint_prefix,
+};
 
 /// What objects of a kind may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,18 +62,35 @@ pub fn block_name(cidr: IpNet) -> String {
     cidr.to_string().replace(['.', ':', '/'], "-")
 }
 
-/// The object name of a block affinity: `<host>-<block name>`, shortened with a hash past 252 characters
-/// (upstream `ipam_affinity_v1.go`).
+/// The block that an object name stands for, if it stands for one.
+pub fn parse_block_name(name: &str) -> Option<IpNet> {
+    let (address, length) = name.rsplit_once('-')?;
+    let v4 = format!("{}/{length}", address.replace('-', ".")).parse().ok();
+    let v6 = || format!("{}/{length}", address.replace('-', ":")).parse().ok();
+    // Only one spelling names a block, and only its first address.
+    v4.or_else(v6)
+        .filter(|cidr: &IpNet| cidr.trunc() == *cidr && block_name(*cidr) == name)
+}
+
+/// The object name of a block affinity: `<host>-<block name>`. From 253 characters on the host is cut to make room for
+/// 11 hex digits of SHA-256 over `<host>+<block name>` at the end (upstream `ipam_affinity_v1.go`).
 pub fn affinity_name(host: &str, cidr: IpNet) -> String {
-    let cidr = block_name(cidr);
-    let name = format!("{host}-{cidr}");
+    let block = block_name(cidr);
+    let name = format!("{host}-{block}");
     if name.len() < 253 {
         return name;
     }
-    let hash = hex(&Sha256::digest(format!("{host}{cidr}")));
-    let room = 252 - cidr.len() - 1 - 12;
-    let cut: String = host.chars().take(room).collect();
-    format!("{cut}-{}-{cidr}", &hash[..11])
+    // 252 characters are left: the host, a dash, the block, a dash, the digits.
+    let room = 252 - block.len() - 13;
+    // Host names are ASCII; should one not be, it is cut at a character.
+    let cut = host
+        .char_indices()
+        .map(|(at, c)| at + c.len_utf8())
+        .take_while(|end| *end <= room)
+        .last()
+        .unwrap_or(0);
+    let hash = hex(&Sha256::digest(format!("{host}+{block}")));
+    format!("{}-{block}-{}", &host[..cut], &hash[..11])
 }
 
 /// The host side interface of a workload: prefix plus the first 11 hex digits of SHA-1 over `namespace.workload`
@@ -77,6 +100,119 @@ pub fn interface_name(prefix: &str, namespace: &str, workload: &str) -> String {
     format!("{prefix}{}", &hash[..11])
 }
 
+/// Upstream's id of something by its content: `<prefix>:` and unpadded base64url of SHA-224 over `<prefix>:<content>`
+/// (upstream `lib/hash/id.go`).
+pub fn unique_id(prefix: &str, content: &str) -> String {
+    format!(
+        "{prefix}:{}",
+        base64_url(&Sha224::digest(format!("{prefix}:{content}")))
+    )
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// RFC 4648 section 5, without padding.
+fn base64_url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = group
+            .iter()
+            .enumerate()
+            .fold(0u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        for digit in 0..=group.len() {
+            text.push(char::from(ALPHABET[(bits >> (18 - 6 * digit) & 63) as usize]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_names_and_names_have_blocks() {
+        let check = |cidr: &str, name: &str| {
+            let cidr: IpNet = cidr.parse().unwrap();
+            assert_eq!(block_name(cidr), name);
+            assert_eq!(parse_block_name(name), Some(cidr));
+        };
+        check("10.0.0.0/26", "10-0-0-0-26");
+        check("192.168.36.64/26", "192-168-36-64-26");
+        check("fd00::40/122", "fd00--40-122");
+        check("2001:db8:1:2:3:4:5:0/122", "2001-db8-1-2-3-4-5-0-122");
+        for name in [
+            "",
+            "10",
+            "10-0-0-26",
+            "10-0-0-1-26",
+            "010-0-0-0-26",
+            "fd00--0-122",
+            "x-10-0-0-0-26",
+        ] {
+            assert_eq!(parse_block_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_long_affinity_name_ends_in_a_hash() {
+        let cidr: IpNet = "10.0.0.0/26".parse().unwrap();
+        assert_eq!(affinity_name("node1", cidr), "node1-10-0-0-0-26");
+        assert_eq!(
+            affinity_name(&"n".repeat(240), cidr),
+            format!("{}-10-0-0-0-26", "n".repeat(240))
+        );
+        assert_eq!(affinity_name(&"n".repeat(241), cidr).len(), 252);
+        assert_eq!(
+            affinity_name(&"n".repeat(250), cidr),
+            format!("{}-10-0-0-0-26-f1d50507857", "n".repeat(228))
+        );
+        assert_eq!(affinity_name(&"é".repeat(200), cidr).len(), 252);
+    }
+
+    #[test]
+    fn interfaces_are_named_by_sha1() {
+        // `printf default.wep | sha1sum`
+        assert_eq!(interface_name("cali", "default", "wep"), "caliafb0da86bf5");
+        assert_eq!(interface_name("tap", "default", "c1"), "tap6419776c3a4");
+    }
+
+    #[test]
+    fn base64_is_rfc_4648() {
+        let check = |bytes: &str, text: &str| assert_eq!(base64_url(bytes.as_bytes()), text);
+        check("", "");
+        check("f", "Zg");
+        check("fo", "Zm8");
+        check("foo", "Zm9v");
+        check("foob", "Zm9vYg");
+        assert_eq!(base64_url(&[0xfb, 0xff]), "-_8");
+    }
+
+    #[test]
+    fn name_rules() {
+        let check = |rule: NameRule, good: &[&str], bad: &[&str]| {
+            for name in good {
+                assert_eq!(rule.check(name), Ok(()), "{name}");
+            }
+            for name in bad {
+                assert!(rule.check(name).is_err(), "{name}");
+            }
+        };
+        let long = "a".repeat(254);
+        check(
+            NameRule::Subdomain,
+            &["a", "a.b", "a--b", "1.2", &long[..253]],
+            &["", "A", "a..b", "-a", "a-", "a_b", &long],
+        );
+        check(NameRule::Default, &["default"], &["", "other"]);
+        check(
+            NameRule::DefaultOrNode,
+            &["default", "node.n1", "node.a.b"],
+            &["", "n1", "node.", "node.A"],
+        );
+        check(NameRule::Derived, &["A_b"], &[""]);
+    }
 }
