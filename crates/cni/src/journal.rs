@@ -1,0 +1,378 @@
+//! What this node's truth about its pods is written on: one file for each endpoint, one for each deletion to be finished.
+//!
+//! `endpoints/` belongs to the agent. A file there is a list of JSON lines; the last whole line counts, so that progress is
+//! one appended line and a torn write is harmless. Only the first line is made durable: what is lost with the power is at
+//! most the news that an endpoint was attached, and no endpoint survives the power.
+//!
+//! `pending-delete/` is written by the plugin when it cannot reach the agent, and by the agent when it cannot reach the
+//! datastore. A file there appears whole and durable, or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::env::Args;
+
+/// An endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// How far ADD has come.
+    pub phase: Phase,
+    /// The container (sandbox).
+    pub container_id: String,
+    /// The interface in the container.
+    pub ifname: String,
+    /// The network's name.
+    pub network: String,
+    /// The address alone, for another network plugin.
+    #[serde(default)]
+    pub ipam_only: bool,
+    /// The IPAM handle that holds its addresses.
+    pub handle: String,
+    /// Its addresses; empty while phase is [`Phase::Intent`].
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The interface on the host; `None` for an address alone, or once a newer pod of the same name has taken it.
+    #[serde(default)]
+    pub host_device: Option<String>,
+    /// MAC address of the container's side, as text.
+    #[serde(default)]
+    pub mac: String,
+    /// MTU of the container's side.
+    #[serde(default)]
+    pub mtu: u32,
+    /// Whether the container may forward packets.
+    #[serde(default)]
+    pub ip_forward: bool,
+    /// Path of the container's network namespace.
+    pub netns: PathBuf,
+    /// Which namespace that was: a path can be used again.
+    #[serde(default)]
+    pub netns_id: Option<NetnsId>,
+    /// The namespace of its WorkloadEndpoint.
+    #[serde(default)]
+    pub wep_namespace: String,
+    /// The name of its WorkloadEndpoint; empty if it has none.
+    #[serde(default)]
+    pub wep_name: String,
+    /// Pod names and the like, as the runtime gave them.
+    #[serde(default)]
+    pub args: Args,
+    /// Alias of the host device, by which we know it as this endpoint's.
+    #[serde(default)]
+    pub alias: String,
+}
+
+/// How far ADD has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Anything from nothing to everything may have been made: undo it.
+    Intent,
+    /// All is made, and the caller has been or could have been told.
+    Attached,
+}
+
+/// Identity of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// Device of the namespace file system.
+    pub dev: u64,
+    /// Inode in it.
+    pub ino: u64,
+}
+
+impl NetnsId {
+    /// The namespace at this path.
+    pub fn of(path: &Path) -> io::Result<NetnsId> {
+        let metadata = fs::metadata(path)?;
+        Ok(NetnsId {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+        })
+    }
+}
+
+/// A deletion to be finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The container (sandbox).
+    pub container_id: String,
+    /// The interface in it.
+    pub ifname: String,
+    /// The network's name.
+    pub network: String,
+    /// The address alone, for another network plugin.
+    #[serde(default)]
+    pub ipam_only: bool,
+    /// Its network namespace, if the runtime said one.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
+    /// Pod names and the like.
+    #[serde(default)]
+    pub args: Args,
+}
+
+/// One attachment: container and interface. Names its files.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// The container (sandbox).
+    pub container_id: String,
+    /// The interface in it.
+    pub ifname: String,
+}
+
+impl Id {
+    /// This interface of this container.
+    pub fn new(container_id: impl Into<String>, ifname: impl Into<String>) -> Self {
+        Self {
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+        }
+    }
+
+    /// `<container>-<ifname>.json`. A `-` in the container's part is written `%`, which no container id has, so the first
+    /// `-` separates and no two attachments share a file.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.json", self.container_id.replace('-', "%"), self.ifname)
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.container_id, self.ifname)
+    }
+}
+
+impl Endpoint {
+    /// Which attachment this is.
+    pub fn id(&self) -> Id {
+        Id::new(&self.container_id, &self.ifname)
+    }
+}
+
+impl Pending {
+    /// Which attachment is to go.
+    pub fn id(&self) -> Id {
+        Id::new(&self.container_id, &self.ifname)
+    }
+}
+
+/// What a directory of records held.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The readable records, by file name.
+    pub records: Vec<T>,
+    /// Files that hold no record, and why. Left where they are, for people to look at.
+    pub damaged: Vec<(PathBuf, String)>,
+}
+
+/// The journal in one directory.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    dir: PathBuf,
+}
+
+impl Journal {
+    /// The journal in `dir`; directories are made when something is written.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Begins an endpoint's file. Visible at once; the file that is returned makes it durable by [`File::sync_all`], which
+    /// may happen while other work goes on.
+    pub fn begin(&self, endpoint: &Endpoint) -> io::Result<File> {
+        let dir = self.make("endpoints")?;
+        let name = endpoint.id().file_name();
+        let temporary = temporary(&dir, &name);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        let written = file
+            .write_all(&line(endpoint)?)
+            .and_then(|()| fs::rename(&temporary, dir.join(name)));
+        if let Err(error) = written {
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    /// Makes an endpoint's beginning durable: the file, then its name in the directory.
+    pub fn make_durable(&self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        File::open(self.dir.join("endpoints"))?.sync_all()
+    }
+
+    /// Appends an endpoint's newer state; [`io::ErrorKind::NotFound`] if it was not begun.
+    pub fn progress(&self, endpoint: &Endpoint) -> io::Result<()> {
+        let path = self.dir.join("endpoints").join(endpoint.id().file_name());
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        // If the last line was torn, this one must still begin on its own.
+        let mut bytes = vec![b'\n'];
+        bytes.extend(line(endpoint)?);
+        file.write_all(&bytes)
+    }
+
+    /// An endpoint's last state; `None` if there is none.
+    pub fn endpoint(&self, id: &Id) -> io::Result<Option<Endpoint>> {
+        read_optional(&self.dir.join("endpoints").join(id.file_name()), last_line)
+    }
+
+    /// Forgets an endpoint. Forgetting twice is fine.
+    pub fn forget(&self, id: &Id) -> io::Result<()> {
+        remove(&self.dir.join("endpoints").join(id.file_name()))
+    }
+
+    /// All endpoints.
+    pub fn endpoints(&self) -> io::Result<Loaded<Endpoint>> {
+        load(&self.dir.join("endpoints"), last_line)
+    }
+
+    /// Notes a deletion to be finished: whole and durable when this returns.
+    pub fn write_pending(&self, pending: &Pending) -> io::Result<()> {
+        let dir = self.make("pending-delete")?;
+        write_atomically(&dir, &pending.id().file_name(), &line(pending)?, 0o600)
+    }
+
+    /// A deletion to be finished; `None` if there is none.
+    pub fn pending(&self, id: &Id) -> io::Result<Option<Pending>> {
+        read_optional(&self.dir.join("pending-delete").join(id.file_name()), last_line)
+    }
+
+    /// Forgets a deletion. Forgetting twice is fine.
+    pub fn forget_pending(&self, id: &Id) -> io::Result<()> {
+        remove(&self.dir.join("pending-delete").join(id.file_name()))
+    }
+
+    /// All deletions to be finished.
+    pub fn all_pending(&self) -> io::Result<Loaded<Pending>> {
+        load(&self.dir.join("pending-delete"), last_line)
+    }
+
+    /// Makes one of the directories, for root alone.
+    fn make(&self, part: &str) -> io::Result<PathBuf> {
+        let dir = self.dir.join(part);
+        if !dir.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        }
+        Ok(dir)
+    }
+}
+
+/// Writes a file so that it appears whole and durable, or not at all: temporary file, sync, rename, sync of the directory.
+pub fn write_atomically(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary(dir, name);
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, dir.join(name))?;
+        File::open(dir)?.sync_all()
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A name that no reader takes for a record and no other writer uses.
+fn temporary(dir: &Path, name: &str) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // Process ids repeat after a restart, so a left-over of a crash may have this very name: take the next then.
+    loop {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".{}-{number}.{name}", std::process::id()));
+        if !path.exists() {
+            return path;
+        }
+    }
+}
+
+fn line(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(record)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn last_line<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut why = "empty".to_owned();
+    for line in lines.rev() {
+        match serde_json::from_slice(line) {
+            Ok(record) => return Ok(record),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(why)
+}
+
+fn read_optional<T>(path: &Path, read: impl Fn(&[u8]) -> Result<T, String>) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => read(&bytes)
+            .map(Some)
+            .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn load<T>(dir: &Path, read: impl Fn(&[u8]) -> Result<T, String>) -> io::Result<Loaded<T>> {
+    let mut loaded = Loaded {
+        records: Vec::new(),
+        damaged: Vec::new(),
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(loaded),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().ends_with(".json") && !name.to_string_lossy().starts_with('.') {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    for path in paths {
+        match fs::read(&path) {
+            Ok(bytes) => match read(&bytes) {
+                Ok(record) => loaded.records.push(record),
+                Err(why) => loaded.damaged.push((path, why)),
+            },
+            // Finished by someone else meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => loaded.damaged.push((path, error.to_string())),
+        }
+    }
+    Ok(loaded)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
