@@ -26,7 +26,8 @@ pub trait Store: Send + Sync {
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>>;
 
     /// Every change in a scope after `from`, in order and without gaps; without `from` first everything that is there, then
-    /// [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old: list again.
+    /// [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
+    /// been too slow: list again. Ends after any error; never ends without one.
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>>;
 }
 
@@ -81,7 +82,8 @@ pub struct Update {
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WatchEvent {
-    /// A change, and the revision from which a new watch would continue after it.
+    /// A change, and the revision from which a new watch would continue after it. Before [`WatchEvent::InSync`] it is only
+    /// the resource's own revision: what is there comes ordered by key, so a watch cannot continue in the middle of it.
     Update(Update, Revision),
     /// Everything that was there at the start has been delivered.
     InSync(Revision),
@@ -120,6 +122,40 @@ impl Scope {
             Scope::Key(only) => key == only,
         }
     }
+}
+
+impl Listing {
+    /// What a watch that starts from nothing delivers first: all of it, then the in-sync mark.
+    pub fn into_events(self) -> impl Iterator<Item = WatchEvent> {
+        let updates = self.items.into_iter().map(|stored| {
+            let key = stored.resource.key();
+            WatchEvent::Update(
+                Update {
+                    key,
+                    value: Some(stored.resource),
+                },
+                stored.revision,
+            )
+        });
+        updates.chain([WatchEvent::InSync(self.revision)])
+    }
+}
+
+/// Whether a resource may be stored under this key: a name, and no empty namespace, which would look like none.
+///
+/// # Errors
+/// [`StoreError::Refused`] if not.
+pub fn check_key(key: &Key) -> Result<(), StoreError> {
+    if key.name.is_empty() {
+        return Err(StoreError::Refused(format!("a {} needs a name", key.kind)));
+    }
+    if key.namespace.as_deref() == Some("") {
+        return Err(StoreError::Refused(format!(
+            "{} {} has an empty namespace",
+            key.kind, key.name
+        )));
+    }
+    Ok(())
 }
 
 impl fmt::Display for Revision {

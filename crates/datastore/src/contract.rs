@@ -1,0 +1,643 @@
+//! The examination that every [`Store`] takes.
+//!
+//! Each check gets a store of its own, empty at the start, and says what was wrong. A check whose watch never speaks
+//! waits for ever: run them with a time limit where there is a clock.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use api::{Key, Kind, Object, ProfileSpec, Resource, WorkloadEndpointSpec};
+use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::stream::{BoxStream, StreamExt};
+
+use crate::store::{Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent};
+
+/// One check: `Err` says what the store did wrong.
+pub type Check = fn(Subject) -> BoxFuture<'static, Outcome>;
+
+/// What a check says.
+pub type Outcome = Result<(), String>;
+
+/// The store under examination.
+pub struct Subject {
+    store: SharedStore,
+    compact: Option<Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>,
+}
+
+impl Subject {
+    /// A store, empty.
+    pub fn new(store: SharedStore) -> Self {
+        Self { store, compact: None }
+    }
+
+    /// With a way to make it forget the changes so far; without, what needs compaction is not checked.
+    pub fn with_compact(self, compact: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self {
+            compact: Some(Box::new(compact)),
+            ..self
+        }
+    }
+}
+
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => { vec![$((stringify!($name), |subject| $name(subject).boxed())),*] };
+}
+
+/// All checks, each with its name.
+pub fn all() -> Vec<(&'static str, Check)> {
+    checks![
+        what_was_created_is_read_back,
+        everything_in_a_resource_is_kept,
+        an_existing_key_is_not_created_again,
+        what_is_not_there_is_none,
+        a_resource_needs_a_name,
+        every_write_has_a_new_revision,
+        the_resource_version_is_the_stores_to_set,
+        an_update_needs_the_current_revision,
+        an_update_of_nothing_is_not_found,
+        a_delete_answers_what_was_deleted,
+        a_delete_with_a_revision_needs_the_current_one,
+        a_recreated_resource_does_not_match_its_old_revision,
+        a_list_is_ordered_and_keeps_to_its_scope,
+        a_watch_from_nothing_brings_what_is_there_then_in_sync_then_changes,
+        a_watch_of_nothing_is_in_sync_at_once,
+        a_watch_from_a_list_has_no_gap_and_no_duplicate,
+        a_watch_continues_from_any_events_revision,
+        a_watch_keeps_to_its_scope,
+        a_revision_of_another_store_means_list_again,
+        a_compacted_revision_means_list_again,
+        a_dropped_watch_disturbs_nobody,
+        of_concurrent_creates_one_wins,
+        concurrent_increments_are_never_lost,
+        all_watchers_see_every_change_in_order,
+    ]
+}
+
+async fn what_was_created_is_read_back(subject: Subject) -> Outcome {
+    let store = subject.store;
+    for resource in [profile("a", "1"), endpoint("ns", "a")] {
+        let created = ok(store.create(resource.clone()).await)?;
+        same(
+            "the created resource",
+            without_version(created.resource.clone()),
+            resource.clone(),
+        )?;
+        same("get", store.get(&resource.key()).await, Ok(Some(created)))?;
+    }
+    Ok(())
+}
+
+async fn everything_in_a_resource_is_kept(subject: Subject) -> Outcome {
+    let mut resource = profile("every.thing-1", "1");
+    let metadata = resource.metadata_mut();
+    metadata.uid = Some("0b2e1f64-6d3b-4b52-9c8b-0a4f6f0f6a11".into());
+    metadata.annotations.insert(
+        "example.org/text".into(),
+        "\"quotes\"\nlines\t\u{0}\u{1f}, naïve 日本語 🦊".into(),
+    );
+    metadata.finalizers = vec!["example.org/hold".into()];
+    metadata.generation = Some(i64::MAX);
+    let Resource::Profile(profile) = &mut resource else {
+        return Err("a profile is a profile".into());
+    };
+    profile.spec.labels_to_apply.insert("k".into(), "x".repeat(100_000));
+    let created = ok(subject.store.create(resource.clone()).await)?;
+    let read = ok(subject.store.get(&resource.key()).await)?.ok_or("nothing was stored")?;
+    same("get", &read, &created)?;
+    same("the resource", without_version(read.resource), resource)
+}
+
+async fn an_existing_key_is_not_created_again(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let first = ok(store.create(profile("a", "1")).await)?;
+    same(
+        "create",
+        store.create(profile("a", "2")).await,
+        Err(StoreError::Exists(key("a"))),
+    )?;
+    same("get", store.get(&key("a")).await, Ok(Some(first)))?;
+    // The same name in another namespace, or of another kind, is another resource.
+    ok(store.create(endpoint("ns", "a")).await)?;
+    ok(store.create(endpoint("other", "a")).await)?;
+    Ok(())
+}
+
+async fn what_is_not_there_is_none(subject: Subject) -> Outcome {
+    let store = subject.store;
+    same("get from an empty store", store.get(&key("a")).await, Ok(None))?;
+    ok(store.create(profile("aa", "1")).await)?;
+    same("get of a prefix", store.get(&key("a")).await, Ok(None))?;
+    same("get of a longer name", store.get(&key("aaa")).await, Ok(None))
+}
+
+async fn a_resource_needs_a_name(subject: Subject) -> Outcome {
+    for resource in [profile("", "1"), endpoint("ns", ""), endpoint("", "a")] {
+        match subject.store.create(resource.clone()).await {
+            Err(StoreError::Refused(_)) => {}
+            other => return Err(format!("create of {} gave {other:?}", resource.key())),
+        }
+    }
+    Ok(())
+}
+
+async fn every_write_has_a_new_revision(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let mut revisions = Vec::new();
+    let mut stored = ok(store.create(profile("a", "0")).await)?;
+    for n in 1..5 {
+        revisions.push(stored.revision.clone());
+        stored = ok(store.update(profile("a", &n.to_string()), &stored.revision).await)?;
+    }
+    revisions.push(stored.revision);
+    revisions.push(ok(store.create(profile("b", "0")).await)?.revision);
+    let distinct: std::collections::HashSet<_> = revisions.iter().collect();
+    same("distinct revisions", distinct.len(), revisions.len())
+}
+
+async fn the_resource_version_is_the_stores_to_set(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let mut stale = profile("a", "1");
+    stale.metadata_mut().resource_version = Some("12345".into());
+    let created = ok(store.create(stale.clone()).await)?;
+    same("after create", version(&created), Some(&created.revision.0))?;
+    let updated = ok(store.update(stale, &created.revision).await)?;
+    same("after update", version(&updated), Some(&updated.revision.0))?;
+    let read = ok(store.get(&key("a")).await)?.ok_or("it is gone")?;
+    same("after get", version(&read), Some(&updated.revision.0))?;
+    let listed = ok(store.list(&Scope::All).await)?;
+    same(
+        "in a list",
+        listed.items.first().and_then(version),
+        Some(&updated.revision.0),
+    )?;
+    let mut watch = store.watch(Scope::All, None);
+    match next(&mut watch).await? {
+        WatchEvent::Update(Update { value: Some(value), .. }, _) => same(
+            "in a watch",
+            value.metadata().resource_version.as_ref(),
+            Some(&updated.revision.0),
+        ),
+        other => Err(format!("the watch began with {other:?}")),
+    }
+}
+
+async fn an_update_needs_the_current_revision(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let first = ok(store.create(profile("a", "1")).await)?;
+    let second = ok(store.update(profile("a", "2"), &first.revision).await)?;
+    same(
+        "the update",
+        without_version(second.resource.clone()),
+        profile("a", "2"),
+    )?;
+    for stale in [
+        first.revision,
+        Revision("0".into()),
+        Revision(String::new()),
+        Revision("no number".into()),
+    ] {
+        let conflict = store.update(profile("a", "3"), &stale).await;
+        same(
+            "an update at a stale revision",
+            conflict,
+            Err(StoreError::Conflict(key("a"))),
+        )?;
+    }
+    same("get", store.get(&key("a")).await, Ok(Some(second)))
+}
+
+async fn an_update_of_nothing_is_not_found(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let created = ok(store.create(profile("a", "1")).await)?;
+    let other = store.update(profile("b", "1"), &created.revision).await;
+    same("update of what never was", other, Err(StoreError::NotFound(key("b"))))?;
+    ok(store.delete(&key("a"), None).await)?;
+    let gone = store.update(profile("a", "2"), &created.revision).await;
+    same("update of what was deleted", gone, Err(StoreError::NotFound(key("a"))))?;
+    same("get", store.get(&key("a")).await, Ok(None))
+}
+
+async fn a_delete_answers_what_was_deleted(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let created = ok(store.create(profile("a", "1")).await)?;
+    same("delete", store.delete(&key("a"), None).await, Ok(created))?;
+    same("get", store.get(&key("a")).await, Ok(None))?;
+    same(
+        "delete again",
+        store.delete(&key("a"), None).await,
+        Err(StoreError::NotFound(key("a"))),
+    )
+}
+
+async fn a_delete_with_a_revision_needs_the_current_one(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let first = ok(store.create(profile("a", "1")).await)?;
+    let second = ok(store.update(profile("a", "2"), &first.revision).await)?;
+    let stale = store.delete(&key("a"), Some(&first.revision)).await;
+    same("delete at a stale revision", stale, Err(StoreError::Conflict(key("a"))))?;
+    same("get", store.get(&key("a")).await, Ok(Some(second.clone())))?;
+    same(
+        "delete",
+        store.delete(&key("a"), Some(&second.revision)).await,
+        Ok(second.clone()),
+    )?;
+    let gone = store.delete(&key("a"), Some(&second.revision)).await;
+    same("delete again", gone, Err(StoreError::NotFound(key("a"))))
+}
+
+async fn a_recreated_resource_does_not_match_its_old_revision(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let first = ok(store.create(profile("a", "1")).await)?;
+    ok(store.delete(&key("a"), None).await)?;
+    let second = ok(store.create(profile("a", "1")).await)?;
+    let conflict = Err(StoreError::Conflict(key("a")));
+    same(
+        "update",
+        store.update(profile("a", "2"), &first.revision).await,
+        conflict.clone(),
+    )?;
+    same("delete", store.delete(&key("a"), Some(&first.revision)).await, conflict)?;
+    same("get", store.get(&key("a")).await, Ok(Some(second)))
+}
+
+async fn a_list_is_ordered_and_keeps_to_its_scope(subject: Subject) -> Outcome {
+    let store = subject.store;
+    for resource in population().into_iter().rev() {
+        ok(store.create(resource).await)?;
+    }
+    for scope in scopes() {
+        let listed = ok(store.list(&scope).await)?;
+        let keys: Vec<Key> = listed.items.iter().map(|stored| stored.resource.key()).collect();
+        let mut expected: Vec<Key> = population().iter().map(Resource::key).collect();
+        expected.retain(|key| scope.contains(key));
+        expected.sort();
+        same(&format!("list of {scope:?}"), keys, expected)?;
+        for stored in listed.items {
+            same("get", store.get(&stored.resource.key()).await, Ok(Some(stored)))?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_watch_from_nothing_brings_what_is_there_then_in_sync_then_changes(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let gone = ok(store.create(profile("gone", "1")).await)?;
+    let a = ok(store.create(profile("a", "1")).await)?;
+    let a = ok(store.update(profile("a", "2"), &a.revision).await)?;
+    let b = ok(store.create(endpoint("ns", "b")).await)?;
+    ok(store.delete(&gone.resource.key(), None).await)?;
+    let mut watch = store.watch(Scope::All, None);
+    let mut there = vec![next(&mut watch).await?, next(&mut watch).await?];
+    there.sort_by_key(|event| event_key(event).cloned());
+    let mut expected = vec![appeared(&a), appeared(&b)];
+    expected.sort_by_key(|event| event_key(event).cloned());
+    same("what is there", there, expected)?;
+    let in_sync = in_sync(&mut watch).await?;
+    let b = ok(store.update(endpoint("ns", "b"), &b.revision).await)?;
+    ok(store.delete(&key("a"), None).await)?;
+    same("a change", next(&mut watch).await?, appeared(&b))?;
+    same(
+        "a deletion",
+        without_revision(next(&mut watch).await?),
+        (key("a"), None),
+    )?;
+    let mut again = store.watch(Scope::All, Some(in_sync));
+    same("from the in-sync mark", next(&mut again).await?, appeared(&b))
+}
+
+async fn a_watch_of_nothing_is_in_sync_at_once(subject: Subject) -> Outcome {
+    let mut watch = subject.store.watch(Scope::Kind(Kind::Profile), None);
+    in_sync(&mut watch).await?;
+    let a = ok(subject.store.create(profile("a", "1")).await)?;
+    same("a change", next(&mut watch).await?, appeared(&a))
+}
+
+async fn a_watch_from_a_list_has_no_gap_and_no_duplicate(subject: Subject) -> Outcome {
+    let store = subject.store;
+    ok(store.create(profile("before", "1")).await)?;
+    let listed = ok(store.list(&Scope::All).await)?;
+    let between = ok(store.create(profile("between", "1")).await)?;
+    let mut watch = store.watch(Scope::All, Some(listed.revision));
+    let after = ok(store.create(profile("after", "1")).await)?;
+    same(
+        "the change between list and watch",
+        next(&mut watch).await?,
+        appeared(&between),
+    )?;
+    same("the change after", next(&mut watch).await?, appeared(&after))?;
+    let last = ok(store.create(profile("last", "1")).await)?;
+    same("the last change", next(&mut watch).await?, appeared(&last))
+}
+
+async fn a_watch_continues_from_any_events_revision(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let start = ok(store.list(&Scope::All).await)?.revision;
+    let mut expected = Vec::new();
+    for n in 0..4 {
+        let stored = ok(store.create(profile(&format!("p{n}"), "1")).await)?;
+        ok(store.delete(&stored.resource.key(), None).await)?;
+        expected.push((stored.resource.key(), Some(stored.resource.clone())));
+        expected.push((stored.resource.key(), None));
+    }
+    let mut from = start;
+    for at in 0..expected.len() {
+        let mut watch = store.watch(Scope::All, Some(from.clone()));
+        for (offset, expected) in expected[at..].iter().enumerate() {
+            let WatchEvent::Update(update, revision) = next(&mut watch).await? else {
+                return Err("an in-sync mark in a watch from a revision".into());
+            };
+            same("the event", (&update.key, &update.value), (&expected.0, &expected.1))?;
+            if offset == 0 {
+                from = revision;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn a_watch_keeps_to_its_scope(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let start = ok(store.list(&Scope::All).await)?.revision;
+    let watch = |scope: Scope| (scope.clone(), store.watch(scope, Some(start.clone())));
+    let early: Vec<_> = scopes().into_iter().map(watch).collect();
+    for resource in population() {
+        ok(store.create(resource).await)?;
+    }
+    let late = scopes().into_iter().map(watch);
+    for (scope, mut watch) in early.into_iter().chain(late) {
+        for resource in population().iter().filter(|resource| scope.contains(&resource.key())) {
+            let (key, value) = without_revision(next(&mut watch).await?);
+            same(&format!("the key seen in {scope:?}"), &key, &resource.key())?;
+            same("the value", value.map(without_version).as_ref(), Some(resource))?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_revision_of_another_store_means_list_again(subject: Subject) -> Outcome {
+    let store = subject.store;
+    ok(store.create(profile("a", "1")).await)?;
+    for foreign in ["", "no number", "18446744073709551615"] {
+        let mut watch = store.watch(Scope::All, Some(Revision(foreign.into())));
+        same("the watch", watch.next().await, Some(Err(StoreError::Compacted)))?;
+        same("its end", watch.next().await, None)?;
+    }
+    Ok(())
+}
+
+async fn a_compacted_revision_means_list_again(subject: Subject) -> Outcome {
+    let Some(compact) = subject.compact else { return Ok(()) };
+    let store = subject.store;
+    let start = ok(store.list(&Scope::All).await)?.revision;
+    let mut caught_up = store.watch(Scope::Key(key("later")), None);
+    in_sync(&mut caught_up).await?;
+    let a = ok(store.create(profile("a", "1")).await)?;
+    ok(store.update(profile("a", "2"), &a.revision).await)?;
+    compact().await;
+    let mut watch = store.watch(Scope::All, Some(start));
+    same("the watch", watch.next().await, Some(Err(StoreError::Compacted)))?;
+    same("its end", watch.next().await, None)?;
+    let listed = ok(store.list(&Scope::All).await)?;
+    same("what is there", listed.items.len(), 1)?;
+    let mut again = store.watch(Scope::All, Some(listed.revision));
+    let later = ok(store.create(profile("later", "1")).await)?;
+    same("a watch from a new list", next(&mut again).await?, appeared(&later))
+}
+
+async fn a_dropped_watch_disturbs_nobody(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let mut first = store.watch(Scope::All, None);
+    let mut second = store.watch(Scope::All, None);
+    in_sync(&mut first).await?;
+    in_sync(&mut second).await?;
+    drop(first);
+    for n in 0..10 {
+        let stored = ok(store.create(profile(&format!("p{n}"), "1")).await)?;
+        same("the other watch", next(&mut second).await?, appeared(&stored))?;
+    }
+    Ok(())
+}
+
+async fn of_concurrent_creates_one_wins(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let results = join_all((0..16).map(|n| store.create(profile("a", &n.to_string())))).await;
+    let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    same("winners", won.len(), 1)?;
+    for lost in lost {
+        same("a loser", lost, Err(StoreError::Exists(key("a"))))?;
+    }
+    let winner = ok(won.into_iter().next().ok_or("nobody won")?)?;
+    same("get", store.get(&key("a")).await, Ok(Some(winner)))
+}
+
+async fn concurrent_increments_are_never_lost(subject: Subject) -> Outcome {
+    const WRITERS: usize = 8;
+    const EACH: usize = 12;
+    let store = subject.store;
+    join_all((0..WRITERS).map(|_| increment(store.as_ref(), EACH)))
+        .await
+        .into_iter()
+        .collect::<Outcome>()?;
+    let counted = ok(store.get(&key("counter")).await)?.ok_or("it is gone")?;
+    same("the counter", count(&counted.resource), WRITERS * EACH)
+}
+
+async fn all_watchers_see_every_change_in_order(subject: Subject) -> Outcome {
+    const WRITERS: usize = 6;
+    const EACH: usize = 10;
+    let store = subject.store;
+    let start = ok(store.list(&Scope::All).await)?.revision;
+    let watchers = (0..4).map(|n| {
+        let from = (n % 2 == 0).then(|| start.clone());
+        let watch = store.watch(Scope::Kind(Kind::Profile), from);
+        async move { collect_counts(watch, WRITERS * EACH).await }
+    });
+    let writers = join_all((0..WRITERS).map(|_| increment(store.as_ref(), EACH)));
+    let (written, seen) = futures::join!(writers, join_all(watchers));
+    written.into_iter().collect::<Outcome>()?;
+    for (n, seen) in seen.into_iter().enumerate() {
+        let seen = seen?;
+        // A watch from nothing may find the first counts already there: the newest of them, once.
+        let first = if n % 2 == 0 {
+            1
+        } else {
+            seen.first().copied().unwrap_or(1)
+        };
+        same(
+            &format!("what watcher {n} saw"),
+            seen,
+            (first..=WRITERS * EACH).collect(),
+        )?;
+    }
+    Ok(())
+}
+
+// --- what the checks are made of ---
+
+/// Adds one to the shared counter, `times` times, and lets others run between reading and writing.
+async fn increment(store: &dyn Store, times: usize) -> Outcome {
+    for _ in 0..times {
+        loop {
+            let read = ok(store.get(&key("counter")).await)?;
+            pause().await;
+            let count = read.as_ref().map_or(0, |stored| count(&stored.resource)) + 1;
+            let counter = profile("counter", &count.to_string());
+            let written = match &read {
+                None => store.create(counter).await,
+                Some(read) => store.update(counter, &read.revision).await,
+            };
+            match written {
+                Ok(_) => break,
+                Err(StoreError::Conflict(_) | StoreError::Exists(_)) => {}
+                Err(other) => return Err(format!("an increment gave {other}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn collect_counts(mut watch: BoxStream<'static, WatchResult>, until: usize) -> Result<Vec<usize>, String> {
+    let mut seen = Vec::new();
+    while seen.last() != Some(&until) {
+        match next(&mut watch).await? {
+            WatchEvent::Update(Update { value: Some(value), .. }, _) => seen.push(count(&value)),
+            WatchEvent::Update(update, _) => return Err(format!("{} was never deleted", update.key)),
+            WatchEvent::InSync(_) => {}
+        }
+    }
+    Ok(seen)
+}
+
+type WatchResult = Result<WatchEvent, StoreError>;
+
+async fn next(watch: &mut BoxStream<'static, WatchResult>) -> Result<WatchEvent, String> {
+    watch
+        .next()
+        .await
+        .ok_or("the watch ended")?
+        .map_err(|error| format!("the watch gave {error:?}"))
+}
+
+async fn in_sync(watch: &mut BoxStream<'static, WatchResult>) -> Result<Revision, String> {
+    match next(watch).await? {
+        WatchEvent::InSync(revision) => Ok(revision),
+        other => Err(format!("not in sync but {other:?}")),
+    }
+}
+
+/// Lets everything else run once.
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|cx| {
+        if paused {
+            return Poll::Ready(());
+        }
+        paused = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Resources whose names and namespaces begin like each other's, in no particular order.
+fn population() -> Vec<Resource> {
+    vec![
+        endpoint("ns", "b"),
+        profile("b", "1"),
+        endpoint("ns-1", "a"),
+        profile("a", "1"),
+        endpoint("ns", "a"),
+        profile("a.b", "1"),
+        profile("a-b", "1"),
+        endpoint("n", "s-a"),
+        profile("ab", "1"),
+        Object::new("a", api::NodeSpec::default()).into(),
+        endpoint("ns", "a-b"),
+        Object::new("default", api::ClusterInformationSpec::default()).into(),
+    ]
+}
+
+/// Scopes that each contain something of [`population`].
+fn scopes() -> Vec<Scope> {
+    vec![
+        Scope::All,
+        Scope::Kind(Kind::Profile),
+        Scope::Kind(Kind::WorkloadEndpoint),
+        Scope::Kind(Kind::Node),
+        Scope::Namespace(Kind::WorkloadEndpoint, "ns".into()),
+        Scope::Namespace(Kind::WorkloadEndpoint, "n".into()),
+        Scope::Key(key("a")),
+        Scope::Key(Key::namespaced(Kind::WorkloadEndpoint, "ns", "a")),
+        Scope::Namespace(Kind::WorkloadEndpoint, "none".into()),
+        Scope::Kind(Kind::IPPool),
+    ]
+}
+
+fn key(name: &str) -> Key {
+    Key::cluster(Kind::Profile, name)
+}
+
+fn profile(name: &str, count: &str) -> Resource {
+    let mut profile = Object::new(name, ProfileSpec::default());
+    profile.spec.labels_to_apply.insert("count".into(), count.into());
+    profile.into()
+}
+
+fn count(resource: &Resource) -> usize {
+    let Resource::Profile(profile) = resource else { return 0 };
+    profile
+        .spec
+        .labels_to_apply
+        .get("count")
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0)
+}
+
+fn endpoint(namespace: &str, name: &str) -> Resource {
+    let mut endpoint = Object::new(name, WorkloadEndpointSpec::default());
+    endpoint.metadata.namespace = Some(namespace.into());
+    endpoint.into()
+}
+
+fn version(stored: &Stored) -> Option<&String> {
+    stored.resource.metadata().resource_version.as_ref()
+}
+
+fn without_version(mut resource: Resource) -> Resource {
+    resource.metadata_mut().resource_version = None;
+    resource
+}
+
+fn appeared(stored: &Stored) -> WatchEvent {
+    let update = Update {
+        key: stored.resource.key(),
+        value: Some(stored.resource.clone()),
+    };
+    WatchEvent::Update(update, stored.revision.clone())
+}
+
+fn event_key(event: &WatchEvent) -> Option<&Key> {
+    match event {
+        WatchEvent::Update(update, _) => Some(&update.key),
+        WatchEvent::InSync(_) => None,
+    }
+}
+
+fn without_revision(event: WatchEvent) -> (Key, Option<Resource>) {
+    match event {
+        WatchEvent::Update(update, _) => (update.key, update.value),
+        WatchEvent::InSync(revision) => (key(&format!("an in-sync mark at {revision}")), None),
+    }
+}
+
+fn ok<T>(result: Result<T, StoreError>) -> Result<T, String> {
+    result.map_err(|error| format!("the store answered {error:?}"))
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Outcome {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: expected {expected:?}, got {got:?}"))
+    }
+}
