@@ -86,6 +86,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ipip_mtu: None, ipip_enabled: None, ipv4_metric: 1024, ipv6_metric: 1024 }
+        Self {
+            ipip_mtu: None,
+            ipip_enabled: None,
+            ipv4_metric: 1024,
+            ipv6_metric: 1024,
+        }
     }
 }

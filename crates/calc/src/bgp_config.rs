@@ -1,0 +1,185 @@
+//! This node's BGP configuration: who it is and what it originates. Its peers are worked out in `peering`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use api::{AsNumber, Key, Kind};
+use bgp::config::{Config, LocalRoute};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::facts::Facts;
+use crate::graph::GraphConfig;
+use crate::nodes::Nodes;
+use crate::peering::{self, Router, Routers};
+use crate::pools::Pool;
+use crate::problem::Problem;
+use crate::state::Settings;
+
+/// Port of BGP where nobody says otherwise.
+pub(crate) const BGP_PORT: u16 = 179;
+
+/// BIRD's default restart time, which upstream's nodes announce.
+const RESTART_TIME: Duration = Duration::from_secs(120);
+
+/// Where the BGP identifier comes from (upstream's `CALICO_ROUTER_ID`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterId {
+    /// The node's IPv4 address; the hash of its name where it has none.
+    #[default]
+    NodeAddress,
+    /// The hash of the node's name.
+    Hash,
+    /// This one.
+    Literal(Ipv4Addr),
+}
+
+/// What the configuration depends on.
+pub(crate) struct Inputs<'a> {
+    pub config: &'a GraphConfig,
+    pub facts: &'a Facts,
+    pub nodes: &'a Nodes,
+    pub pools: &'a BTreeMap<IpNet, Pool>,
+    pub blocks: &'a BTreeSet<IpNet>,
+    pub settings: &'a Settings,
+}
+
+/// The configuration; none while this node has no address.
+pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
+    let this = &inputs.config.node;
+    let mut problems = Vec::new();
+    let routers = routers(&inputs);
+    let peers = peering::peers(this, inputs.facts, &routers, &mut problems);
+    let Some(us) = routers.get(this.as_str()) else {
+        return (None, problems);
+    };
+    let config = Config {
+        router_id: inputs.config.router_id.resolve(this, us.ipv4),
+        asn: us.asn,
+        listen_port: us.configured_port.unwrap_or(BGP_PORT),
+        address_v4: us.ipv4,
+        address_v6: us.ipv6,
+        cluster_id: us.cluster_id,
+        graceful_restart: Some(RESTART_TIME),
+        peers,
+        originated: originated(&inputs, &mut problems),
+    };
+    (Some(config), problems)
+}
+
+/// Every node that has an address, as a BGP router.
+fn routers<'a>(inputs: &Inputs<'a>) -> Routers<'a> {
+    let facts = inputs.facts;
+    let default = facts.bgp.get("default");
+    let this = inputs
+        .nodes
+        .this
+        .as_ref()
+        .map(|this| (inputs.config.node.as_str(), this.ipv4, this.ipv6));
+    let others = inputs
+        .nodes
+        .others
+        .iter()
+        .map(|(name, node)| (name.as_str(), node.ipv4, node.ipv6));
+    let mut routers = Routers::new();
+    for (name, ipv4, ipv6) in this.into_iter().chain(others) {
+        let Some(node) = facts.nodes.get(name).filter(|_| ipv4.is_some() || ipv6.is_some()) else {
+            continue;
+        };
+        let own = facts.bgp.get(&format!("node.{name}"));
+        let configured_as = || {
+            own.and_then(|own| own.as_number)
+                .or(default.and_then(|default| default.as_number))
+        };
+        let asn = node
+            .asn
+            .unwrap_or_else(|| configured_as().unwrap_or(AsNumber::DEFAULT).0);
+        let own_port = own.and_then(|own| own.listen_port);
+        routers.insert(
+            name,
+            Router {
+                labels: &node.labels,
+                ipv4: ipv4.map(|net| net.addr()),
+                ipv6: ipv6.map(|net| net.addr()),
+                asn,
+                configured_port: own_port.or(default.and_then(|default| default.listen_port)),
+                cluster_id: node.cluster_id,
+            },
+        );
+    }
+    routers
+}
+
+/// This node's blocks that may be announced. Those outside any pool stay local, as upstream's export filter has it.
+fn originated(inputs: &Inputs<'_>, problems: &mut Vec<Problem>) -> BTreeMap<IpNet, LocalRoute> {
+    let mut originated = BTreeMap::new();
+    for block in inputs.blocks {
+        let pool = inputs.pools.iter().find(|(range, _)| range.contains(block));
+        let metric = match block {
+            IpNet::V4(_) => inputs.settings.ipv4_metric,
+            IpNet::V6(_) => inputs.settings.ipv6_metric,
+        };
+        match pool {
+            Some((_, pool)) if pool.exported => {
+                originated.insert(*block, LocalRoute { metric });
+            }
+            Some(_) => {}
+            None => {
+                let key = Key {
+                    kind: Kind::BlockAffinity,
+                    ..Key::affinity(&inputs.config.node, *block)
+                };
+                let text = format!("{block} is in no pool: it is not announced");
+                problems.push(Problem::new(key, "spec.cidr", text));
+            }
+        }
+    }
+    originated
+}
+
+impl RouterId {
+    fn resolve(self, node: &str, address: Option<Ipv4Addr>) -> Ipv4Addr {
+        match (self, address) {
+            (RouterId::Literal(id), _) => id,
+            (RouterId::NodeAddress, Some(address)) => address,
+            (RouterId::NodeAddress, None) | (RouterId::Hash, _) => hashed(node),
+        }
+    }
+}
+
+impl FromStr for RouterId {
+    type Err = String;
+
+    /// Reads `CALICO_ROUTER_ID`: empty, `hash`, or an IPv4 address.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(RouterId::NodeAddress),
+            "hash" => Ok(RouterId::Hash),
+            text => match text.parse() {
+                Ok(id) if id != Ipv4Addr::UNSPECIFIED => Ok(RouterId::Literal(id)),
+                _ => Err(format!(
+                    "`{text}` is not a router id: an IPv4 address other than 0.0.0.0, or `hash`"
+                )),
+            },
+        }
+    }
+}
+
+/// The first four bytes of SHA-256 over the name, kept below the multicast range, as upstream derives it.
+fn hashed(node: &str) -> Ipv4Addr {
+    let digest = Sha256::digest(node);
+    let first = if digest[0] > 223 { digest[0] - 32 } else { digest[0] };
+    Ipv4Addr::new(first, digest[1], digest[2], digest[3])
+}
+
+impl Router<'_> {
+    /// Whether it has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.ipv4 == Some(v4),
+            IpAddr::V6(v6) => self.ipv6 == Some(v6),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The pools that count. Pools never overlap: every address has at most one.
+
+use std::collections::BTreeMap;
+
+use api::{EncapMode, IpPoolSpec, Key, Kind};
+use ipnet::IpNet;
+
+use crate::facts::{Aged, Facts};
+use crate::problem::Problem;
+use crate::state::PoolState;
+
+/// A pool as the rest of the graph sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pool {
+    pub state: PoolState,
+    /// Blocks in it are announced. Disabling a pool stops new allocations only: pods that are there stay reachable.
+    pub exported: bool,
+}
+
+/// The pools by range. Of two that overlap the older one stands.
+pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, Pool>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut pools: BTreeMap<IpNet, Pool> = BTreeMap::new();
+    let mut names: BTreeMap<IpNet, &str> = BTreeMap::new();
+    let mut claims: Vec<(&String, &Aged<IpPoolSpec>)> = facts.pools.iter().collect();
+    claims.sort_by_key(|(name, pool)| (pool.age, name.as_str()));
+
+    for (name, Aged { spec, .. }) in claims {
+        let overlap = names
+            .iter()
+            .find(|(range, _)| range.contains(&spec.cidr) || spec.cidr.contains(*range));
+        let wrong = match overlap {
+            Some((range, other)) => Some(("spec.cidr", format!("{} overlaps {range} of pool {other}", spec.cidr))),
+            None => contradiction(spec),
+        };
+        if let Some((field, text)) = wrong {
+            let text = format!("{text}: the pool is ignored");
+            problems.push(Problem::new(Key::cluster(Kind::IPPool, name.as_str()), field, text));
+            continue;
+        }
+        names.insert(spec.cidr, name);
+        let state = PoolState {
+            ipip: spec.ipip_mode,
+            vxlan: spec.vxlan_mode,
+            nat_outgoing: spec.nat_outgoing,
+        };
+        pools.insert(
+            spec.cidr,
+            Pool {
+                state,
+                exported: !spec.disable_bgp_export,
+            },
+        );
+    }
+    (pools, problems)
+}
+
+fn contradiction(spec: &IpPoolSpec) -> Option<(&'static str, String)> {
+    let cidr = spec.cidr;
+    if cidr != cidr.trunc() {
+        return Some(("spec.cidr", format!("{cidr} has host bits: write {}", cidr.trunc())));
+    }
+    match (spec.ipip_mode, spec.vxlan_mode, cidr) {
+        (EncapMode::Never, ..) => None,
+        (_, EncapMode::Never, IpNet::V4(_)) => None,
+        (_, EncapMode::Never, IpNet::V6(_)) => Some(("spec.ipipMode", "IP-in-IP carries IPv4 only".into())),
+        _ => Some(("spec.ipipMode", "ipipMode and vxlanMode exclude each other".into())),
+    }
+}
