@@ -1,1 +1,19 @@
-//! To be written.
+//! The command line: `get create apply replace delete validate`, `ipam show`, `node status`, `version`.
+//!
+//! The same commands under the names `margay` and `calicoctl`. Words, columns and messages are upstream's where upstream
+//! has them. Everything is checked before anything is written.
+//!
+//! Exit codes: 0 done; 1 refused or failed (the reason is on standard error); 2 the command line is wrong.
+
+pub mod command;
+pub mod error;
+pub mod get;
+pub mod input;
+pub mod ipam_show;
+pub mod node_status;
+pub mod output;
+pub mod version;
+pub mod write;
+
+pub use command::{Command, Connect, Global, run};
+pub use error::CtlError;

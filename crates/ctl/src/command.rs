@@ -1,0 +1,231 @@
+//! The commands and their flags.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use datastore::SharedStore;
+
+use crate::write::Verb;
+use crate::{CtlError, get, ipam_show, node_status, version, write};
+
+/// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Global {
+    /// Do not compare the versions of this program and the cluster
+    #[arg(long, global = true)]
+    pub allow_version_mismatch: bool,
+}
+
+/// The commands.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Show resources
+    Get(GetArgs),
+    /// Create resources; refused if one exists
+    Create(WriteArgs),
+    /// Create or change resources
+    Apply(WriteArgs),
+    /// Change resources; refused if one does not exist
+    Replace(WriteArgs),
+    /// Delete resources, by file or by kind and name
+    Delete(DeleteArgs),
+    /// Check files without writing anything
+    Validate(FileArgs),
+    /// Look at address management
+    #[command(subcommand)]
+    Ipam(IpamCommand),
+    /// Look at a node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show the versions of this program and of the cluster
+    Version(VersionArgs),
+}
+
+/// How `get` shows resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table
+    #[default]
+    Ps,
+    /// A table with more columns
+    Wide,
+    /// YAML documents
+    Yaml,
+    /// JSON
+    Json,
+    /// KIND/NAME, one a line
+    Name,
+}
+
+/// Flags of `get`.
+#[derive(Args, Clone, Debug)]
+pub struct GetArgs {
+    /// Kind, by any of its names: ippool, ipp, wep, nodes, …
+    pub kind: Option<String>,
+    /// Names; all if none is given
+    pub names: Vec<String>,
+    /// How to show them
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// All namespaces
+    #[arg(short = 'A', short_alias = 'a', long)]
+    pub all_namespaces: bool,
+    /// Show the resources that a file names (a folder, `-` for standard input)
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["kind", "names"])]
+    pub filename: Option<PathBuf>,
+    /// Leave out what belongs to this cluster only (UIDs, revisions, times)
+    #[arg(long)]
+    pub export: bool,
+}
+
+/// Files to read.
+#[derive(Args, Clone, Debug)]
+pub struct FileArgs {
+    /// A file, a folder, or `-` for standard input
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub filename: Vec<PathBuf>,
+    /// Folders inside folders too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// A file without resources is no error
+    #[arg(long)]
+    pub skip_empty: bool,
+    /// Namespace of resources that name none
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+}
+
+/// Flags of `create`, `apply` and `replace`.
+#[derive(Args, Clone, Debug)]
+pub struct WriteArgs {
+    /// What to read.
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// With `create`: leave existing resources alone
+    #[arg(long)]
+    pub skip_exists: bool,
+}
+
+/// Flags of `delete`.
+#[derive(Args, Clone, Debug)]
+pub struct DeleteArgs {
+    /// Kind, by any of its names
+    #[arg(required_unless_present = "filename")]
+    pub kind: Option<String>,
+    /// Names
+    #[arg(required_unless_present = "filename")]
+    pub names: Vec<String>,
+    /// A file, a folder, or `-` for standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["kind", "names"])]
+    pub filename: Vec<PathBuf>,
+    /// Folders inside folders too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// A resource that is not there is no error
+    #[arg(short, long)]
+    pub skip_not_exists: bool,
+    /// Namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+}
+
+/// `ipam …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum IpamCommand {
+    /// How full pools and blocks are, and who holds an address
+    Show(IpamShowArgs),
+}
+
+/// Flags of `ipam show`.
+#[derive(Args, Clone, Debug)]
+pub struct IpamShowArgs {
+    /// Who holds this address
+    #[arg(long)]
+    pub ip: Option<std::net::IpAddr>,
+    /// Blocks too
+    #[arg(long)]
+    pub show_blocks: bool,
+    /// Addresses that a node holds in another node's block
+    #[arg(long)]
+    pub show_borrowed: bool,
+    /// The IPAM settings
+    #[arg(long)]
+    pub show_configuration: bool,
+}
+
+/// `node …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum NodeCommand {
+    /// What the agent of this node says of itself
+    Status(NodeStatusArgs),
+}
+
+/// Flags of `node status`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeStatusArgs {
+    /// The agent's run directory
+    #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// `json` for programs
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Flags of `version`.
+#[derive(Args, Clone, Debug)]
+pub struct VersionArgs {
+    /// Only this program's
+    #[arg(long)]
+    pub client: bool,
+}
+
+/// Opens the datastore; called only by commands that need it.
+pub type Connect<'a> = &'a dyn Fn() -> Result<SharedStore, String>;
+
+/// Runs a command and answers with its exit code.
+pub fn run(command: &Command, connect: Connect<'_>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&CtlError::Io { what: "starting".into(), source: error }),
+    };
+    let mut out = std::io::stdout().lock();
+    let done = runtime.block_on(perform(command, connect, &mut out));
+    match done.and_then(|()| out.flush().map_err(CtlError::output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+/// Runs a command, writing its answer to `out`.
+pub async fn perform(command: &Command, connect: Connect<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
+    let store = || connect().map_err(CtlError::Connect);
+    match command {
+        Command::Get(args) => get::get(args, &store()?, out).await,
+        Command::Create(args) => write::write(Verb::Create, args, &store, out).await,
+        Command::Apply(args) => write::write(Verb::Apply, args, &store, out).await,
+        Command::Replace(args) => write::write(Verb::Replace, args, &store, out).await,
+        Command::Delete(args) => write::delete(args, &store, out).await,
+        Command::Validate(args) => write::validate(args, out),
+        Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store()?, out).await,
+        Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
+        Command::Version(args) => version::version(args, &store, out).await,
+    }
+}
+
+fn complain(error: &CtlError) -> ExitCode {
+    let mut err = std::io::stderr().lock();
+    let prefix = if err.is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    for line in error.to_string().lines() {
+        let _ = writeln!(err, "{prefix} {line}");
+    }
+    match error {
+        CtlError::Usage(_) => ExitCode::from(2),
+        _ => ExitCode::from(1),
+    }
+}

@@ -1,0 +1,55 @@
+//! Why a command did not do it.
+
+use std::io;
+
+/// A failed command. Each text stands alone: what, why, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    /// Documents have problems: all of them, one a line.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+    /// A word on the command line means nothing.
+    #[error("{0}")]
+    Usage(String),
+    /// The datastore cannot be reached.
+    #[error("{0}")]
+    Connect(String),
+    /// The datastore refused.
+    #[error("{0}")]
+    Store(#[from] datastore::StoreError),
+    /// Some resources were done, then one failed.
+    #[error("{done} of {total} resources were {verb}; then: {why}")]
+    Partial {
+        /// How many were done.
+        done: usize,
+        /// Of how many.
+        total: usize,
+        /// `applied`, …
+        verb: &'static str,
+        /// Why the next was not.
+        why: Box<CtlError>,
+    },
+    /// The agent does not answer.
+    #[error("{0}")]
+    Agent(#[from] agent::AgentError),
+    /// A file or the output.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which file.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl CtlError {
+    /// Nobody reads the output any more (`| head`): no reason to complain.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, CtlError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Wraps a failure to write the answer.
+    pub fn output(source: io::Error) -> Self {
+        CtlError::Io { what: "standard output".into(), source }
+    }
+}
