@@ -1,3 +1,23 @@
 //! The `Kernel` port on a live network namespace. The only crate with `unsafe` code.
+//!
+//! [`LiveKernel`] is the port. Below it, and for the CNI server and the lab: a netlink [`request::Socket`], network
+//! namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet capture and TCP options.
+//! Decides nothing about what should be in the kernel; runs no external program.
 
+pub mod capture;
+mod decode;
+mod encode;
+mod events;
+mod foreign;
 pub mod ipip;
+pub mod link;
+mod live;
+pub mod netns;
+mod notify;
+pub mod pod;
+pub mod request;
+mod sockopt;
+pub mod sysctl;
+pub mod tcp;
+
+pub use live::LiveKernel;

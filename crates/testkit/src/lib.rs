@@ -1,1 +1,3 @@
-//! To be written.
+//! Helpers for tests of several crates. Depends on none of them.
+
+pub mod netns;

@@ -1,0 +1,54 @@
+//! Sysctls below `/proc/sys/net`, of the calling thread's network namespace.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use kernel::{IfName, KernelError, Sysctl};
+
+/// Writes a sysctl. A missing file below `conf/DEVICE` or `neigh/DEVICE` is a missing device.
+pub fn write(sysctl: &Sysctl) -> Result<(), KernelError> {
+    let path = full(&sysctl.path)?;
+    std::fs::write(&path, &sysctl.value).map_err(|error| explain(sysctl, &path, &error))
+}
+
+/// Reads a sysctl, without the newline; `None` if there is no such.
+pub fn read(path: &str) -> Result<Option<String>, KernelError> {
+    let full = full(path)?;
+    match std::fs::read_to_string(&full) {
+        Ok(value) => Ok(Some(value.trim_end().to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refused(path, &error)),
+    }
+}
+
+fn full(path: &str) -> Result<PathBuf, KernelError> {
+    let plain = !path.is_empty()
+        && Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+    if plain {
+        return Ok(Path::new("/proc/sys/net").join(path));
+    }
+    Err(refused(path, &io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+fn explain(sysctl: &Sysctl, path: &Path, error: &io::Error) -> KernelError {
+    if error.kind() != io::ErrorKind::NotFound {
+        return refused(&sysctl.path, error);
+    }
+    let parts: Vec<&str> = sysctl.path.split('/').collect();
+    match parts.as_slice() {
+        [_, "conf" | "neigh", device, _] if path.parent().is_some_and(|directory| !directory.exists()) => {
+            KernelError::NoDevice(IfName::from(*device))
+        }
+        _ => KernelError::Unsupported(format!("sysctl {}", sysctl.path)),
+    }
+}
+
+fn refused(path: &str, error: &io::Error) -> KernelError {
+    KernelError::Refused {
+        what: format!("sysctl {path}"),
+        reason: error.to_string(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
