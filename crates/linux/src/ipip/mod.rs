@@ -1,54 +1,310 @@
-//! The IP-in-IP device `tunl0`, in both flavours. All functions are synchronous and act on the calling thread's network namespace.
+//! The IP-in-IP device `tunl0`, in two flavours behind one name.
+//!
+//! *Native* is the kernel's `ipip` driver; a BPF program on the underlay lets in only what comes from known nodes. *BPF* is
+//! for kernels without that driver: `tunl0` is one end of a veth pair, and the programs of `bpf/ipip.c` encapsulate at
+//! its egress and decapsulate at the underlay's ingress. Routes are the same for both: `BLOCK via NODE dev tunl0 onlink`.
+//!
+//! All functions are synchronous and act on the calling thread's network namespace. There is at most one tunnel in a
+//! namespace. Nothing depends on this process once it is set up: programs and maps live as long as they are attached, and
+//! are found again through what is attached. Loading and finding them takes `CAP_SYS_ADMIN`.
+//!
+//! What the BPF flavour does not do: pass on "fragmentation needed" from a router between the nodes, put outer fragments
+//! together, and show outgoing packets to a capture on `tunl0` (they are seen on the underlay, encapsulated).
+
+mod bpf;
+mod native;
+mod probe;
+mod program;
+mod rtnl;
+mod veth;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use kernel::{IfName, IpipCounters, IpipFlavour, IpipTunnel, KernelError};
 
-/// What the kernel can do for IP-in-IP, and what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// The kernel's own `ipip` device; `Err`: why not.
-    pub native: Result<(), String>,
-    /// Our BPF programs; `Err`: why not.
-    pub bpf: Result<(), String>,
-    /// The flavour to use; `None`: no IP-in-IP on this kernel.
-    pub chosen: Option<IpipFlavour>,
-    /// The reason, for people.
-    pub why: String,
-}
+pub use probe::{Probe, probe};
 
-/// Makes the tunnel as described. On a tunnel that already is so, changes nothing.
+use program::{Attached, Config, Maps, Programs};
+use rtnl::{Change, Device, FilterId, Hook, Rtnl, no_device};
+
+/// At the tunnel's egress: everything, since what is not encapsulated must not get out.
+const ENCAP: FilterId = FilterId { name: "margay_ipip_encap", priority: 40, handle: 0x6d61, protocol: 3 };
+/// At the underlay's ingress: IPv4.
+const DECAP: FilterId = FilterId { name: "margay_ipip_decap", priority: 40, handle: 0x6d61, protocol: 0x0800 };
+
+/// Makes the tunnel as described.
+///
+/// On a tunnel that already is so, changes nothing. Other constants or another version of the programs replace the old
+/// ones between two packets, and keep the peers and the counters. An error leaves what was done so far; calling again
+/// goes on from there.
 pub fn put(tunnel: &IpipTunnel) -> Result<(), KernelError> {
-    Err(KernelError::Unsupported(format!("IP-in-IP on {}", tunnel.underlay)))
+    let mut rtnl = Rtnl::open()?;
+    let underlay = rtnl.device(&tunnel.underlay.0)?.ok_or_else(|| no_device(&tunnel.underlay.0))?;
+    if underlay.hardware != rtnl::ETHERNET {
+        return Err(KernelError::Unsupported(format!("IP-in-IP over {}, which is no Ethernet device", underlay.name)));
+    }
+    let device = match tunnel.flavour {
+        IpipFlavour::Bpf => veth::ensure(&mut rtnl, &tunnel.name.0, tunnel.mtu)?,
+        IpipFlavour::Native => native::ensure(&mut rtnl, &tunnel.name.0, tunnel.mtu)?,
+    };
+    put_address(&mut rtnl, &device, tunnel.address)?;
+    let maps = attach(&mut rtnl, tunnel, &device, &underlay)?;
+    if tunnel.flavour == IpipFlavour::Bpf {
+        veth::put_missing_neighbors(&mut rtnl, &device, &underlay, &maps.peers()?)?;
+    }
+    Ok(())
 }
 
-/// Removes the tunnel and its programs; absence is fine.
-pub fn remove(_name: &IfName) -> Result<(), KernelError> {
-    Ok(())
+/// Removes the tunnel, its peers and its programs; absence is fine. A device of that name that is not ours stays.
+pub fn remove(name: &IfName) -> Result<(), KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let device = rtnl.device(&name.0)?;
+    let ours = device.filter(|device| veth::is_ours(device) || native::is_ours(device));
+    let label = ours.as_ref().and_then(|device| Label::parse(&device.alias));
+    for (index, _) in decapsulating(&mut rtnl)? {
+        rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
+    }
+    if let Some(label) = label.filter(|label| label.clsact)
+        && let Some(underlay) = rtnl.device(&label.underlay)?
+    {
+        rtnl.delete_clsact_if_empty(underlay.index)?;
+    }
+    match ours {
+        Some(device) if veth::is_ours(&device) => rtnl.delete_device(device.index),
+        Some(device) => native::retire(&mut rtnl, &device),
+        None => Ok(()),
+    }
 }
 
 /// Allows a node as outer source and makes it reachable as next hop on the tunnel.
-pub fn put_peer(name: &IfName, _peer: Ipv4Addr) -> Result<(), KernelError> {
-    Err(KernelError::NoDevice(name.clone()))
+///
+/// `NoDevice` if there is no working tunnel of that name.
+pub fn put_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(working) = Working::find(&mut rtnl, name)? else { return Err(KernelError::NoDevice(name.clone())) };
+    working.maps.put_peer(peer)?;
+    match working.flavour {
+        IpipFlavour::Bpf => veth::put_neighbor(&mut rtnl, &working.device, &working.underlay, peer),
+        IpipFlavour::Native => Ok(()),
+    }
 }
 
-/// Forgets a node; absence is fine.
-pub fn remove_peer(_name: &IfName, _peer: Ipv4Addr) -> Result<(), KernelError> {
+/// Forgets a node; absence is fine, also of the tunnel.
+pub fn remove_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(()) };
+    if working.flavour == IpipFlavour::Bpf {
+        rtnl.delete_neighbor(working.device.index, peer)?;
+    }
+    working.maps.remove_peer(peer)
+}
+
+/// The tunnel as it works now, with its peers; `None` if there is none of ours, or if anything about it is broken, so that
+/// [`put`] is the next thing to do. A peer counts when all that it needs is in place.
+pub fn observe(name: &IfName) -> Result<Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(None) };
+    if working.config.build != program::build() {
+        return Ok(None);
+    }
+    let mut peers = working.maps.peers()?;
+    if working.flavour == IpipFlavour::Bpf {
+        let neighbors = veth::neighbors(&mut rtnl, &working.device)?;
+        peers.retain(|peer| neighbors.contains(peer));
+    }
+    let addresses = rtnl.addresses(working.device.index)?;
+    let tunnel = IpipTunnel {
+        name: name.clone(),
+        flavour: working.flavour,
+        local: working.config.local,
+        underlay: IfName(working.underlay.name),
+        address: addresses.iter().find(|(_, prefix)| *prefix == 32).map(|(address, _)| *address),
+        mtu: working.device.mtu,
+    };
+    Ok(Some((tunnel, peers)))
+}
+
+/// Counters since the tunnel was set up; `None` if there is no working tunnel of ours.
+pub fn counters(name: &IfName) -> Result<Option<IpipCounters>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(None) };
+    let counts = working.maps.counts()?;
+    Ok(Some(IpipCounters {
+        encapsulated: match working.flavour {
+            IpipFlavour::Bpf => counts.encapsulated,
+            IpipFlavour::Native => working.device.sent,
+        },
+        decapsulated: counts.decapsulated,
+        dropped_unknown_source: counts.unknown_source,
+        dropped_no_peer: counts.no_peer,
+    }))
+}
+
+/// A tunnel of ours with all its parts.
+struct Working {
+    flavour: IpipFlavour,
+    device: Device,
+    underlay: Device,
+    config: Config,
+    maps: Maps,
+}
+
+impl Working {
+    fn find(rtnl: &mut Rtnl, name: &IfName) -> Result<Option<Self>, KernelError> {
+        let Some(device) = rtnl.device(&name.0)? else { return Ok(None) };
+        let flavour = match () {
+            () if veth::works(&device) => IpipFlavour::Bpf,
+            () if native::works(&device) => IpipFlavour::Native,
+            () => return Ok(None),
+        };
+        let Some(label) = Label::parse(&device.alias) else { return Ok(None) };
+        let Some(underlay) = rtnl.device(&label.underlay)? else { return Ok(None) };
+        let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress, DECAP)? else { return Ok(None) };
+        let native = flavour == IpipFlavour::Native;
+        let expected = Config { underlay: underlay.index, device: device.index, native, ..decap.config };
+        if decap.config != expected {
+            return Ok(None);
+        }
+        if !native {
+            let Some(encap) = attached(rtnl, device.index, Hook::Egress, ENCAP)? else { return Ok(None) };
+            if !pairs(&encap, &decap) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self { flavour, device, underlay, config: decap.config, maps: decap.maps }))
+    }
+}
+
+/// What the device's alias says: that it is ours, and what cannot be read from anywhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Label {
+    underlay: String,
+    /// The underlay's `clsact` was made by us.
+    clsact: bool,
+}
+
+impl Label {
+    const MARK: &str = "margay ipip over ";
+    const CLSACT: &str = " with clsact";
+
+    fn parse(alias: &str) -> Option<Self> {
+        let rest = alias.strip_prefix(Self::MARK)?;
+        let underlay = rest.strip_suffix(Self::CLSACT);
+        Some(Self { underlay: underlay.unwrap_or(rest).to_string(), clsact: underlay.is_some() })
+    }
+
+    fn text(&self) -> String {
+        format!("{}{}{}", Self::MARK, self.underlay, if self.clsact { Self::CLSACT } else { "" })
+    }
+}
+
+/// Makes `address` the device's only one.
+fn put_address(rtnl: &mut Rtnl, device: &Device, address: Option<Ipv4Addr>) -> Result<(), KernelError> {
+    let present = rtnl.addresses(device.index)?;
+    if let Some(address) = address
+        && !present.contains(&(address, 32))
+    {
+        rtnl.add_address(device.index, address)?;
+    }
+    for (other, prefix) in present {
+        if address != Some(other) || prefix != 32 {
+            rtnl.delete_address(device.index, other, prefix)?;
+        }
+    }
     Ok(())
 }
 
-/// The tunnel as it works now (device and programs in place) with its peers; `None` if there is none of ours.
-pub fn observe(_name: &IfName) -> Result<Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>, KernelError> {
-    Ok(None)
+/// Makes sure that the right programs are attached with the right constants, here and nowhere else.
+fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Device) -> Result<Maps, KernelError> {
+    let native = tunnel.flavour == IpipFlavour::Native;
+    let config =
+        Config { build: program::build(), local: tunnel.local, underlay: underlay.index, device: device.index, native };
+    let label = Label::parse(&device.alias);
+    let decap = attached(rtnl, underlay.index, Hook::Ingress, DECAP)?;
+    let encap = if native { None } else { attached(rtnl, device.index, Hook::Egress, ENCAP)? };
+    let decap = match (decap, &encap) {
+        (Some(decap), _) if native && decap.config == config => return relabel(rtnl, device, label, underlay, false, decap.maps),
+        (Some(decap), Some(encap)) if decap.config == config && pairs(encap, &decap) => {
+            return relabel(rtnl, device, label, underlay, false, decap.maps);
+        }
+        (decap, _) => decap,
+    };
+
+    let mut strays = decapsulating(rtnl)?;
+    strays.retain(|(index, _)| *index != underlay.index);
+    let stray_indices: Vec<u32> = strays.iter().map(|(index, _)| *index).collect();
+    let old = decap.or(encap).or(strays.into_iter().next().map(|(_, stray)| stray));
+
+    let programs = Programs::load(config, old.map(|attached| attached.maps))?;
+    let made_clsact = rtnl.ensure_clsact(underlay.index)?;
+    rtnl.put_filter(underlay.index, Hook::Ingress, DECAP, &programs.decap)?;
+    if !native {
+        rtnl.ensure_clsact(device.index)?;
+        rtnl.put_filter(device.index, Hook::Egress, ENCAP, &programs.encap)?;
+    }
+    for index in stray_indices {
+        rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
+        let named = label.as_ref().filter(|label| label.clsact).map(|label| label.underlay.as_str());
+        if named.is_some() && rtnl.device_by_index(index)?.is_some_and(|stray| Some(stray.name.as_str()) == named) {
+            rtnl.delete_clsact_if_empty(index)?;
+        }
+    }
+    relabel(rtnl, device, label, underlay, made_clsact, programs.maps)
 }
 
-/// Counters since the tunnel was set up; `None` if there is no tunnel of ours.
-pub fn counters(_name: &IfName) -> Result<Option<IpipCounters>, KernelError> {
-    Ok(None)
+/// Writes the label if it says something else.
+fn relabel(
+    rtnl: &mut Rtnl,
+    device: &Device,
+    old: Option<Label>,
+    underlay: &Device,
+    made_clsact: bool,
+    maps: Maps,
+) -> Result<Maps, KernelError> {
+    let inherited = old.as_ref().is_some_and(|old| old.clsact && old.underlay == underlay.name);
+    let new = Label { underlay: underlay.name.clone(), clsact: made_clsact || inherited };
+    if old.as_ref() != Some(&new) {
+        rtnl.change(device.index, &Change { alias: Some(&new.text()), ..Change::default() })?;
+    }
+    Ok(maps)
 }
 
-/// Finds out what this kernel can do.
-pub fn probe() -> Probe {
-    Probe { native: Err("not probed".into()), bpf: Err("not probed".into()), chosen: None, why: String::new() }
+/// Our program in that place, if there is one.
+fn attached(rtnl: &mut Rtnl, index: u32, hook: Hook, id: FilterId) -> Result<Option<Attached>, KernelError> {
+    match rtnl.filter(index, hook, id)? {
+        Some(program) => Attached::read(program),
+        None => Ok(None),
+    }
+}
+
+/// All devices on whose ingress our program is.
+fn decapsulating(rtnl: &mut Rtnl) -> Result<Vec<(u32, Attached)>, KernelError> {
+    let mut found = Vec::new();
+    for device in rtnl.devices()? {
+        // Somebody else's filter in our place, on a device that is none of ours, is no concern.
+        if let Ok(Some(attached)) = attached(rtnl, device.index, Hook::Ingress, DECAP) {
+            found.push((device.index, attached));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether two programs belong together.
+fn pairs(encap: &Attached, decap: &Attached) -> bool {
+    encap.config == decap.config && encap.maps.peers.id == decap.maps.peers.id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_as_written() {
+        for (underlay, clsact) in [("eth0", false), ("eth0", true), ("bond0.17", true)] {
+            let label = Label { underlay: underlay.into(), clsact };
+            assert_eq!(Label::parse(&label.text()), Some(label));
+        }
+        assert_eq!(Label::parse("somebody's"), None);
+    }
 }

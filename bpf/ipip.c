@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+//
+// IP-in-IP (RFC 2003) for kernels without the ipip driver, as two classifiers.
+//
+//   pod -> route "via PEER dev tunl0 onlink" -> tunl0 egress: encap -> underlay
+//   underlay ingress: decap -> tunl0 (as if received there) -> route -> pod
+//
+// The neighbour table of tunl0 turns the next hop into a MAC address that spells the peer's IPv4 address, so the route
+// alone decides where a packet goes. With the kernel's own ipip driver only decap is used, and only to drop what comes
+// from strangers.
+//
+// Runs on Linux 6.1 and later. The user side is crates/linux/src/ipip.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define AF_INET 2
+#define IP_DF bpf_htons(0x4000)
+#define IP_FRAGMENT bpf_htons(0x3fff) /* more fragments, or an offset */
+#define ECN_MASK 3
+#define ECN_CE 3
+#define OUTER_TTL 64
+
+/* First two bytes of a peer's MAC address; the other four are its IPv4 address. */
+#define MAC_ROUTED bpf_htons(0x0202)  /* the peer is found by the routing table */
+#define MAC_ON_LINK bpf_htons(0x0203) /* the peer is a neighbour on the underlay */
+
+/* Constants of one attachment. The same layout as `Config` in program.rs. */
+struct config {
+	__u64 build;    /* which object file this is */
+	__u32 local;    /* outer source, network order */
+	__u32 underlay; /* interface index */
+	__u32 device;   /* interface index of tunl0 */
+	__u32 native;   /* 1: the kernel's driver decapsulates */
+};
+
+volatile const struct config config = {};
+
+/* The same layout as `counters` in program.rs. */
+struct counters {
+	__u64 encapsulated;
+	__u64 decapsulated;
+	__u64 unknown_source;
+	__u64 no_peer;
+	__u64 malformed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32); /* IPv4 address, network order */
+	__type(value, __u32);
+} peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+#define COUNT(what)                                                        \
+	do {                                                               \
+		__u32 zero = 0;                                            \
+		struct counters *all = bpf_map_lookup_elem(&counters, &zero); \
+		if (all)                                                   \
+			all->what++;                                       \
+	} while (0)
+
+static __always_inline __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+static __always_inline __u16 header_checksum(const struct iphdr *ip)
+{
+	const __u16 *words = (const __u16 *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	return fold(sum);
+}
+
+SEC("classifier/encap")
+int encap(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *inner = data + ETH_HLEN;
+	struct iphdr outer = {};
+	__u32 peer, length;
+	__u16 kind;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_SHOT; /* nothing else is ever routed here */
+	if ((void *)(inner + 1) > end) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof(*inner)))
+			goto malformed;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		eth = data;
+		inner = data + ETH_HLEN;
+		if ((void *)(inner + 1) > end)
+			goto malformed;
+	}
+
+	kind = *(__u16 *)eth->h_dest;
+	peer = *(__u32 *)(eth->h_dest + 2);
+	if ((kind != MAC_ROUTED && kind != MAC_ON_LINK) || !peer)
+		goto no_peer;
+
+	length = skb->len - ETH_HLEN + sizeof(outer);
+	outer.version = 4;
+	outer.ihl = 5;
+	outer.tos = inner->tos; /* with ECN: RFC 6040, normal mode */
+	/* A super-packet may be longer than the field; 0 then means "see the buffer". */
+	outer.tot_len = length > 0xffff ? 0 : bpf_htons(length);
+	/* The inner one: it counts up within a flow, which receive offload wants to see. */
+	outer.id = inner->id;
+	outer.frag_off = inner->frag_off & IP_DF;
+	outer.ttl = OUTER_TTL;
+	outer.protocol = IPPROTO_IPIP;
+	outer.saddr = config.local;
+	outer.daddr = peer;
+	outer.check = header_checksum(&outer);
+
+	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET |
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) &&
+	    /* A packet that came out of a tunnel is still marked as being in one: the marks fit as they are. */
+	    bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		goto malformed;
+
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN + sizeof(outer) > end)
+		goto malformed;
+	*(struct iphdr *)(data + ETH_HLEN) = outer;
+
+	COUNT(encapsulated);
+	if (kind == MAC_ON_LINK) {
+		struct bpf_redir_neigh to = { .nh_family = AF_INET, .ipv4_nh = peer };
+
+		return bpf_redirect_neigh(config.underlay, &to, sizeof(to), 0);
+	}
+	return bpf_redirect_neigh(config.underlay, 0, 0, 0);
+
+no_peer:
+	COUNT(no_peer);
+	return TC_ACT_SHOT;
+malformed:
+	COUNT(malformed);
+	return TC_ACT_SHOT;
+}
+
+/* Whether an address is one of this host's. */
+static __always_inline int is_local(struct __sk_buff *skb, __u32 source, __u32 address)
+{
+	struct bpf_fib_lookup fib = {
+		.family = AF_INET,
+		.ipv4_src = source,
+		.ipv4_dst = address,
+		.ifindex = skb->ifindex,
+	};
+
+	long answer = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+
+	/* A host that does not forward keeps or drops what it gets. */
+	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+SEC("classifier/decap")
+int decap(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct iphdr *outer = data + ETH_HLEN;
+	struct iphdr *inner;
+	__u32 source, length;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	if ((void *)(outer + 1) > end) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof(*outer)))
+			return TC_ACT_UNSPEC;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		outer = data + ETH_HLEN;
+		if ((void *)(outer + 1) > end)
+			return TC_ACT_UNSPEC;
+	}
+	if (outer->protocol != IPPROTO_IPIP)
+		return TC_ACT_UNSPEC;
+	/* Tagged frames belong to a device above this one, others' frames to nobody here. */
+	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
+		return TC_ACT_UNSPEC;
+
+	source = outer->saddr;
+	if (outer->daddr != config.local &&
+	    !(config.native && is_local(skb, source, outer->daddr)))
+		return TC_ACT_UNSPEC;
+	if (!bpf_map_lookup_elem(&peers, &source)) {
+		COUNT(unknown_source);
+		return TC_ACT_SHOT;
+	}
+	if (config.native) {
+		COUNT(decapsulated);
+		return TC_ACT_UNSPEC;
+	}
+
+	/* Fragments of an outer packet cannot be put together here. Peers never send any. */
+	length = outer->ihl * 4;
+	if (length < sizeof(*outer) || (outer->frag_off & IP_FRAGMENT))
+		goto malformed;
+	inner = data + ETH_HLEN + length;
+	if ((void *)(inner + 1) > end) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN + length + sizeof(*inner)))
+			goto malformed;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		outer = data + ETH_HLEN;
+		inner = data + ETH_HLEN + length;
+		if ((void *)(outer + 1) > end || (void *)(inner + 1) > end)
+			goto malformed;
+	}
+	if (inner->version != 4)
+		goto malformed;
+
+	/* Congestion met by the outer packet is told to the inner one (RFC 6040, section 4.2). */
+	if ((outer->tos & ECN_MASK) == ECN_CE && (inner->tos & ECN_MASK) != ECN_CE) {
+		__u32 before = inner->tos;
+
+		if (!(before & ECN_MASK))
+			goto malformed; /* the transport could not be told: to be dropped */
+		inner->tos = before | ECN_CE;
+		/* RFC 1624, equation 3 */
+		inner->check = fold((__u16)~inner->check + (__u16)~bpf_htons(before) + bpf_htons(before | ECN_CE));
+	}
+
+	if (bpf_skb_adjust_room(skb, -(__s32)length, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		goto malformed;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN > end)
+		goto malformed;
+	*(__u16 *)data = MAC_ROUTED; /* tunl0's own MAC address, or it would be somebody else's packet */
+	*(__u32 *)(data + 2) = 0;
+
+	COUNT(decapsulated);
+	return bpf_redirect(config.device, BPF_F_INGRESS);
+
+malformed:
+	COUNT(malformed);
+	return TC_ACT_SHOT;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
