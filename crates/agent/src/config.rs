@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use calc::RouterId;
 use clap::Args;
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -109,17 +110,6 @@ pub enum AddressSource<Net> {
     Detect(Method),
 }
 
-/// Where the BGP identifier comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouterId {
-    /// The node's IPv4 address.
-    FromAddress,
-    /// A hash of the node's name.
-    Hash,
-    /// Given by the operator.
-    Fixed(Ipv4Addr),
-}
-
 impl Config {
     /// Checks the options; `hostname` is the default for the node's name.
     pub fn from_options(options: &Options, hostname: &str) -> Result<Self, AgentError> {
@@ -137,9 +127,9 @@ impl Config {
             Some(text) => Some(text.parse().map_err(|reason: String| problem("AS", text, &format!("is refused: {reason}")))?),
         };
         let router_id = match options.router_id.as_deref() {
-            None | Some("") => RouterId::FromAddress,
+            None | Some("") => RouterId::NodeAddress,
             Some("hash") => RouterId::Hash,
-            Some(text) => RouterId::Fixed(
+            Some(text) => RouterId::Literal(
                 text.parse().map_err(|_| problem("CALICO_ROUTER_ID", text, "is neither an IPv4 address nor `hash`"))?,
             ),
         };

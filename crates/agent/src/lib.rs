@@ -15,6 +15,7 @@ pub mod cni_server;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod membership;
 pub mod metrics;
 pub mod register;
 pub mod run;

@@ -247,7 +247,7 @@ impl<K: Kernel> Loop<K> {
             sync: self.sync.clone(),
             synced: self.synced,
             dataplane: self.dataplane.status(),
-            problems: self.graph.problems().map(|problem| problem.to_string()).collect(),
+            problems: self.graph.problems().iter().map(ToString::to_string).collect(),
             applied: self.applied,
             state: self.graph.state().clone(),
         }

@@ -18,6 +18,7 @@ pub mod command;
 pub mod decode;
 pub mod error;
 pub mod exec;
+pub mod icmp;
 pub mod pods;
 pub mod processes;
 pub mod record;

@@ -137,6 +137,20 @@ impl Folder {
 /// Name of the lab that commands mean if none is given.
 pub const DEFAULT_NAME: &str = "lab";
 
+impl PodRecord {
+    /// A pod that is to be made, with a container id that no earlier pod had.
+    pub fn planned(folder: &Folder, name: &str, node: &str) -> Self {
+        Self {
+            name: name.to_string(),
+            node: node.to_string(),
+            netns: folder.netns(&format!("pod-{name}")),
+            container_id: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
+            addresses: Vec::new(),
+            host_device: None,
+        }
+    }
+}
+
 impl Record {
     /// The node, or an error that lists the nodes.
     pub fn node(&self, name: &str) -> Result<&NodeRecord, LabError> {

@@ -1,0 +1,217 @@
+//! ADD: intent, address, then wiring and WorkloadEndpoint side by side, then the record that all is there.
+//!
+//! The intent reaches the disk while the rest goes on, and the answer waits for it: after a power failure no pod is left,
+//! and the intent alone is enough to release the address.
+
+use std::fs::File;
+use std::net::IpAddr;
+
+use cni::journal::{Endpoint, NetnsId, Phase};
+use cni::protocol::{Request, Role};
+use cni::{CniResult, Code, Error};
+
+use super::endpoint::{link_of, local_of, pending_of, result_of};
+use super::ports::{AllocError, Readiness, Want};
+use super::{CniServer, allocation_error, journal_error, store_is_slow};
+
+impl CniServer {
+    /// Attaches a container. The same request again answers the same, and repairs what is broken.
+    pub(super) async fn add(&self, request: Request) -> Result<CniResult, Error> {
+        let pod_mtu = self.ready().await?;
+        let endpoint = self.intent(&request, pod_mtu)?;
+        let id = endpoint.id();
+        let _attachment = self.hold_attachment(&id).await;
+        let _device = self.hold_device(endpoint.host_device.as_deref()).await;
+        self.finish_deletion_of(&id).await?;
+        let mut known = None;
+        if let Some(existing) = self.recorded(&id) {
+            if existing.phase == Phase::Attached && self.is_intact(&existing, &endpoint).await? {
+                return Ok(result_of(&existing));
+            }
+            known = self.addresses_to_keep(&existing).await?;
+            if known.is_none() {
+                self.remove(&existing).await.map_err(unfinished_deletion)?;
+                self.forget(&id).map_err(journal_error)?;
+            }
+        }
+        self.displace(&endpoint).await?;
+        let want = self.naming().want(&endpoint, &request);
+        self.build(endpoint, known, want).await
+    }
+
+    /// Waits until ADD can be served, for a while. Answers the MTU for pods.
+    async fn ready(&self) -> Result<u32, Error> {
+        let mut readiness = self.shared.parts.readiness.clone();
+        let wait = self.shared.settings.ready_wait;
+        let ready = readiness.wait_for(|readiness| matches!(readiness, Readiness::Ready { .. }));
+        // Whatever the outcome of the wait, what holds now decides.
+        let _ = tokio::time::timeout(wait, ready).await;
+        match readiness.borrow().clone() {
+            Readiness::Ready { pod_mtu } => Ok(pod_mtu),
+            Readiness::Waiting(why) => Err(Error::new(
+                Code::TryAgain,
+                "the agent is not ready",
+                format!("waited {} s: {why}", wait.as_secs()),
+            )),
+        }
+    }
+
+    /// The record of what this request is about to make.
+    fn intent(&self, request: &Request, pod_mtu: u32) -> Result<Endpoint, Error> {
+        let mut endpoint = self.naming().intent(request)?;
+        let netns = NetnsId::of(&endpoint.netns).map_err(|error| {
+            let details = format!("CNI_NETNS: {:?}: {error}; must be the path of a network namespace", endpoint.netns);
+            Error::new(Code::InvalidEnv, "invalid environment", details)
+        })?;
+        endpoint.netns_id = Some(netns);
+        endpoint.mtu = request.config.mtu.unwrap_or(pod_mtu);
+        endpoint.ip_forward = request.config.allow_ip_forwarding;
+        if let Some(nodename) = request.config.nodename.as_deref().filter(|name| *name != self.naming().node) {
+            tracing::warn!(nodename, node = self.naming().node, "cni: the configuration names another node; ours is used");
+        }
+        if !request.config.unknown.is_empty() {
+            tracing::debug!(keys = request.config.unknown.join(", "), "cni: unknown keys in the configuration");
+        }
+        Ok(endpoint)
+    }
+
+    /// Whether what an earlier ADD made is as it should be; then only the host's routes and the WorkloadEndpoint are
+    /// confirmed.
+    async fn is_intact(&self, existing: &Endpoint, wanted: &Endpoint) -> Result<bool, Error> {
+        if existing.netns_id != wanted.netns_id || existing.ipam_only != wanted.ipam_only {
+            return Ok(false);
+        }
+        if existing.ipam_only {
+            let held = self.held(&existing.handle).await?;
+            return Ok(existing.addresses.iter().all(|address| held.contains(address)));
+        }
+        let Some(link) = link_of(existing) else { return Ok(false) };
+        if let Err(difference) = self.shared.parts.pods.check(link).await {
+            tracing::info!(id = %existing.id(), difference, "cni: attached before, but not intact: made anew");
+            return Ok(false);
+        }
+        if self.program(&existing.id(), local_of(existing)).await.is_err() {
+            return Ok(false);
+        }
+        self.write_workload_endpoint(existing).await?;
+        Ok(true)
+    }
+
+    /// The addresses of a broken endpoint, if it still holds them.
+    async fn addresses_to_keep(&self, existing: &Endpoint) -> Result<Option<Vec<IpAddr>>, Error> {
+        if existing.phase == Phase::Intent || existing.addresses.is_empty() {
+            return Ok(None);
+        }
+        let held = self.held(&existing.handle).await?;
+        let all = existing.addresses.iter().all(|address| held.contains(address));
+        Ok(all.then(|| existing.addresses.clone()))
+    }
+
+    /// Takes the host device from an older container of the same pod. Its address stays its own until its DEL.
+    async fn displace(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(device) = &endpoint.host_device else { return Ok(()) };
+        let other = self
+            .memory()
+            .values()
+            .find(|other| other.host_device.as_ref() == Some(device) && other.id() != endpoint.id())
+            .cloned();
+        let Some(mut other) = other else { return Ok(()) };
+        let same_pod = endpoint.args.pod().is_some() && other.args.pod() == endpoint.args.pod();
+        if !same_pod || other.container_id == endpoint.container_id {
+            let details = format!("host device {device} is {}'s; {} cannot have it too", other.id(), endpoint.id());
+            return Err(Error::new(Code::Interface, "the interface cannot be made", details));
+        }
+        tracing::info!(old = %other.id(), new = %endpoint.id(), device, "cni: a new container takes over its pod's device");
+        let refused = |why: String| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
+        self.program(&other.id(), None).await.map_err(refused)?;
+        self.shared.parts.pods.detach(device, &other.alias).await.map_err(refused)?;
+        other.host_device = None;
+        self.journal().progress(&other).map_err(journal_error)?;
+        self.remember(&other);
+        Ok(())
+    }
+
+    async fn build(&self, mut endpoint: Endpoint, known: Option<Vec<IpAddr>>, want: Want) -> Result<CniResult, Error> {
+        let file = self.journal().begin(&endpoint).map_err(journal_error)?;
+        self.remember(&endpoint);
+        match self.make(&mut endpoint, file, known, want).await {
+            Ok(()) => {
+                self.remember(&endpoint);
+                Ok(result_of(&endpoint))
+            }
+            Err(error) => {
+                self.undo(&endpoint).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(
+        &self,
+        endpoint: &mut Endpoint,
+        file: File,
+        known: Option<Vec<IpAddr>>,
+        want: Want,
+    ) -> Result<(), Error> {
+        endpoint.addresses = match known {
+            Some(addresses) => addresses,
+            None => self.allocate(want).await?,
+        };
+        let (wired, written, durable) = futures::join!(
+            self.wire(endpoint),
+            self.write_workload_endpoint(endpoint),
+            self.make_durable(file)
+        );
+        wired.and(written).and(durable)?;
+        endpoint.phase = Phase::Attached;
+        self.journal().progress(endpoint).map_err(journal_error)
+    }
+
+    async fn allocate(&self, want: Want) -> Result<Vec<IpAddr>, Error> {
+        let wait = self.shared.settings.store_wait * 3;
+        let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
+        match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {
+            Ok(addresses) if addresses.is_empty() => {
+                Err(allocation_error(AllocError::Exhausted("no address was assigned".into())))
+            }
+            other => other.map_err(allocation_error),
+        }
+    }
+
+    /// The veth pair, then the host's routes to it.
+    async fn wire(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(link) = link_of(endpoint) else { return Ok(()) };
+        let attached = self.shared.parts.pods.attach(link).await;
+        attached.map_err(|why| Error::new(Code::Interface, "the interface cannot be made", why))?;
+        let programmed = self.program(&endpoint.id(), local_of(endpoint)).await;
+        programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
+    }
+
+    async fn make_durable(&self, file: File) -> Result<(), Error> {
+        let journal = self.journal().clone();
+        let durable = tokio::task::spawn_blocking(move || journal.make_durable(&file)).await;
+        durable.unwrap_or_else(|stopped| Err(stopped.into())).map_err(journal_error)
+    }
+
+    /// Undoes a failed ADD; what cannot be undone now is noted and undone later.
+    async fn undo(&self, endpoint: &Endpoint) {
+        if let Err(problems) = self.remove(endpoint).await {
+            tracing::warn!(id = %endpoint.id(), problems = problems.join("; "), "cni: a failed ADD is undone later");
+            if let Err(error) = self.note_deletion(&pending_of(endpoint)).await {
+                // The intent is still in the journal: the next ADD, DEL or start undoes it.
+                tracing::error!(id = %endpoint.id(), %error, "cni: cannot note it");
+            }
+        } else if let Err(error) = self.forget(&endpoint.id()) {
+            tracing::error!(id = %endpoint.id(), %error, "cni: cannot remove the record of a failed ADD");
+        }
+    }
+}
+
+pub(super) fn unfinished_deletion(problems: Vec<String>) -> Error {
+    Error::new(Code::TryAgain, "what this container had before cannot be removed yet", problems.join("; "))
+}
+
+/// Whether a request is about an address alone.
+pub(super) fn is_ipam(request: &Request) -> bool {
+    request.role == Role::Ipam
+}

@@ -1,0 +1,126 @@
+//! What the CNI server needs from others, as traits and plain data, so that tests can be the others.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+
+/// Hands out addresses. The real one is [`super::adapters::IpamAllocator`].
+pub trait Allocator: Send + Sync {
+    /// Serves some requests at once; as many answers, in the same order. A request is served in full or not at all, but
+    /// after [`AllocError::TryAgain`] the handle may hold something: release it.
+    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Vec<IpAddr>, AllocError>>>;
+
+    /// Releases all that a handle holds. Nothing held is fine.
+    fn release<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<(), AllocError>>;
+
+    /// The addresses that a handle holds.
+    fn held<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, AllocError>>;
+}
+
+/// A request for the addresses of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// The handle that will hold them.
+    pub handle: String,
+    /// Pod, namespace and node, as upstream stores them with an allocation.
+    pub attributes: BTreeMap<String, String>,
+    /// One IPv4 address.
+    pub ipv4: bool,
+    /// One IPv6 address.
+    pub ipv6: bool,
+    /// Names or ranges of the only IPv4 pools to use; empty: any that may be used.
+    pub ipv4_pools: Vec<String>,
+    /// The same for IPv6.
+    pub ipv6_pools: Vec<String>,
+    /// This very address instead of any.
+    pub address: Option<IpAddr>,
+    /// The pod's namespace.
+    pub namespace: Option<String>,
+}
+
+/// Why there is no address, sorted by what the caller tells the runtime.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllocError {
+    /// A passing condition, such as a datastore that is away.
+    #[error("{0}")]
+    TryAgain(String),
+    /// Every pool that may be used is full.
+    #[error("{0}")]
+    Exhausted(String),
+    /// No pool may be used, or not the ones that were asked for.
+    #[error("{0}")]
+    NoPools(String),
+    /// The address that was asked for cannot be had.
+    #[error("{0}")]
+    Invalid(String),
+    /// Anything that will not go away by itself.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Wires pods. The real one is [`super::adapters::LinuxPods`].
+pub trait Pods: Send + Sync {
+    /// Makes the veth pair, addresses and routes in the pod; replaces a host device of the same name. On failure nothing of
+    /// it is left.
+    fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Removes the host device if it carries this alias (and with it the pod's end). A device that is gone or somebody
+    /// else's is fine.
+    fn detach<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Says what differs from what `attach` made.
+    fn check(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Whether a host device of this name exists. An error is no proof of anything.
+    fn exists<'a>(&'a self, host_device: &'a str) -> BoxFuture<'a, Result<bool, String>>;
+}
+
+/// The wiring of one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// The interface on the host.
+    pub host_device: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// MAC address of the pod's end.
+    pub mac: [u8; 6],
+    /// Alias of the host device: it says whose it is.
+    pub alias: String,
+    /// The pod may forward packets.
+    pub ip_forward: bool,
+}
+
+/// The agent's loop, which owns the host's routes.
+pub trait Dataplane: Send + Sync {
+    /// Tells of an endpoint, or with `None` that it is gone. Answers when the kernel agrees, or why it cannot.
+    fn program(&self, id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// An endpoint as the dataplane sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// The interface on the host.
+    pub device: String,
+    /// The addresses behind it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Whether ADD can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet; the reason is shown to the user.
+    Waiting(String),
+    /// Yes.
+    Ready {
+        /// MTU for pods, unless the network configuration says one.
+        pod_mtu: u32,
+    },
+}

@@ -1,0 +1,91 @@
+//! The WorkloadEndpoint of an attachment in the datastore.
+
+use api::{Key, Kind, Resource, WorkloadEndpoint};
+use cni::journal::Endpoint;
+use cni::{Code, Error};
+use datastore::{Revision, StoreError};
+
+use super::CniServer;
+
+/// How often to try against others who write the same object.
+const ATTEMPTS: usize = 16;
+
+impl CniServer {
+    /// Creates the WorkloadEndpoint, or makes an older container's ours.
+    pub(super) async fn write_workload_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        if endpoint.wep_name.is_empty() {
+            return Ok(());
+        }
+        let wait = self.shared.settings.store_wait * 3;
+        let written = tokio::time::timeout(wait, self.put(self.naming().workload_endpoint(endpoint))).await;
+        let late = || Err(StoreError::Unavailable(format!("no answer within {} s", wait.as_secs())));
+        written.unwrap_or_else(|_| late()).map_err(|error| match error {
+            StoreError::Refused(_) => {
+                Error::new(Code::Datastore, "the datastore refused the WorkloadEndpoint", error.to_string())
+            }
+            _ => Error::new(Code::TryAgain, "the WorkloadEndpoint cannot be written now", error.to_string()),
+        })
+    }
+
+    /// Deletes the WorkloadEndpoint if it is this container's.
+    pub(super) async fn delete_workload_endpoint(&self, endpoint: &Endpoint) -> Result<(), String> {
+        if endpoint.wep_name.is_empty() {
+            return Ok(());
+        }
+        let key = Key::namespaced(Kind::WorkloadEndpoint, &endpoint.wep_namespace, &endpoint.wep_name);
+        let wait = self.shared.settings.store_wait;
+        match tokio::time::timeout(wait, self.delete_if_of(&key, &endpoint.container_id)).await {
+            Ok(outcome) => outcome.map_err(|error| format!("{key}: {error}")),
+            Err(_) => Err(format!("{key}: the datastore did not answer within {} s", wait.as_secs())),
+        }
+    }
+
+    async fn put(&self, mut wanted: WorkloadEndpoint) -> Result<(), StoreError> {
+        let store = &self.shared.parts.store;
+        wanted.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+        wanted.metadata.creation_timestamp = Some(jiff::Timestamp::now());
+        for _ in 0..ATTEMPTS {
+            match store.create(wanted.clone().into()).await {
+                Err(StoreError::Exists(_)) => {}
+                other => return other.map(drop),
+            }
+            let Some((current, revision)) = self.get(&wanted.key()).await? else { continue };
+            let next = adopt(current, &wanted);
+            match store.update(next.into(), &revision).await {
+                Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(StoreError::Conflict(wanted.key()))
+    }
+
+    async fn delete_if_of(&self, key: &Key, container_id: &str) -> Result<(), StoreError> {
+        for _ in 0..ATTEMPTS {
+            let Some((current, revision)) = self.get(key).await? else { return Ok(()) };
+            if current.spec.container_id != container_id {
+                return Ok(());
+            }
+            match self.shared.parts.store.delete(key, Some(&revision)).await {
+                Err(StoreError::NotFound(_)) => return Ok(()),
+                Err(StoreError::Conflict(_)) => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(StoreError::Conflict(key.clone()))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<(WorkloadEndpoint, Revision)>, StoreError> {
+        let Some(stored) = self.shared.parts.store.get(key).await? else { return Ok(None) };
+        let endpoint = WorkloadEndpoint::try_from(stored.resource).map_err(|other: Resource| {
+            StoreError::Refused(format!("{key} is stored as a {}", other.kind()))
+        })?;
+        Ok(Some((endpoint, stored.revision)))
+    }
+}
+
+/// The stored object with our spec. Labels and annotations that others put on it stay.
+fn adopt(mut current: WorkloadEndpoint, wanted: &WorkloadEndpoint) -> WorkloadEndpoint {
+    current.spec = wanted.spec.clone();
+    current.metadata.labels.extend(wanted.metadata.labels.clone());
+    current
+}

@@ -1,0 +1,227 @@
+//! The command line of `margay` and of `calicoctl`, and the composition of the crates behind them.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use datastore::SharedStore;
+use tracing_subscriber::EnvFilter;
+
+/// A pod network: every node a router, every pod a route.
+#[derive(Parser)]
+#[command(name = "margay", version, about, long_about = None, propagate_version = true)]
+struct Margay {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    global: ctl::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The command line tool of the pod network.
+#[derive(Parser)]
+#[command(name = "calicoctl", version, about, long_about = None, disable_version_flag = true)]
+struct Calicoctl {
+    /// Log level: panic, fatal, error, warn, info, debug
+    #[arg(short, long, global = true, default_value = "error")]
+    log_level: String,
+    /// Context of the kubeconfig (kept for scripts; the embedded store has none)
+    #[arg(long, global = true)]
+    context: Option<String>,
+    /// Configuration file (kept for scripts; settings come from the environment)
+    #[arg(short, long, global = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    global: ctl::Global,
+    #[command(subcommand)]
+    command: ctl::Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run this node's agent
+    Agent(Box<agent::Options>),
+    /// The embedded datastore
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// A pod network in network namespaces on this machine, to look at
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Install or remove the CNI plugin
+    #[command(subcommand)]
+    Cni(CniCommand),
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Ctl(ctl::Command),
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Serve the store's file on a unix socket
+    Serve(ServeArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// The store's file; made if it is not there
+    #[arg(long, default_value = "/var/lib/margay/store.redb", value_name = "FILE")]
+    file: PathBuf,
+    /// The socket
+    #[arg(long, env = "MARGAY_STORE_SOCKET", default_value = "/run/margay/store.sock", value_name = "SOCKET")]
+    socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum CniCommand {
+    /// Copy this program as `calico` and `calico-ipam`, and write the network configuration
+    Install(CniPaths),
+    /// Remove what `install` wrote
+    Uninstall(CniPaths),
+}
+
+#[derive(Args)]
+struct CniPaths {
+    /// Where the container runtime looks for plugins
+    #[arg(long, default_value = "/opt/cni/bin", value_name = "DIR")]
+    bin_dir: PathBuf,
+    /// Where the container runtime looks for network configurations
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+    conf_dir: PathBuf,
+    /// The agent's socket
+    #[arg(long, default_value = "/run/margay/cni.sock", value_name = "SOCKET")]
+    socket: PathBuf,
+    /// The agent's journal
+    #[arg(long, default_value = "/var/lib/margay/cni", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// Do not chain `portmap` for host ports
+    #[arg(long)]
+    no_portmap: bool,
+}
+
+#[derive(Args)]
+struct Log {
+    /// What to log: a level, or a filter such as `info,bgp=debug`
+    #[arg(long, env = "MARGAY_LOG", global = true, default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How to log
+    #[arg(long, env = "MARGAY_LOG_FORMAT", global = true, default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Runs as `calicoctl`.
+pub fn ctl(args: Vec<OsString>) -> ExitCode {
+    let parsed = Calicoctl::parse_from(args);
+    ctl::run(&parsed.command, &connect)
+}
+
+/// Runs as `margay`.
+pub fn margay(args: Vec<OsString>) -> ExitCode {
+    let parsed = Margay::parse_from(args);
+    match parsed.command {
+        Command::Ctl(command) => ctl::run(&command, &connect),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Margay::command(), "margay", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Lab(command) => ended(lab::run(&command)),
+        Command::Agent(options) => {
+            logging(&parsed.log);
+            ended(connect().map_err(anything).and_then(|store| agent::start(&options, store).map_err(anything)))
+        }
+        Command::Store(StoreCommand::Serve(args)) => {
+            logging(&parsed.log);
+            ended(serve(&args))
+        }
+        Command::Cni(command) => ended(cni(command)),
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn anything(error: impl Into<Failure>) -> Failure {
+    error.into()
+}
+
+/// The datastore that the environment names.
+fn connect() -> Result<SharedStore, String> {
+    backend::connect(&|name| std::env::var(name).ok()).map_err(|error| error.to_string())
+}
+
+fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    for path in [&args.file, &args.socket] {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let server = backend::embedded::Server::open(&args.file)?;
+        tracing::info!(file = %args.file.display(), socket = %args.socket.display(), "store serves");
+        server.serve(&args.socket, stop()).await?;
+        Ok(())
+    })
+}
+
+/// Ends on SIGTERM or SIGINT.
+async fn stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+}
+
+fn cni(command: CniCommand) -> Result<(), Failure> {
+    let written = match command {
+        CniCommand::Install(paths) => {
+            let network = cni::install::Network {
+                socket: paths.socket,
+                state_dir: paths.state_dir,
+                portmap: !paths.no_portmap,
+                ..cni::install::Network::default()
+            };
+            let binary = PathBuf::from("/proc/self/exe");
+            cni::install::install(&cni::install::Install { binary, bin_dir: paths.bin_dir, conf_dir: Some(paths.conf_dir), network })?
+        }
+        CniCommand::Uninstall(paths) => cni::install::uninstall(&paths.bin_dir, Some(&paths.conf_dir))?,
+    };
+    for path in written {
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn logging(log: &Log) {
+    let filter = EnvFilter::try_new(&log.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.log_format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn ended<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let prefix = if std::io::stderr().is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+            eprintln!("{prefix} {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
