@@ -2,17 +2,22 @@
 //!
 //! Every function acts in the network namespace of the socket that it is given.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::mpsc;
+use std::thread;
 
 use kernel::{Address, IfName, KernelError, Link, Mac, Neighbor, Route};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::decode;
 use crate::encode;
 pub use crate::encode::LinkSettings;
-use crate::request::{Failure, Request, Socket};
+use crate::notify::Notifications;
+use crate::request::{self, Failure, Messages, Request, Socket};
 
 /// One end of a veth pair to be made.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +121,55 @@ pub fn delete(socket: &mut Socket, name: &IfName) -> Result<bool, KernelError> {
         Err(failure) => Err(failure.about(what, None)),
     }
 }
+
+/// Deletes a device like [`delete`], but returns when the kernel has taken it off its list, while the rest of the work
+/// goes on on another thread.
+///
+/// What takes so long is that the kernel, having unlisted the device and let go of its lock, waits until no processor can
+/// still be using it (`netdev_run_todo`). Nothing that the caller can do depends on that.
+pub fn delete_and_go_on(socket: &mut Socket, name: &IfName) -> Result<bool, KernelError> {
+    let what = format!("device {name}");
+    let Some(index) = socket.index(name).map_err(|failure| failure.about(&what, None))? else {
+        return Ok(false);
+    };
+    let broken = |error: io::Error| KernelError::Broken(error.to_string());
+    let gone = Notifications::open(&[libc::RTNLGRP_LINK], 1 << 20, &[]).map_err(broken)?;
+    let mut worker = Socket::open().map_err(broken)?;
+    let (done, answer) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name("link-delete".into())
+        .spawn(move || {
+            let result = worker.request(Message::DelLink(encode::link(index, &LinkSettings::default())), 0);
+            // Nobody waits any more if the notification came first.
+            let _ = done.send(result);
+        })
+        .map_err(broken)?;
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        while let Ok(length) = gone.receive(&mut buffer) {
+            let is_it = |message: &request::Message<'_>| {
+                message.kind == RTM_DELLINK && decode::link(message.payload).is_some_and(|link| link.index == index)
+            };
+            if Messages(&buffer[..length]).any(|message| is_it(&message)) {
+                return Ok(true);
+            }
+        }
+        match answer.try_recv() {
+            Ok(Ok(())) => return Ok(true),
+            Ok(Err(Failure::Refused {
+                errno: libc::ENODEV, ..
+            })) => return Ok(false),
+            Ok(Err(failure)) => return Err(failure.about(what, None)),
+            Err(mpsc::TryRecvError::Disconnected) => return Err(broken(io::Error::other("the deletion was lost"))),
+            Err(mpsc::TryRecvError::Empty) => {}
+        }
+        // The answer of the worker is looked for between two waits.
+        let mut wait = [PollFd::new(gone.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut wait, PollTimeout::from(5u8));
+    }
+}
+
+const RTM_DELLINK: u16 = 17;
 
 /// A device as `RTM_GETLINK` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

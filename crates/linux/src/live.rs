@@ -25,7 +25,7 @@ use crate::{encode, events, ipip, sysctl};
 /// The kernel of the network namespace of the thread that opened it.
 ///
 /// Operations run inside the call that sends them, on the calling thread; a batch of 128 routes takes less than a
-/// millisecond. Deleting a device takes tens of milliseconds and is done on a thread of its own.
+/// millisecond.
 pub struct LiveKernel {
     requests: Socket,
     foreign: ForeignRoutes,
@@ -66,9 +66,8 @@ impl LiveKernel {
 
     /// Reads everything.
     pub fn observe_now(&mut self, tunnel: &IfName) -> Result<Observation, KernelError> {
-        let mut observation = self
-            .read_netlink()
-            .map_err(|failure| failure.about("reading the kernel", None))?;
+        let mut observation =
+            read_netlink(&mut self.requests).map_err(|failure| failure.about("reading the kernel", None))?;
         observation.tunnel = self.here(|| ipip::observe(tunnel))?;
         Ok(observation)
     }
@@ -81,60 +80,6 @@ impl LiveKernel {
         } else {
             self.netns.run(work).map_err(broken)?
         }
-    }
-
-    fn read_netlink(&mut self) -> Result<Observation, Failure> {
-        let seen = RefCell::new(Observation::default());
-        let names = RefCell::new(Names::new());
-        self.requests.dump(
-            Message::GetLink(encode::link_dump()),
-            || {
-                seen.borrow_mut().links.clear();
-                names.borrow_mut().clear();
-            },
-            |_, payload| {
-                let Some(link) = decode::link(payload) else { return };
-                names.borrow_mut().insert(link.index, link.name.clone());
-                seen.borrow_mut().links.insert(link.name.clone(), link);
-            },
-        )?;
-        let names = names.into_inner();
-        self.requests.dump(
-            Message::GetAddress(AddressMessage::default()),
-            || seen.borrow_mut().addresses.clear(),
-            |_, payload| seen.borrow_mut().addresses.extend(decode::address(payload, &names)),
-        )?;
-        for family in IpFamily::BOTH {
-            self.requests.dump(
-                Message::GetRoute(encode::route_dump(family)),
-                || {
-                    seen.borrow_mut()
-                        .routes
-                        .retain(|key, _| IpFamily::of(&key.destination.addr()) != family)
-                },
-                |_, payload| {
-                    if let Some(route) = decode::route(payload, &names) {
-                        // IPv6 may hold one key per device (fe80::/64): the first stands for all.
-                        seen.borrow_mut().routes.entry(route.key.clone()).or_insert(route);
-                    }
-                },
-            )?;
-        }
-        self.requests.dump(
-            Message::GetRule(RuleMessage::default()),
-            || seen.borrow_mut().rules.clear(),
-            |_, payload| seen.borrow_mut().rules.extend(decode::rule(payload)),
-        )?;
-        self.requests.dump(
-            Message::GetNeighbour(NeighbourMessage::default()),
-            || seen.borrow_mut().neighbors.clear(),
-            |_, payload| {
-                seen.borrow_mut()
-                    .neighbors
-                    .extend(decode::neighbor(payload).and_then(|entry| entry.object(&names)));
-            },
-        )?;
-        Ok(seen.into_inner())
     }
 }
 
@@ -160,6 +105,61 @@ impl Kernel for LiveKernel {
     fn events(&mut self) -> Result<BoxStream<'static, KernelEvent>, KernelError> {
         self.here(events::open)?.into_stream()
     }
+}
+
+/// All but the tunnel.
+pub(crate) fn read_netlink(requests: &mut Socket) -> Result<Observation, Failure> {
+    let seen = RefCell::new(Observation::default());
+    let names = RefCell::new(Names::new());
+    requests.dump(
+        Message::GetLink(encode::link_dump()),
+        || {
+            seen.borrow_mut().links.clear();
+            names.borrow_mut().clear();
+        },
+        |_, payload| {
+            let Some(link) = decode::link(payload) else { return };
+            names.borrow_mut().insert(link.index, link.name.clone());
+            seen.borrow_mut().links.insert(link.name.clone(), link);
+        },
+    )?;
+    let names = names.into_inner();
+    requests.dump(
+        Message::GetAddress(AddressMessage::default()),
+        || seen.borrow_mut().addresses.clear(),
+        |_, payload| seen.borrow_mut().addresses.extend(decode::address(payload, &names)),
+    )?;
+    for family in IpFamily::BOTH {
+        requests.dump(
+            Message::GetRoute(encode::route_dump(family)),
+            || {
+                seen.borrow_mut()
+                    .routes
+                    .retain(|key, _| IpFamily::of(&key.destination.addr()) != family)
+            },
+            |_, payload| {
+                if let Some(route) = decode::route(payload, &names) {
+                    // IPv6 may hold one key per device (fe80::/64): the first stands for all.
+                    seen.borrow_mut().routes.entry(route.key.clone()).or_insert(route);
+                }
+            },
+        )?;
+    }
+    requests.dump(
+        Message::GetRule(RuleMessage::default()),
+        || seen.borrow_mut().rules.clear(),
+        |_, payload| seen.borrow_mut().rules.extend(decode::rule(payload)),
+    )?;
+    requests.dump(
+        Message::GetNeighbour(NeighbourMessage::default()),
+        || seen.borrow_mut().neighbors.clear(),
+        |_, payload| {
+            seen.borrow_mut()
+                .neighbors
+                .extend(decode::neighbor(payload).and_then(|entry| entry.object(&names)));
+        },
+    )?;
+    Ok(seen.into_inner())
 }
 
 /// Operations between two turns of other tasks.
@@ -327,7 +327,7 @@ impl Run<'_> {
             Op::RemoveTunnel(name) => self.kernel.here(|| ipip::remove(name)),
             Op::PutTunnelPeer(name, peer) => self.kernel.here(|| ipip::put_peer(name, *peer)),
             Op::RemoveTunnelPeer(name, peer) => self.kernel.here(|| ipip::remove_peer(name, *peer)),
-            Op::RemoveLink(name) => crate::link::delete(&mut self.kernel.requests, name).map(drop),
+            Op::RemoveLink(name) => crate::link::delete_and_go_on(&mut self.kernel.requests, name).map(drop),
             // The others are netlink requests.
             _ => Ok(()),
         }

@@ -50,8 +50,13 @@ impl Netns {
 
     /// Runs work on a fresh thread inside, and waits for it.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        Self::run_at(self.0.as_fd(), work)
+    }
+
+    /// Runs work on a fresh thread inside the namespace of a descriptor, and waits for it.
+    pub fn run_at<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         on_fresh_thread(|| {
-            setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
             Ok(work())
         })?
     }
