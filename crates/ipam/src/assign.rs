@@ -1,0 +1,645 @@
+//! Allocation: any free address, or a given one.
+//!
+//! A round obtains blocks with free addresses, takes addresses in memory, raises the handles, and swaps the blocks. Many
+//! requests of one host share a round, so that a hundred pods that start together cost one block write. The order *block
+//! read, handle raised, block written* is what makes every address reachable by its handle (see the crate's promise).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::resource::IpPool;
+use api::{AllocationAttribute, AllowedUse, IpamBlockSpec, Key};
+use datastore::StoreError;
+use futures::future::join_all;
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::address::Family;
+use crate::affinity::{self, Claim};
+use crate::cache::Facts;
+use crate::fetch::{ATTEMPTS, At, read_live, update};
+use crate::pools::{PoolChoice, block_of, choose, is_enabled, pool_of};
+use crate::search::{Candidate, Search, Terms};
+use crate::{Block, Ipam, IpamError, Ordinal, Owner, Reservations, handle};
+
+/// Blocks that a host may hold if neither the request nor the configuration says (upstream's safeguard).
+const MOST_BLOCKS: u32 = 20;
+
+/// A request for any free addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AutoAssign {
+    /// The node's name. Ignored for load balancer addresses, which belong to no node.
+    pub host: String,
+    /// The handle under which the addresses are released. Should be new: then the request costs no read.
+    pub handle: String,
+    /// Who holds the addresses: `pod`, `namespace`, `node`, `timestamp`, `type`, …
+    pub attributes: BTreeMap<String, String>,
+    /// How many IPv4 addresses.
+    pub ipv4: u32,
+    /// How many IPv6 addresses.
+    pub ipv6: u32,
+    /// Pools for IPv4, by name or CIDR; empty: whichever are meant for this node and namespace.
+    pub pools_v4: Vec<String>,
+    /// Pools for IPv6, by name or CIDR; empty: whichever are meant for this node and namespace.
+    pub pools_v6: Vec<String>,
+    /// What the addresses are for.
+    pub intended_use: AllowedUse,
+    /// Labels of the node, for pools' node selectors.
+    pub host_labels: BTreeMap<String, String>,
+    /// Labels of the pod's namespace; `None` if there is none, as for tunnels.
+    pub namespace_labels: Option<BTreeMap<String, String>>,
+    /// Ranges that are never handed out.
+    pub reserved: Vec<IpNet>,
+    /// Most blocks that the host may hold; 0: as configured. The lower of the two counts.
+    pub max_blocks: u32,
+}
+
+impl Default for AutoAssign {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            handle: String::new(),
+            attributes: BTreeMap::new(),
+            ipv4: 0,
+            ipv6: 0,
+            pools_v4: Vec::new(),
+            pools_v6: Vec::new(),
+            intended_use: AllowedUse::Workload,
+            host_labels: BTreeMap::new(),
+            namespace_labels: None,
+            reserved: Vec::new(),
+            max_blocks: 0,
+        }
+    }
+}
+
+/// Assigned addresses, each with the prefix length of its block (host bits set), as upstream answers them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// As many IPv4 addresses as were asked for.
+    pub v4: Vec<IpNet>,
+    /// As many IPv6 addresses as were asked for.
+    pub v6: Vec<IpNet>,
+}
+
+/// A request for one given address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AssignIp {
+    /// The address.
+    pub ip: IpAddr,
+    /// The node's name. Ignored for load balancer addresses.
+    pub host: String,
+    /// The handle under which the address is released.
+    pub handle: String,
+    /// Who holds the address.
+    pub attributes: BTreeMap<String, String>,
+    /// What the address is for; its pool must allow it.
+    pub intended_use: AllowedUse,
+}
+
+impl Ipam {
+    /// Assigns free addresses: all that are asked for, or none. What was assigned before a failure is given back; if
+    /// giving back fails too, releasing the handle does it.
+    pub async fn auto_assign(&self, now: Timestamp, request: &AutoAssign) -> Result<Assigned, IpamError> {
+        let mut answers = self.auto_assign_many(now, std::slice::from_ref(request)).await;
+        answers.pop().expect("there is one answer for each request")
+    }
+
+    /// Assigns for many requests. Requests of one host for the same pools share their block writes. The answers are in the
+    /// order of the requests; one that fails does not hurt the others.
+    pub async fn auto_assign_many(&self, now: Timestamp, requests: &[AutoAssign]) -> Vec<Result<Assigned, IpamError>> {
+        let facts = match self.facts().await {
+            Ok(facts) => facts,
+            Err(error) => return requests.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let mut jobs: Vec<Job<'_>> = requests.iter().map(Job::new).collect();
+        let mut groups: Vec<(Plan<'_>, Vec<usize>)> = Vec::new();
+        for (index, request) in requests.iter().enumerate() {
+            match Plan::new(request, &facts) {
+                Ok(plan) => match groups.iter_mut().find(|(known, _)| *known == plan) {
+                    Some((_, members)) => members.push(index),
+                    None => groups.push((plan, vec![index])),
+                },
+                Err(error) => jobs[index].failed = Some(error),
+            }
+        }
+        for (plan, members) in groups {
+            let mut chosen: Vec<&mut Job<'_>> = Vec::new();
+            for (index, job) in jobs.iter_mut().enumerate() {
+                if members.contains(&index) {
+                    chosen.push(job);
+                }
+            }
+            self.assign_group(now, &facts, &plan, &mut chosen).await;
+            for job in chosen {
+                self.settle(now, &facts, job).await;
+            }
+        }
+        jobs.into_iter().map(Job::answer).collect()
+    }
+
+    async fn assign_group(&self, now: Timestamp, facts: &Facts, plan: &Plan<'_>, jobs: &mut [&mut Job<'_>]) {
+        let _turn = self.turn().await;
+        let reserved = Reservations::new(plan.reserved);
+        let terms = |family: Family| Terms {
+            now,
+            owner: &plan.owner,
+            facts,
+            pools: plan.pools(family),
+            reserved: &reserved,
+            limit: plan.limit,
+            labels: plan.labels,
+        };
+        let mut searches = Family::BOTH.map(|family| (family, Search::new(self, terms(family))));
+        for _ in 0..ATTEMPTS + jobs.iter().map(|job| job.lacks_in_all()).sum::<usize>() {
+            let mut picks = Vec::new();
+            for (family, search) in &mut searches {
+                if !jobs.iter().any(|job| job.lacks(*family) > 0) {
+                    continue;
+                }
+                match search.next().await {
+                    Ok(candidate) => picks.push((*family, candidate)),
+                    Err(error) => {
+                        for job in jobs.iter_mut().filter(|job| job.lacks(*family) > 0) {
+                            job.failed = Some(error.clone());
+                        }
+                    }
+                }
+            }
+            if picks.is_empty() {
+                return;
+            }
+            let swaps: Vec<Swap> = picks
+                .into_iter()
+                .map(|(family, found)| Swap::take(family, found, jobs, &reserved))
+                .collect();
+            let swaps = self.raise_handles(now, swaps, jobs).await;
+            for swap in swaps {
+                let (family, cidr, borrowed) = (swap.family, swap.at.object.spec.cidr, swap.borrowed);
+                if !self.swap(&plan.owner, swap, jobs).await {
+                    for (searched, search) in &mut searches {
+                        if *searched == family {
+                            search.lost(cidr, borrowed);
+                        }
+                    }
+                }
+            }
+        }
+        let busy = StoreError::Conflict(Key::cluster(api::Kind::IPAMBlock, ""));
+        for job in jobs.iter_mut().filter(|job| job.lacks_in_all() > 0) {
+            job.failed = Some(busy.clone().into());
+        }
+    }
+
+    /// Raises the handles of all jobs that took something. Who fails loses what it took.
+    async fn raise_handles(&self, now: Timestamp, mut swaps: Vec<Swap>, jobs: &mut [&mut Job<'_>]) -> Vec<Swap> {
+        let writes = jobs.iter().enumerate().filter_map(|(index, job)| {
+            let wanted: BTreeMap<IpNet, u32> = (swaps.iter())
+                .filter_map(|swap| Some((swap.at.object.spec.cidr, swap.taken.get(&index)?.len() as u32)))
+                .collect();
+            if wanted.is_empty() {
+                return None;
+            }
+            let (handle, credit, fresh) = (job.request.handle.as_str(), job.credit.clone(), !job.raised);
+            Some(async move {
+                (
+                    index,
+                    handle::raise(self.store.as_ref(), handle, &wanted, &credit, now, fresh).await,
+                    wanted,
+                )
+            })
+        });
+        for (index, written, wanted) in join_all(writes).await {
+            let job = &mut jobs[index];
+            match written {
+                Ok(()) => {
+                    job.raised = true;
+                    for (cidr, count) in wanted {
+                        let credit = job.credit.entry(cidr).or_default();
+                        *credit = (*credit).max(count);
+                    }
+                }
+                Err(error) => {
+                    job.failed = Some(error.into());
+                    for swap in &mut swaps {
+                        swap.drop_job(index);
+                    }
+                }
+            }
+        }
+        swaps.retain(|swap| !swap.taken.is_empty());
+        swaps
+    }
+
+    /// Writes a block; `false` if the race was lost.
+    async fn swap(&self, owner: &Owner, swap: Swap, jobs: &mut [&mut Job<'_>]) -> bool {
+        let mut at = swap.at.clone();
+        let cidr = at.object.spec.cidr;
+        at.object.spec.bump();
+        let written = match update(self.store.as_ref(), at).await {
+            Ok(at) => Ok(Some(at)),
+            Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => return false,
+            Err(StoreError::Unavailable(why)) => {
+                self.fence(&swap, jobs).await.map_err(|_| StoreError::Unavailable(why))
+            }
+            Err(other) => {
+                swap.fail(jobs, &other);
+                return true;
+            }
+        };
+        match written {
+            Ok(Some(at)) => {
+                if swap.borrowed {
+                    self.refresh(&at);
+                } else {
+                    self.remember(owner, &at);
+                }
+                swap.succeed(jobs);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.forget(cidr);
+                for index in swap.taken.keys() {
+                    jobs[*index].unknown.insert(cidr);
+                }
+                swap.fail(jobs, &error);
+                true
+            }
+        }
+    }
+
+    /// Finds out whether a write whose answer was lost has happened: the block as it is now if it has, `None` if it has
+    /// not and never will (the block's revision has been moved on, so a delayed write cannot land).
+    async fn fence(&self, swap: &Swap, jobs: &[&mut Job<'_>]) -> Result<Option<At<IpamBlockSpec>>, StoreError> {
+        let key = swap.at.object.key();
+        for _ in 0..ATTEMPTS {
+            let Some(mut at) = read_live::<IpamBlockSpec>(self.store.as_ref(), &key).await? else {
+                return Ok(None);
+            };
+            if swap.is_in(&at.object.spec, jobs) {
+                return Ok(Some(at));
+            }
+            at.object.spec.bump();
+            match update(self.store.as_ref(), at).await {
+                Ok(_) => return Ok(None),
+                Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => continue,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(StoreError::Conflict(key))
+    }
+
+    /// Gives back what a failed job got, and corrects the handle of a job that lost races.
+    async fn settle(&self, now: Timestamp, facts: &Facts, job: &mut Job<'_>) {
+        let mut lower: BTreeMap<IpNet, u32> = job.credit.clone();
+        if job.failed.is_some() {
+            for (cidr, ordinals) in std::mem::take(&mut job.got) {
+                let held: Vec<(Ordinal, u64)> = ordinals.into_iter().map(|got| (got.ordinal, got.sequence)).collect();
+                match self
+                    .give_back_exactly(now, facts, cidr, &job.request.handle, &held)
+                    .await
+                {
+                    Ok(count) => *lower.entry(cidr).or_default() += count,
+                    Err(_) => drop(lower.remove(&cidr)),
+                }
+            }
+        }
+        lower.retain(|cidr, count| *count > 0 && !job.unknown.contains(cidr));
+        if !lower.is_empty() {
+            // If this fails the handle counts too much, which its release puts right.
+            drop(handle::lower(self.store.as_ref(), &job.request.handle, &lower).await);
+        }
+    }
+
+    /// Assigns one given address, in a block that the host claims if it does not exist. Reserved addresses may be asked for.
+    pub async fn assign_ip(&self, now: Timestamp, request: &AssignIp) -> Result<IpNet, IpamError> {
+        let facts = self.facts().await?;
+        let owner = owner_of(&request.host, request.intended_use)?;
+        check_handle(&request.handle)?;
+        let pool =
+            pool_of(&facts.pools, request.ip).filter(|pool| is_enabled(pool) && pool.spec.allows(request.intended_use));
+        let cidr = pool
+            .and_then(|pool| block_of(pool, request.ip))
+            .ok_or(IpamError::NotInPool { ip: request.ip })?;
+        let holder = holder_of(&request.handle, &request.attributes);
+        let _turn = self.turn().await;
+        let mut credit = 0;
+        let answer = self
+            .assign_in(now, &facts, &owner, cidr, request, &holder, &mut credit)
+            .await;
+        if credit > 0 {
+            drop(handle::lower(self.store.as_ref(), &request.handle, &[(cidr, credit)].into()).await);
+        }
+        answer
+    }
+
+    /// The loop of [`Ipam::assign_ip`]. `credit` is what the handle counts too much when it returns.
+    #[allow(clippy::too_many_arguments)]
+    async fn assign_in(
+        &self,
+        now: Timestamp,
+        facts: &Facts,
+        owner: &Owner,
+        cidr: IpNet,
+        request: &AssignIp,
+        holder: &AllocationAttribute,
+        credit: &mut u32,
+    ) -> Result<IpNet, IpamError> {
+        let store = self.store.as_ref();
+        let key = Key::block(cidr);
+        for _ in 0..ATTEMPTS {
+            let mut at = match read_live::<IpamBlockSpec>(store, &key).await? {
+                Some(at) => at,
+                None => match affinity::claim(store, owner, cidr, now).await? {
+                    Claim::Ours(at) | Claim::Lost(at) => at,
+                },
+            };
+            let block = &mut at.object.spec;
+            if facts.config.strict_affinity && !block.belongs_to(owner) {
+                return Err(IpamError::BlockTaken {
+                    block: cidr,
+                    owner: block.affinity.clone(),
+                });
+            }
+            block.collect(now, facts.cooldown());
+            let sequence = block.sequence_number;
+            let ordinal = block.take_address(request.ip, holder)?;
+            block.bump();
+            let counted = [(cidr, *credit)].into();
+            handle::raise(store, &request.handle, &[(cidr, 1)].into(), &counted, now, *credit == 0).await?;
+            *credit = 1;
+            let answer =
+                IpNet::new(request.ip, cidr.prefix_len()).map_err(|_| IpamError::NotInPool { ip: request.ip })?;
+            match update(store, at).await {
+                Ok(at) => {
+                    *credit = 0;
+                    self.refresh(&at);
+                    return Ok(answer);
+                }
+                Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => self.forget(cidr),
+                Err(error @ StoreError::Unavailable(_)) => {
+                    self.forget(cidr);
+                    // Whether it was written decides the next round: it finds the address taken by us, or takes it.
+                    match read_live::<IpamBlockSpec>(store, &key).await {
+                        Ok(Some(seen)) if holds(&seen.object.spec, ordinal, &request.handle, sequence) => {
+                            *credit = 0;
+                            return Ok(answer);
+                        }
+                        // Not written yet; it may still be, so the handle must keep counting it.
+                        Ok(_) | Err(_) => {
+                            *credit = 0;
+                            return Err(error.into());
+                        }
+                    }
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(StoreError::Conflict(key).into())
+    }
+}
+
+/// What requests must have in common to share block writes.
+#[derive(PartialEq)]
+struct Plan<'a> {
+    owner: Owner,
+    v4: Vec<&'a IpPool>,
+    v6: Vec<&'a IpPool>,
+    reserved: &'a [IpNet],
+    limit: u32,
+    labels: Option<&'a BTreeMap<String, String>>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(request: &'a AutoAssign, facts: &'a Facts) -> Result<Self, IpamError> {
+        let owner = owner_of(&request.host, request.intended_use)?;
+        check_handle(&request.handle)?;
+        let labels = matches!(owner, Owner::Host(_)).then_some(&request.host_labels);
+        let pools = |family, count, requested| {
+            if count == 0 {
+                return Ok(Vec::new());
+            }
+            let choice = PoolChoice {
+                family,
+                intended_use: request.intended_use,
+                requested,
+                host_labels: labels,
+                namespace_labels: request.namespace_labels.as_ref(),
+            };
+            choose(&facts.pools, &choice).map_err(|why| IpamError::NoPools { why })
+        };
+        Ok(Self {
+            owner,
+            v4: pools(Family::V4, request.ipv4, &request.pools_v4)?,
+            v6: pools(Family::V6, request.ipv6, &request.pools_v6)?,
+            reserved: &request.reserved,
+            limit: block_limit(request.max_blocks, facts),
+            labels,
+        })
+    }
+
+    fn pools(&self, family: Family) -> &[&'a IpPool] {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+/// The lower of the request's and the configuration's limit, where they have one.
+pub(crate) fn block_limit(requested: u32, facts: &Facts) -> u32 {
+    let limits = [requested, facts.config.max_blocks_per_host];
+    limits
+        .into_iter()
+        .filter(|limit| *limit > 0)
+        .min()
+        .unwrap_or(MOST_BLOCKS)
+}
+
+pub(crate) fn owner_of(host: &str, intended_use: AllowedUse) -> Result<Owner, IpamError> {
+    match (intended_use, host) {
+        (AllowedUse::LoadBalancer, _) => Ok(Owner::load_balancer()),
+        (_, "") => Err(IpamError::InvalidRequest("no host name".into())),
+        (_, host) => Ok(Owner::Host(host.to_owned())),
+    }
+}
+
+fn check_handle(handle: &str) -> Result<(), IpamError> {
+    if handle.is_empty() {
+        Err(IpamError::InvalidRequest("no handle".into()))
+    } else {
+        Ok(())
+    }
+}
+
+fn holder_of(handle: &str, attributes: &BTreeMap<String, String>) -> AllocationAttribute {
+    AllocationAttribute {
+        handle_id: Some(handle.to_owned()),
+        secondary: attributes.clone(),
+        ..AllocationAttribute::default()
+    }
+}
+
+/// Whether a handle holds an address since a given sequence number.
+fn holds(block: &IpamBlockSpec, ordinal: Ordinal, handle: &str, sequence: u64) -> bool {
+    let holder = block.holder(ordinal).and_then(|holder| holder.handle_id.as_deref());
+    holder == Some(handle) && block.sequence_of(ordinal) == sequence
+}
+
+/// One request on its way.
+struct Job<'a> {
+    request: &'a AutoAssign,
+    got: BTreeMap<IpNet, Vec<Got>>,
+    assigned: Assigned,
+    failed: Option<IpamError>,
+    /// Whether the handle has been written.
+    raised: bool,
+    /// What the handle counts beyond `got`.
+    credit: BTreeMap<IpNet, u32>,
+    /// Blocks of which it is not known whether they were written: the handle keeps counting them.
+    unknown: BTreeSet<IpNet>,
+}
+
+/// An address that was got, and when.
+struct Got {
+    ordinal: Ordinal,
+    sequence: u64,
+}
+
+impl<'a> Job<'a> {
+    fn new(request: &'a AutoAssign) -> Self {
+        Self {
+            request,
+            got: BTreeMap::new(),
+            assigned: Assigned::default(),
+            failed: None,
+            raised: false,
+            credit: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+        }
+    }
+
+    fn lacks(&self, family: Family) -> usize {
+        let (wanted, got) = match family {
+            Family::V4 => (self.request.ipv4, self.assigned.v4.len()),
+            Family::V6 => (self.request.ipv6, self.assigned.v6.len()),
+        };
+        if self.failed.is_some() {
+            0
+        } else {
+            (wanted as usize).saturating_sub(got)
+        }
+    }
+
+    fn lacks_in_all(&self) -> usize {
+        Family::BOTH.into_iter().map(|family| self.lacks(family)).sum()
+    }
+
+    fn answer(self) -> Result<Assigned, IpamError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.assigned),
+        }
+    }
+}
+
+/// A block with addresses taken, not yet written. Before [`Block::bump`], so that sequence numbers can be compared.
+struct Swap {
+    family: Family,
+    at: At<IpamBlockSpec>,
+    borrowed: bool,
+    /// By index of the job.
+    taken: BTreeMap<usize, Vec<Ordinal>>,
+    /// The block as it was read.
+    before: IpamBlockSpec,
+}
+
+impl Swap {
+    fn take(family: Family, found: Candidate, jobs: &[&mut Job<'_>], reserved: &Reservations) -> Self {
+        let Candidate { mut at, borrowed } = found;
+        let before = at.object.spec.clone();
+        let mut taken = BTreeMap::new();
+        for (index, job) in jobs.iter().enumerate() {
+            if job.lacks(family) > 0 {
+                let holder = holder_of(&job.request.handle, &job.request.attributes);
+                let ordinals = at.object.spec.take(job.lacks(family), &holder, reserved);
+                if !ordinals.is_empty() {
+                    taken.insert(index, ordinals);
+                }
+            }
+        }
+        Self {
+            family,
+            at,
+            borrowed,
+            taken,
+            before,
+        }
+    }
+
+    /// Undoes what a job took.
+    fn drop_job(&mut self, index: usize) {
+        let Some(ordinals) = self.taken.remove(&index) else {
+            return;
+        };
+        // Back to their old places in the queue, and without a trace in the attributes.
+        let taken: BTreeSet<u32> = self.taken.values().flatten().map(|ordinal| ordinal.0).collect();
+        let block = &mut self.at.object.spec;
+        block.give_back(&ordinals, Timestamp::UNIX_EPOCH, jiff::SignedDuration::ZERO);
+        block.unallocated = self
+            .before
+            .unallocated
+            .iter()
+            .copied()
+            .filter(|ordinal| !taken.contains(ordinal))
+            .collect();
+        for Ordinal(ordinal) in ordinals {
+            let ordinal = ordinal.to_string();
+            match self.before.sequence_number_for_allocation.get(&ordinal) {
+                Some(old) => block.sequence_number_for_allocation.insert(ordinal, *old),
+                None => block.sequence_number_for_allocation.remove(&ordinal),
+            };
+        }
+    }
+
+    /// Whether a block shows all that was taken.
+    fn is_in(&self, seen: &IpamBlockSpec, jobs: &[&mut Job<'_>]) -> bool {
+        let sequence = self.at.object.spec.sequence_number;
+        self.taken.iter().all(|(index, ordinals)| {
+            ordinals
+                .iter()
+                .all(|ordinal| holds(seen, *ordinal, &jobs[*index].request.handle, sequence))
+        })
+    }
+
+    fn succeed(self, jobs: &mut [&mut Job<'_>]) {
+        let (block, sequence) = (&self.at.object.spec, self.at.object.spec.sequence_number);
+        for (index, ordinals) in &self.taken {
+            let job = &mut jobs[*index];
+            let credit = job.credit.entry(block.cidr).or_default();
+            *credit = credit.saturating_sub(ordinals.len() as u32);
+            for ordinal in ordinals {
+                let address = block.address(*ordinal);
+                job.got.entry(block.cidr).or_default().push(Got {
+                    ordinal: *ordinal,
+                    sequence,
+                });
+                // The prefix length is that of a block of the same family.
+                let Ok(net) = IpNet::new(address, block.cidr.prefix_len()) else {
+                    continue;
+                };
+                match self.family {
+                    Family::V4 => job.assigned.v4.push(net),
+                    Family::V6 => job.assigned.v6.push(net),
+                }
+            }
+        }
+    }
+
+    fn fail(&self, jobs: &mut [&mut Job<'_>], error: &StoreError) {
+        for index in self.taken.keys() {
+            jobs[*index].failed = Some(error.clone().into());
+        }
+    }
+}

@@ -1,0 +1,639 @@
+//! Which allocations, handles and blocks nobody needs any more: a pure decision over a snapshot and evidence.
+//!
+//! An address that a live pod uses must never be freed, so doubt keeps it: what has no attributes, what belongs to a pod
+//! that has no address yet, anything while no node is known at all. A leak is confirmed when it has looked like one for the
+//! whole grace period with the same sequence number, or at once if its node is gone; a handle goes as a whole or not at
+//! all. Addresses are compared as addresses, never as text. The caller looks at the pod once more before it releases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::{AllocationAttribute, IpamBlockSpec, IpamHandleSpec};
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::block::clean_handle;
+use crate::{Block, Ordinal, Owner, ReleaseAddress, TunnelKind, WINDOWS_RESERVED_HANDLE};
+
+/// Most addresses to release at a time (upstream's number).
+const MOST_AT_ONCE: usize = 10_000;
+/// Least grace for addresses of virtual machines, whose pods come and go (upstream's number).
+const VM_GRACE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Everything that IPAM has stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    /// All blocks.
+    pub blocks: &'a [IpamBlockSpec],
+    /// All handles.
+    pub handles: &'a [IpamHandleSpec],
+    /// How long released addresses rest.
+    pub cooldown: SignedDuration,
+}
+
+/// Who lives. To be complete: what is missing here counts as dead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Names of all nodes. While this is empty nothing is collected.
+    pub nodes: BTreeSet<String>,
+    /// All pods that have not ended, by namespace and name.
+    pub pods: BTreeMap<(String, String), Pod>,
+    /// Handles that are in use for another reason, such as services' addresses.
+    pub handles: BTreeSet<String>,
+}
+
+/// A live pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Where it runs; `None` before it is scheduled.
+    pub node: Option<String>,
+    /// What its endpoints and its status say; empty before it has an address.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What to do. Each part may be done or not without the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Addresses to release, all of a handle next to each other.
+    pub addresses: Vec<Doomed>,
+    /// Handles that hold nothing, to be released by name.
+    pub handles: Vec<String>,
+    /// Empty blocks to give back (only if still empty).
+    pub blocks: Vec<(Owner, IpNet)>,
+    /// Owners that are gone: all their claims are to be given back.
+    pub owners: Vec<Owner>,
+    /// Blocks with rested addresses, or empty and nobody's: see [`crate::Ipam::collect_cold`].
+    pub cold: Vec<IpNet>,
+}
+
+/// An address to release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// Its address, handle and sequence number, so that only what was judged is released.
+    pub address: ReleaseAddress,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why an address is a leak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Its node is not in the cluster.
+    NodeGone,
+    /// Its pod does not exist.
+    PodGone,
+    /// Its pod runs on another node.
+    PodElsewhere,
+    /// Its pod has other addresses.
+    NotThePodsAddress,
+}
+
+/// Remembers what has looked like a leak, and since when.
+#[derive(Clone, Debug, Default)]
+pub struct Collector {
+    addresses: BTreeMap<(IpAddr, u64), Timestamp>,
+    handles: BTreeMap<IpamHandleKey, Timestamp>,
+    blocks: BTreeMap<(IpNet, u64), Timestamp>,
+}
+
+/// A handle with its counts: one that changed is another one.
+type IpamHandleKey = (String, Vec<(String, u32)>);
+
+impl Collector {
+    /// Judges a snapshot. To be called regularly, at least twice in a grace period.
+    pub fn decide(
+        &mut self,
+        now: Timestamp,
+        grace: SignedDuration,
+        seen: Snapshot<'_>,
+        evidence: &Evidence,
+    ) -> Decision {
+        let mut decision = Decision {
+            cold: cold(now, &seen),
+            ..Decision::default()
+        };
+        if evidence.nodes.is_empty() {
+            return decision;
+        }
+        let allocations: Vec<Allocation<'_>> = seen
+            .blocks
+            .iter()
+            .flat_map(|block| allocations(block, evidence))
+            .collect();
+        let due = self.due_addresses(now, grace, &allocations);
+        decision.addresses = whole_handles(&allocations, &due);
+        decision.addresses.truncate(cut(&decision.addresses));
+        decision.handles = self.idle_handles(now, grace, &seen, &allocations);
+        decision.owners = gone_owners(&seen, &allocations, evidence);
+        decision.blocks = self.idle_blocks(now, grace, &seen, evidence);
+        decision
+    }
+
+    /// The suspects whose time is up.
+    fn due_addresses(
+        &mut self,
+        now: Timestamp,
+        grace: SignedDuration,
+        allocations: &[Allocation<'_>],
+    ) -> BTreeMap<IpAddr, Reason> {
+        let mut since = BTreeMap::new();
+        let mut due = BTreeMap::new();
+        for allocation in allocations {
+            let Verdict::Leak(reason) = allocation.verdict else {
+                continue;
+            };
+            let key = (allocation.ip, allocation.sequence);
+            let first = *since
+                .entry(key)
+                .or_insert(self.addresses.get(&key).copied().unwrap_or(now));
+            let is_vm = allocation.holder.secondary.contains_key("vmi-name");
+            let grace = if is_vm { grace.max(VM_GRACE) } else { grace };
+            if reason == Reason::NodeGone || now.duration_since(first) >= grace {
+                due.insert(allocation.ip, reason);
+            }
+        }
+        self.addresses = since;
+        due
+    }
+
+    /// Handles without any address, for the whole grace period.
+    fn idle_handles(
+        &mut self,
+        now: Timestamp,
+        grace: SignedDuration,
+        seen: &Snapshot<'_>,
+        allocations: &[Allocation<'_>],
+    ) -> Vec<String> {
+        let used: BTreeSet<String> = allocations
+            .iter()
+            .map(|allocation| allocation.handle.to_ascii_lowercase())
+            .collect();
+        let mut since = BTreeMap::new();
+        let mut idle = Vec::new();
+        for handle in seen
+            .handles
+            .iter()
+            .filter(|handle| !used.contains(&handle.handle_id.to_ascii_lowercase()))
+        {
+            let counts = handle
+                .block
+                .iter()
+                .map(|(block, count)| (block.clone(), *count))
+                .collect();
+            let key = (handle.handle_id.clone(), counts);
+            let first = self.handles.get(&key).copied().unwrap_or(now);
+            since.insert(key, first);
+            if now.duration_since(first) >= grace {
+                idle.push(handle.handle_id.clone());
+            }
+        }
+        self.handles = since;
+        idle
+    }
+
+    /// Blocks of living nodes that nobody wrote for the whole grace period and that are empty; never a node's last one of a
+    /// family.
+    fn idle_blocks(
+        &mut self,
+        now: Timestamp,
+        grace: SignedDuration,
+        seen: &Snapshot<'_>,
+        evidence: &Evidence,
+    ) -> Vec<(Owner, IpNet)> {
+        let mut held: BTreeMap<(Owner, bool), usize> = BTreeMap::new();
+        let mut empty = Vec::new();
+        let mut since = BTreeMap::new();
+        for block in seen.blocks {
+            let Some(owner @ Owner::Host(host)) = &owner(block) else {
+                continue;
+            };
+            *held.entry((owner.clone(), block.cidr.addr().is_ipv4())).or_default() += 1;
+            if evidence.nodes.contains(host) && block.is_empty() {
+                let key = (block.cidr, block.sequence_number);
+                let first = self.blocks.get(&key).copied().unwrap_or(now);
+                since.insert(key, first);
+                if now.duration_since(first) >= grace && first < now {
+                    empty.push((owner.clone(), block.cidr));
+                }
+            }
+        }
+        self.blocks = since;
+        empty.retain(|(owner, cidr)| {
+            let left = held.entry((owner.clone(), cidr.addr().is_ipv4())).or_default();
+            let spare = *left > 1;
+            *left -= usize::from(spare);
+            spare
+        });
+        empty
+    }
+}
+
+/// One held address, judged.
+struct Allocation<'a> {
+    ip: IpAddr,
+    handle: &'a str,
+    sequence: u64,
+    holder: &'a AllocationAttribute,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// In use, or we do not know.
+    Keep,
+    /// A node's own address; goes when the node and all its pods have gone.
+    Tunnel,
+    Leak(Reason),
+}
+
+fn allocations<'a>(block: &'a IpamBlockSpec, evidence: &Evidence) -> Vec<Allocation<'a>> {
+    let judged = |(ordinal, holder): (Ordinal, &'a AllocationAttribute)| {
+        let handle = clean_handle(holder.handle_id.as_deref()?);
+        let ip = block.address(ordinal);
+        let verdict = judge(ip, handle, holder, evidence);
+        Some(Allocation {
+            ip,
+            handle,
+            sequence: block.sequence_of(ordinal),
+            holder,
+            verdict,
+        })
+    };
+    block.allocated().into_iter().filter_map(judged).collect()
+}
+
+fn judge(ip: IpAddr, handle: &str, holder: &AllocationAttribute, evidence: &Evidence) -> Verdict {
+    let attribute = |name: &str| holder.secondary.get(name);
+    if handle.eq_ignore_ascii_case(WINDOWS_RESERVED_HANDLE) || evidence.handles.contains(handle) {
+        return Verdict::Keep;
+    }
+    let is_tunnel = attribute("type").is_some_and(|kind| TunnelKind::ALL.iter().any(|known| known.attribute() == kind));
+    let Some(node) = attribute("node") else {
+        return Verdict::Keep;
+    };
+    let node_lives = evidence.nodes.contains(node);
+    if is_tunnel {
+        return if node_lives { Verdict::Keep } else { Verdict::Tunnel };
+    }
+    let (Some(namespace), Some(name)) = (attribute("namespace"), attribute("pod")) else {
+        return Verdict::Keep;
+    };
+    let reason = match evidence.pods.get(&(namespace.clone(), name.clone())) {
+        None => Reason::PodGone,
+        Some(pod) if pod.node.as_ref() != Some(node) => Reason::PodElsewhere,
+        // It is being set up: its address is not known yet.
+        Some(pod) if pod.addresses.is_empty() => return Verdict::Keep,
+        Some(pod) if pod.addresses.contains(&ip) => return Verdict::Keep,
+        Some(_) => Reason::NotThePodsAddress,
+    };
+    Verdict::Leak(if node_lives { reason } else { Reason::NodeGone })
+}
+
+/// The due addresses of handles of which every address is due, and tunnels of nodes that are gone with all their pods.
+fn whole_handles(allocations: &[Allocation<'_>], due: &BTreeMap<IpAddr, Reason>) -> Vec<Doomed> {
+    let node_of = |allocation: &Allocation<'_>| allocation.holder.secondary.get("node").cloned();
+    let kept =
+        |allocation: &&Allocation<'_>| allocation.verdict != Verdict::Tunnel && !due.contains_key(&allocation.ip);
+    let nodes_in_use: BTreeSet<String> = allocations.iter().filter(kept).filter_map(node_of).collect();
+    let mut by_handle: BTreeMap<&str, Option<Vec<Doomed>>> = BTreeMap::new();
+    for allocation in allocations {
+        let reason = match allocation.verdict {
+            Verdict::Tunnel => node_of(allocation)
+                .filter(|node| !nodes_in_use.contains(node))
+                .map(|_| Reason::NodeGone),
+            Verdict::Keep | Verdict::Leak(_) => due.get(&allocation.ip).copied(),
+        };
+        let all = by_handle.entry(allocation.handle).or_insert_with(|| Some(Vec::new()));
+        match reason {
+            Some(reason) => {
+                let (handle, sequence) = (Some(allocation.handle.to_owned()), Some(allocation.sequence));
+                let address = ReleaseAddress {
+                    ip: allocation.ip,
+                    handle,
+                    sequence,
+                };
+                all.iter_mut().for_each(|all| {
+                    all.push(Doomed {
+                        address: address.clone(),
+                        reason,
+                    })
+                });
+            }
+            None => *all = None,
+        }
+    }
+    by_handle.into_values().flatten().flatten().collect()
+}
+
+/// Where to cut so that no handle is cut in two.
+fn cut(doomed: &[Doomed]) -> usize {
+    if doomed.len() <= MOST_AT_ONCE {
+        return doomed.len();
+    }
+    let next = &doomed[MOST_AT_ONCE].address.handle;
+    doomed[..MOST_AT_ONCE]
+        .iter()
+        .rposition(|one| one.address.handle != *next)
+        .map_or(0, |last| last + 1)
+}
+
+/// Hosts that own blocks but are not in the cluster, once none of their addresses is kept.
+fn gone_owners(seen: &Snapshot<'_>, allocations: &[Allocation<'_>], evidence: &Evidence) -> Vec<Owner> {
+    let kept: BTreeSet<&String> = (allocations.iter())
+        .filter(|allocation| allocation.verdict == Verdict::Keep)
+        .filter_map(|allocation| allocation.holder.secondary.get("node"))
+        .collect();
+    let owners: BTreeSet<Owner> = seen.blocks.iter().filter_map(owner).collect();
+    let gone =
+        |owner: &Owner| matches!(owner, Owner::Host(host) if !evidence.nodes.contains(host) && !kept.contains(host));
+    owners.into_iter().filter(gone).collect()
+}
+
+fn owner(block: &IpamBlockSpec) -> Option<Owner> {
+    block.affinity.as_deref().and_then(|owner| owner.parse().ok())
+}
+
+fn cold(now: Timestamp, seen: &Snapshot<'_>) -> Vec<IpNet> {
+    let is_cold = |block: &&IpamBlockSpec| {
+        let mut copy = (*block).clone();
+        copy.collect(now, seen.cooldown) > 0 || block.affinity.is_none() && copy.is_empty()
+    };
+    seen.blocks.iter().filter(is_cold).map(|block| block.cidr).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reservations;
+
+    const GRACE: SignedDuration = SignedDuration::from_mins(15);
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + minutes * 60).unwrap()
+    }
+
+    /// Allocations as lines `handle key=value …`, in one block of node `n1`.
+    fn block(lines: &[&str]) -> IpamBlockSpec {
+        let mut block = IpamBlockSpec::create("10.0.0.0/26".parse().unwrap(), &Owner::Host("n1".into()), at(0));
+        for line in lines {
+            let mut words = line.split_whitespace();
+            let handle = words.next().map(str::to_owned);
+            let secondary = words
+                .map(|word| word.split_once('=').unwrap())
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect();
+            let holder = AllocationAttribute {
+                handle_id: handle,
+                secondary,
+                ..AllocationAttribute::default()
+            };
+            block.take(1, &holder, &Reservations::default());
+        }
+        block
+    }
+
+    /// Nodes `n1`, `n2`; pods as lines `namespace/name node address…`.
+    fn evidence(pods: &[&str]) -> Evidence {
+        let mut evidence = Evidence {
+            nodes: ["n1".to_owned(), "n2".to_owned()].into(),
+            ..Evidence::default()
+        };
+        for line in pods {
+            let mut words = line.split_whitespace();
+            let (namespace, name) = words.next().unwrap().split_once('/').unwrap();
+            let node = words.next().map(str::to_owned);
+            let addresses = words.map(|word| word.parse().unwrap()).collect();
+            evidence
+                .pods
+                .insert((namespace.into(), name.into()), Pod { node, addresses });
+        }
+        evidence
+    }
+
+    /// What is released now, and what after the grace period.
+    fn check(lines: &[&str], pods: &[&str], at_once: &str, later: &str) {
+        let (blocks, evidence) = ([block(lines)], evidence(pods));
+        let seen = Snapshot {
+            blocks: &blocks,
+            handles: &[],
+            cooldown: SignedDuration::ZERO,
+        };
+        let mut collector = Collector::default();
+        for (now, expected) in [(at(0), at_once), (at(14), at_once), (at(15), later)] {
+            let decision = collector.decide(now, GRACE, seen, &evidence);
+            let text: Vec<String> = (decision.addresses.iter())
+                .map(|doomed| {
+                    let ordinal = blocks[0].ordinal(doomed.address.ip).unwrap().0;
+                    format!(
+                        "{}:{ordinal}:{:?}",
+                        doomed.address.handle.as_deref().unwrap(),
+                        doomed.reason
+                    )
+                })
+                .collect();
+            assert_eq!(text.join(" "), expected, "at {now}");
+        }
+    }
+
+    const POD: &str = "h1 node=n1 namespace=default pod=a";
+
+    #[test]
+    fn a_pods_address_lives_while_the_pod_runs_there_and_has_it() {
+        check(&[POD], &["default/a n1 10.0.0.0"], "", "");
+        check(&[POD], &["default/a n1 10.0.0.9 10.0.0.0"], "", "");
+        check(&[POD], &["default/a n1"], "", "");
+        check(&[POD], &["default/a n1 10.0.0.9"], "", "h1:0:NotThePodsAddress");
+        check(&[POD], &["default/a n2 10.0.0.0"], "", "h1:0:PodElsewhere");
+        check(&[POD], &[], "", "h1:0:PodGone");
+    }
+
+    #[test]
+    fn an_address_of_a_node_that_is_gone_goes_at_once() {
+        check(
+            &["h1 node=gone namespace=default pod=a"],
+            &[],
+            "h1:0:NodeGone",
+            "h1:0:NodeGone",
+        );
+    }
+
+    #[test]
+    fn what_we_know_too_little_of_is_kept() {
+        for line in [
+            "h1",
+            "h1 node=n1",
+            "h1 node=gone",
+            "h1 namespace=default pod=a",
+            "windows-reserved-ipam-handle node=gone",
+        ] {
+            check(&[line], &[], "", "");
+        }
+        let mut evidence = evidence(&[]);
+        evidence.nodes.clear();
+        let blocks = [block(&[POD, "h2 node=gone namespace=x pod=y"])];
+        let seen = Snapshot {
+            blocks: &blocks,
+            handles: &[],
+            cooldown: SignedDuration::ZERO,
+        };
+        let mut collector = Collector::default();
+        for minutes in [0, 60] {
+            assert_eq!(
+                collector.decide(at(minutes), GRACE, seen, &evidence),
+                Decision::default()
+            );
+        }
+    }
+
+    #[test]
+    fn a_handle_goes_as_a_whole_or_not_at_all() {
+        check(&[POD, POD], &["default/a n1 10.0.0.1"], "", "");
+        check(&[POD, POD], &[], "", "h1:0:PodGone h1:1:PodGone");
+    }
+
+    #[test]
+    fn a_tunnel_address_outlives_its_node_until_the_last_pod_is_gone() {
+        let tunnel = "t node=gone type=ipipTunnelAddress";
+        check(
+            &[tunnel, POD],
+            &["default/a n1 10.0.0.1"],
+            "t:0:NodeGone",
+            "t:0:NodeGone",
+        );
+        check(&[tunnel, "p node=gone"], &[], "", "");
+        check(&["t node=n1 type=ipipTunnelAddress"], &[], "", "");
+    }
+
+    #[test]
+    fn an_address_that_was_taken_anew_has_its_own_grace() {
+        let mut blocks = [block(&[POD])];
+        let evidence = evidence(&[]);
+        let mut collector = Collector::default();
+        let decide = |collector: &mut Collector, blocks: &[IpamBlockSpec], minutes| {
+            let seen = Snapshot {
+                blocks,
+                handles: &[],
+                cooldown: SignedDuration::ZERO,
+            };
+            collector.decide(at(minutes), GRACE, seen, &evidence).addresses.len()
+        };
+        assert_eq!(decide(&mut collector, &blocks, 0), 0);
+        let holder = blocks[0].holder(Ordinal(0)).unwrap().clone();
+        blocks[0].bump();
+        blocks[0].give_back(&[Ordinal(0)], at(10), SignedDuration::ZERO);
+        let address = blocks[0].address(Ordinal(0));
+        blocks[0].take_address(address, &holder).unwrap();
+        assert_eq!(decide(&mut collector, &blocks, 15), 0);
+        assert_eq!(decide(&mut collector, &blocks, 30), 1);
+    }
+
+    #[test]
+    fn empty_blocks_go_after_the_grace_period_but_never_the_last_one() {
+        let host = Owner::Host("n1".into());
+        let empty = |cidr: &str| IpamBlockSpec::create(cidr.parse().unwrap(), &host, at(0));
+        let mut blocks = vec![
+            empty("10.0.0.0/26"),
+            empty("10.0.0.64/26"),
+            empty("10.0.0.128/26"),
+            empty("fd00::/122"),
+        ];
+        let evidence = evidence(&[]);
+        let mut collector = Collector::default();
+        let mut decide = |blocks: &[IpamBlockSpec], minutes| {
+            let seen = Snapshot {
+                blocks,
+                handles: &[],
+                cooldown: SignedDuration::ZERO,
+            };
+            collector.decide(at(minutes), GRACE, seen, &evidence).blocks
+        };
+        assert_eq!(decide(&blocks, 0), []);
+        blocks[1].bump();
+        assert_eq!(
+            decide(&blocks, 15),
+            [(host.clone(), blocks[0].cidr), (host.clone(), blocks[2].cidr)]
+        );
+        blocks.truncate(1);
+        assert_eq!(decide(&blocks, 30), []);
+    }
+
+    #[test]
+    fn a_handle_that_holds_nothing_and_does_not_change_goes() {
+        let blocks = [block(&[POD])];
+        let handle = |id: &str, count| IpamHandleSpec {
+            handle_id: id.into(),
+            block: [("10.0.0.0/26".to_owned(), count)].into(),
+            deleted: false,
+        };
+        let mut collector = Collector::default();
+        let mut decide = |handles: &[IpamHandleSpec], minutes| {
+            let seen = Snapshot {
+                blocks: &blocks,
+                handles,
+                cooldown: SignedDuration::ZERO,
+            };
+            collector
+                .decide(at(minutes), GRACE, seen, &evidence(&["default/a n1 10.0.0.0"]))
+                .handles
+        };
+        assert_eq!(
+            decide(&[handle("H1", 1), handle("idle", 1), handle("busy", 1)], 0),
+            [""; 0]
+        );
+        assert_eq!(
+            decide(&[handle("H1", 1), handle("idle", 1), handle("busy", 2)], 15),
+            ["idle"]
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_gone_loses_its_claims_when_nothing_of_it_is_kept() {
+        let mut blocks = [block(&[POD])];
+        blocks[0].affinity = Some("host:gone".into());
+        let decide = |blocks: &[IpamBlockSpec]| {
+            let seen = Snapshot {
+                blocks,
+                handles: &[],
+                cooldown: SignedDuration::ZERO,
+            };
+            Collector::default()
+                .decide(at(0), GRACE, seen, &evidence(&["default/a n1 10.0.0.0"]))
+                .owners
+        };
+        assert_eq!(decide(&blocks), [Owner::Host("gone".into())]);
+        blocks[0].attributes[0].secondary = [("node".to_owned(), "gone".to_owned())].into();
+        assert_eq!(decide(&blocks), []);
+    }
+
+    #[test]
+    fn rested_addresses_and_empty_blocks_of_nobody_are_cold() {
+        let mut resting = block(&[POD]);
+        resting.give_back(&[Ordinal(0)], at(0), SignedDuration::from_secs(60));
+        let mut nobodys = IpamBlockSpec::create("10.0.1.0/26".parse().unwrap(), &Owner::Host("n1".into()), at(0));
+        nobodys.affinity = None;
+        let blocks = [resting, nobodys];
+        let seen = Snapshot {
+            blocks: &blocks,
+            handles: &[],
+            cooldown: SignedDuration::from_secs(60),
+        };
+        let cold = |now| Collector::default().decide(now, GRACE, seen, &evidence(&[])).cold;
+        assert_eq!(cold(at(0)), [blocks[1].cidr]);
+        assert_eq!(cold(at(1)), [blocks[0].cidr, blocks[1].cidr]);
+    }
+
+    #[test]
+    fn no_more_than_the_limit_goes_at_once_and_no_handle_is_cut_in_two() {
+        let doomed = |handle: usize| Doomed {
+            address: ReleaseAddress {
+                ip: IpAddr::from([10, 0, 0, 0]),
+                handle: Some(handle.to_string()),
+                sequence: None,
+            },
+            reason: Reason::PodGone,
+        };
+        let pairs: Vec<Doomed> = (0..MOST_AT_ONCE + 5).map(|n| doomed(n / 3)).collect();
+        assert_eq!(cut(&pairs), MOST_AT_ONCE - MOST_AT_ONCE % 3);
+        assert_eq!(cut(&pairs[..7]), 7);
+    }
+}
