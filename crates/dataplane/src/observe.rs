@@ -1,0 +1,231 @@
+//! What the kernel shows: everything at once, or one change at a time.
+
+use std::collections::BTreeMap;
+
+use kernel::{Address, IfName, IpFamily, KernelError, KernelEvent, Link, Observation, Route, RouteKey, TABLE_MAIN};
+
+use crate::dataplane::{Dataplane, LocalEndpoint, device_sysctls, forwarding};
+use crate::view::{is_ours, uses};
+
+impl Dataplane {
+    /// Takes a full picture of the kernel. Everything that failed is tried again.
+    pub fn observed(&mut self, seen: Observation) {
+        let Observation {
+            links,
+            addresses,
+            routes,
+            tunnel,
+            ..
+        } = seen;
+        self.links
+            .saw_all(links.iter().map(|(name, link)| (name.clone(), link.up)).collect());
+        self.view.links = links;
+        self.view.addresses = addresses;
+        let main = routes.into_iter().filter(|(key, _)| key.table == TABLE_MAIN);
+        let (ours, foreign): (BTreeMap<_, _>, BTreeMap<_, _>) = main.partition(|(_, route)| is_ours(route));
+        self.view.foreign = foreign;
+        self.routes.saw_all(ours);
+        let (tunnel, peers) = tunnel.map_or((None, BTreeMap::new()), |(tunnel, peers)| {
+            (Some(tunnel), peers.into_iter().map(|peer| (peer, ())).collect())
+        });
+        self.tunnel.saw_all(
+            tunnel
+                .map(|tunnel| (self.config.tunnel.clone(), tunnel))
+                .into_iter()
+                .collect(),
+        );
+        self.peers.saw_all(peers);
+        self.sysctls.retry(|_, _| true);
+        self.surroundings_changed();
+        self.observed = true;
+        self.resync = false;
+        if !std::mem::replace(&mut self.ever_observed, true) {
+            self.trust_an_earlier_run();
+        }
+    }
+
+    /// Takes one change that the kernel announced.
+    pub fn event(&mut self, event: KernelEvent) {
+        match event {
+            KernelEvent::Link(link) => self.link(link),
+            KernelEvent::LinkGone(device) => self.link_gone(&device),
+            KernelEvent::Address(address, present) => self.address(address, present),
+            KernelEvent::Route(route) if is_ours(&route) => {
+                self.view.foreign.remove(&route.key);
+                self.routes.saw(route.key.clone(), Some(route));
+            }
+            KernelEvent::Route(route) if route.key.table == TABLE_MAIN => {
+                self.routes.saw(route.key.clone(), None);
+                let key = route.key.clone();
+                if self.view.foreign.insert(key.clone(), route.clone()).as_ref() != Some(&route) {
+                    self.routes.retry(|parked, _| *parked == key);
+                }
+            }
+            KernelEvent::RouteGone(route) if is_ours(&route) => self.routes.saw(route.key, None),
+            KernelEvent::RouteGone(route) => {
+                if self.view.foreign.remove(&route.key).is_some() {
+                    self.routes.retry(|parked, _| *parked == route.key);
+                }
+            }
+            KernelEvent::Resync => self.resync = true,
+            KernelEvent::Route(_) | KernelEvent::Rule(..) | KernelEvent::Neighbor(..) => {}
+        }
+    }
+
+    /// Tries again whatever failed.
+    pub fn retry(&mut self) {
+        self.routes.retry(|_, _| true);
+        self.tunnel.retry(|_, _| true);
+        self.peers.retry(|_, _| true);
+        self.links.retry(|_, _| true);
+        self.sysctls.retry(|_, _| true);
+    }
+
+    /// Writes every sysctl again. The kernel does not tell when someone changes one.
+    pub fn reassert_sysctls(&mut self) {
+        self.sysctls.saw_all(BTreeMap::new());
+    }
+
+    /// Whether events were lost or the channel to the kernel broke: look at everything again.
+    pub fn wants_observation(&self) -> bool {
+        !self.observed || self.resync
+    }
+
+    /// What was there at the first look tells what an earlier run had finished.
+    fn trust_an_earlier_run(&mut self) {
+        for family in IpFamily::BOTH {
+            let there = |key: &RouteKey| IpFamily::of(&key.destination.addr()) == family;
+            if self.routes.all_seen().keys().any(there) {
+                let forwarding = forwarding(family);
+                self.sysctls.saw(forwarding.path, Some(forwarding.value));
+            }
+        }
+        let endpoints: Vec<LocalEndpoint> = self.endpoints.values().cloned().collect();
+        endpoints.iter().for_each(|endpoint| self.trust_sysctls_of(endpoint));
+    }
+
+    fn link(&mut self, link: Link) {
+        let device = link.name.clone();
+        let old = self.view.links.insert(device.clone(), link.clone());
+        if old.as_ref() == Some(&link) {
+            return;
+        }
+        let replaced = old.as_ref().is_some_and(|old| old.index != link.index);
+        let went_down = old.as_ref().is_some_and(|old| old.up) && !link.up;
+        let came_up = old.as_ref().is_some_and(|old| !old.up) && link.up;
+        if replaced || went_down {
+            // The kernel drops the routes of a device that goes down, of IPv4 without a word.
+            self.forget_routes_through(&device);
+        }
+        self.links.saw(device.clone(), Some(link.up));
+        if device == self.config.tunnel {
+            self.tunnel_link(&link, old.as_ref(), replaced);
+        } else if self.config.is_pod_device(&device) {
+            if replaced || came_up {
+                self.forget_sysctls(&device);
+            }
+        } else {
+            self.surroundings_changed();
+        }
+        if link.up {
+            self.retry_on(&device);
+        }
+    }
+
+    /// The tunnel works as long as its device stays as we made it.
+    fn tunnel_link(&mut self, link: &Link, old: Option<&Link>, replaced: bool) {
+        let Some(mut seen) = self.tunnel.seen(&self.config.tunnel).cloned() else {
+            return;
+        };
+        if replaced || !link.up {
+            self.tunnel_lost();
+        } else if old.is_some_and(|old| old.mtu != link.mtu) && link.mtu != seen.mtu {
+            seen.mtu = link.mtu;
+            self.tunnel.saw(self.config.tunnel.clone(), Some(seen));
+        }
+    }
+
+    pub(crate) fn tunnel_lost(&mut self) {
+        self.tunnel.saw(self.config.tunnel.clone(), None);
+        self.peers.saw_all(BTreeMap::new());
+    }
+
+    fn link_gone(&mut self, device: &IfName) {
+        self.view.links.remove(device);
+        self.view.addresses.retain(|address| address.device != *device);
+        self.forget_routes_through(device);
+        self.forget_sysctls(device);
+        self.links.saw(device.clone(), None);
+        // Nothing can be done on it until it is back.
+        let gone = || KernelError::NoDevice(device.clone());
+        let of_device = |(key, route): (&RouteKey, &Route)| uses(route, device).then(|| key.clone());
+        let keys: Vec<RouteKey> = self.routes.all_wanted().iter().filter_map(of_device).collect();
+        keys.iter().for_each(|key| self.routes.fail(key, gone()));
+        for sysctl in IpFamily::BOTH.iter().flat_map(|family| device_sysctls(device, *family)) {
+            self.sysctls.fail(&sysctl.path, gone());
+        }
+        if *device == self.config.tunnel {
+            self.tunnel_lost();
+            // Its routes come back as soon as it does.
+            self.retry_on(device);
+        } else if !self.config.is_pod_device(device) {
+            self.surroundings_changed();
+        }
+    }
+
+    fn address(&mut self, address: Address, present: bool) {
+        let news = match present {
+            true => self.view.addresses.insert(address.clone()),
+            false => self.view.addresses.remove(&address),
+        };
+        if !news {
+            return;
+        }
+        if address.device == self.config.tunnel {
+            if let Some(mut seen) = self.tunnel.seen(&self.config.tunnel).cloned() {
+                let wanted = self
+                    .tunnel
+                    .wanted(&self.config.tunnel)
+                    .and_then(|tunnel| tunnel.address);
+                let net = address.net.addr();
+                if !present && seen.address.is_some_and(|held| net == held) {
+                    seen.address = None;
+                } else if present && wanted.is_some_and(|wanted| net == wanted) {
+                    seen.address = wanted;
+                }
+                self.tunnel.saw(self.config.tunnel.clone(), Some(seen));
+            }
+        } else if !self.config.is_pod_device(&address.device) {
+            self.surroundings_changed();
+        }
+        self.retry_on(&address.device);
+    }
+
+    fn forget_routes_through(&mut self, device: &IfName) {
+        let gone = |(key, route): (&RouteKey, &Route)| uses(route, device).then(|| key.clone());
+        let keys: Vec<RouteKey> = self.routes.all_seen().iter().filter_map(gone).collect();
+        keys.into_iter().for_each(|key| self.routes.saw(key, None));
+        self.view.foreign.retain(|_, route| !uses(route, device));
+    }
+
+    fn forget_sysctls(&mut self, device: &IfName) {
+        for sysctl in IpFamily::BOTH.iter().flat_map(|family| device_sysctls(device, *family)) {
+            self.sysctls.saw(sysctl.path, None);
+        }
+    }
+
+    /// Something about a device changed: what failed on it may work now.
+    pub(crate) fn retry_on(&mut self, device: &IfName) {
+        self.routes
+            .retry(|_, wanted| wanted.is_some_and(|route| uses(route, device)));
+        self.links.retry(|name, _| name == device);
+        let part = format!("/{device}/");
+        self.sysctls.retry(|path, _| path.contains(&part));
+        let tunnel = &self.config.tunnel;
+        self.tunnel
+            .retry(|_, wanted| device == tunnel || wanted.is_some_and(|wanted| wanted.underlay == *device));
+        if device == tunnel {
+            self.peers.retry(|_, _| true);
+        }
+    }
+}
