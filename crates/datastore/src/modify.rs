@@ -8,6 +8,7 @@ use crate::{Store, StoreError, Stored};
 pub const TRIES: usize = 100;
 
 /// What is to become of the value that the closure of [`modify`] was given.
+#[allow(clippy::large_enum_variant)] // one at a time, short-lived
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit<S: Spec> {
     /// Store this: create it, or replace what was read.

@@ -80,6 +80,7 @@ pub struct Update {
 }
 
 /// What a watch delivers.
+#[allow(clippy::large_enum_variant)] // nearly all are updates
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WatchEvent {
     /// A change, and the revision from which a new watch would continue after it. Before [`WatchEvent::InSync`] it is only

@@ -1,0 +1,165 @@
+//! From environment variables to a store.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datastore::SharedStore;
+
+use crate::embedded::Client;
+
+/// Where the embedded store listens unless `MARGAY_STORE_SOCKET` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/margay/store.sock";
+
+/// Why there is no store, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Start the store, or name its socket.
+    #[error("no store listens on {socket}: is it running? MARGAY_STORE_SOCKET names another socket")]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Become the user that runs the store.
+    #[error("no permission to use {socket}: only the user that runs the store may; try as root")]
+    Permission {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Use the same version on both sides.
+    #[error("what listens on {socket} does not speak our protocol: another version of the store, or not a store")]
+    Protocol {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Look at the store's log.
+    #[error("cannot talk to the store on {socket}: {source}")]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// This process is ending.
+    #[error("the runtime that connects to {socket} has stopped")]
+    Stopped {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Use the embedded store.
+    #[error("DATASTORE_TYPE={value}: not in this build yet; use DATASTORE_TYPE=embedded")]
+    NotYet {
+        /// What was asked for.
+        value: String,
+    },
+    /// Correct the variable.
+    #[error("DATASTORE_TYPE={value} is not known; valid are embedded (or margay), etcdv3, kubernetes")]
+    Unknown {
+        /// What was asked for.
+        value: String,
+    },
+}
+
+/// Connects to the store that the environment names: `DATASTORE_TYPE` (`embedded`, the default, also as `margay`) and
+/// `MARGAY_STORE_SOCKET` (default [`DEFAULT_SOCKET`]). An empty variable is as good as none.
+///
+/// Reads `env` before it returns; the future does the rest, on the tokio runtime that first polls it.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub fn connect(
+    env: &dyn Fn(&str) -> Option<String>,
+) -> impl Future<Output = Result<SharedStore, ConnectError>> + Send + use<> {
+    let choice = Choice::from_env(env);
+    async move {
+        match choice? {
+            Choice::Embedded { socket } => Ok(Arc::new(Client::connect(&socket).await?) as SharedStore),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Choice {
+    Embedded { socket: PathBuf },
+}
+
+impl Choice {
+    fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConnectError> {
+        let set = |name| env(name).filter(|value| !value.is_empty());
+        let value = set("DATASTORE_TYPE").unwrap_or_else(|| "embedded".into());
+        match value.as_str() {
+            "embedded" | "margay" => Ok(Choice::Embedded {
+                socket: set("MARGAY_STORE_SOCKET")
+                    .unwrap_or_else(|| DEFAULT_SOCKET.into())
+                    .into(),
+            }),
+            "etcdv3" | "kubernetes" => Err(ConnectError::NotYet { value }),
+            _ => Err(ConnectError::Unknown { value }),
+        }
+    }
+}
+
+impl ConnectError {
+    pub(crate) fn from_io(socket: &Path, source: io::Error) -> Self {
+        let socket = socket.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ConnectError::NotRunning { socket },
+            io::ErrorKind::PermissionDenied => ConnectError::Permission { socket },
+            _ => ConnectError::Broken { socket, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_chooses_the_store() {
+        check(&[], "/run/margay/store.sock");
+        check(&[("DATASTORE_TYPE", "")], "/run/margay/store.sock");
+        check(
+            &[("DATASTORE_TYPE", "embedded"), ("MARGAY_STORE_SOCKET", "/tmp/s")],
+            "/tmp/s",
+        );
+        check(
+            &[("DATASTORE_TYPE", "margay"), ("MARGAY_STORE_SOCKET", "")],
+            "/run/margay/store.sock",
+        );
+        check(
+            &[("DATASTORE_TYPE", "etcdv3")],
+            "DATASTORE_TYPE=etcdv3: not in this build yet; use DATASTORE_TYPE=embedded",
+        );
+        check(
+            &[("DATASTORE_TYPE", "kubernetes")],
+            "DATASTORE_TYPE=kubernetes: not in this build yet; use DATASTORE_TYPE=embedded",
+        );
+        check(
+            &[("DATASTORE_TYPE", "etcd")],
+            "DATASTORE_TYPE=etcd is not known; valid are embedded (or margay), etcdv3, kubernetes",
+        );
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let text = |kind: io::ErrorKind| ConnectError::from_io(Path::new("/s"), kind.into()).to_string();
+        assert!(text(io::ErrorKind::NotFound).contains("is it running?"));
+        assert!(text(io::ErrorKind::ConnectionRefused).contains("is it running?"));
+        assert!(text(io::ErrorKind::PermissionDenied).contains("try as root"));
+    }
+
+    fn check(env: &[(&str, &str)], expected: &str) {
+        let get = |name: &str| {
+            env.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_string())
+        };
+        let said = match Choice::from_env(&get) {
+            Ok(Choice::Embedded { socket }) => socket.display().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, expected);
+    }
+}
