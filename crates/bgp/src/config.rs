@@ -73,7 +73,7 @@ pub enum Family {
 }
 
 /// What next hop a peer is told (upstream `nextHopMode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NextHopMode {
     /// As RFC 4271 5.1.3: own address to eBGP peers, unchanged to iBGP peers.
     #[default]
@@ -82,6 +82,60 @@ pub enum NextHopMode {
     OwnAddress,
     /// Never changed.
     Keep,
+}
+
+/// Some of the families, small enough to copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FamilySet {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl FamilySet {
+    /// Both families.
+    pub const BOTH: FamilySet = FamilySet { ipv4: true, ipv6: true };
+
+    /// Whether a family is in it.
+    pub fn contains(self, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        }
+    }
+
+    /// Adds a family.
+    pub fn insert(&mut self, family: Family) {
+        match family {
+            Family::Ipv4 => self.ipv4 = true,
+            Family::Ipv6 => self.ipv6 = true,
+        }
+    }
+
+    /// Takes a family out.
+    pub fn remove(&mut self, family: Family) {
+        match family {
+            Family::Ipv4 => self.ipv4 = false,
+            Family::Ipv6 => self.ipv6 = false,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those in it, in order.
+    pub fn iter(self) -> impl Iterator<Item = Family> {
+        Family::BOTH.into_iter().filter(move |family| self.contains(*family))
+    }
+}
+
+impl FromIterator<Family> for FamilySet {
+    fn from_iter<I: IntoIterator<Item = Family>>(families: I) -> Self {
+        let mut set = Self::default();
+        families.into_iter().for_each(|family| set.insert(family));
+        set
+    }
 }
 
 impl Family {
