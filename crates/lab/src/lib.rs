@@ -12,6 +12,7 @@
 //! would. Nothing is recorded that the machine itself can tell: namespaces are found by name, processes by a variable in
 //! their environment. So `down` and the next `up` clean up after any crash.
 
+pub mod arp;
 pub mod capture;
 pub mod cluster;
 pub mod command;
