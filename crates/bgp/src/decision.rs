@@ -1,6 +1,7 @@
 //! Which of several paths to one prefix is best, as one pure function with named steps (RFC 4271 9.1.2.2, RFC 4456 9).
 
 use std::cmp::Reverse;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::attributes::Attributes;
@@ -134,6 +135,16 @@ pub fn decide(candidates: &[Candidate<'_>]) -> Vec<Standing> {
         }
     }
     race.standings
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Standing::Best => f.write_str("Best"),
+            Standing::Multipath => f.write_str("Multipath"),
+            Standing::NotBest(reason) => reason.fmt(f),
+        }
+    }
 }
 
 fn lost_as(reason: Ineligible) -> Standing {

@@ -142,8 +142,13 @@ struct Told {
 struct View<'a> {
     exporter: &'a Exporter,
     audience: &'a Audience,
-    /// By identity of the original, which is kept so that the identity stays its own.
-    results: HashMap<(*const Attributes, Source, Family), (Arc<Attributes>, Option<Arc<Attributes>>)>,
+    results: HashMap<(*const Attributes, Source, Family), Exported>,
+}
+
+/// The original is kept so that its address, by which it is looked up, stays its own.
+struct Exported {
+    _original: Arc<Attributes>,
+    result: Option<Arc<Attributes>>,
 }
 
 impl<'a> View<'a> {
@@ -161,16 +166,19 @@ impl<'a> View<'a> {
         }
         let family = Family::of(prefix);
         let key = (Arc::as_ptr(&best.attributes), best.source, family);
-        let (_, result) = self.results.entry(key).or_insert_with(|| {
+        let exported = self.results.entry(key).or_insert_with(|| {
             let result = self.exporter.attributes(self.audience, family, best).map(Arc::new);
-            (Arc::clone(&best.attributes), result)
+            Exported {
+                _original: Arc::clone(&best.attributes),
+                result,
+            }
         });
         let teller = match best.source {
             Source::Local => None,
             Source::Peer(peer) => Some(peer),
         };
         Some(Told {
-            attributes: Arc::clone(result.as_ref()?),
+            attributes: Arc::clone(exported.result.as_ref()?),
             teller,
         })
     }

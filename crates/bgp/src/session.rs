@@ -199,11 +199,9 @@ impl Session {
     pub(crate) fn set_config(&mut self, now: Instant, config: PeerConfig, effects: &mut Vec<Effect>) {
         let passive_before = std::mem::replace(&mut self.config, config).passive;
         match (passive_before, self.config.passive) {
-            (false, true) => {
-                if self.dial != Dial::Settled {
-                    self.stop_dialling(effects);
-                    self.dial = Dial::Active { retry_at: None };
-                }
+            (false, true) if self.dial != Dial::Settled => {
+                self.stop_dialling(effects);
+                self.dial = Dial::Active { retry_at: None };
             }
             (true, false) if self.connections.is_empty() => self.dial = Dial::Idle { until: now },
             (true, false) => self.dial = Dial::Settled,
@@ -536,7 +534,7 @@ impl Session {
             }
         }
         // Losing a collision is no error while the other connection lives.
-        if !(collision && !self.connections.is_empty()) {
+        if !collision || self.connections.is_empty() {
             self.last_error = Some((now, error));
         }
         if matches!(setback, Setback::Error) {

@@ -133,6 +133,12 @@ impl Network {
         }
     }
 
+    /// The machine loses power: nobody hears of it.
+    pub fn vanish(&mut self, index: usize) {
+        self.nodes[index].speaker = None;
+        self.pipes.retain(|(a, _), (b, _)| *a != index && *b != index);
+    }
+
     /// The transport of all connections between two nodes is lost for both.
     pub fn break_connections(&mut self, a: usize, b: usize) {
         let ends: Vec<_> = self
@@ -463,6 +469,25 @@ fn name(config: &Config) -> String {
     format!("Mesh_{}", config.router_id.to_string().replace('.', "_"))
 }
 
+/// Makes one node the reflector of another.
+pub fn reflect(reflector: &mut Config, client: &mut Config) {
+    join(reflector, client);
+    reflector.cluster_id = Some(reflector.router_id);
+    let id = peer_id(client);
+    if let Some(peer) = reflector.peers.get_mut(&id) {
+        peer.reflector_client = true;
+    }
+}
+
+/// Configurations of a reflector, node 0, and its clients.
+pub fn reflected(size: usize) -> Vec<Config> {
+    let mut configs: Vec<_> = (0..size).map(node).collect();
+    if let Some((reflector, clients)) = configs.split_first_mut() {
+        clients.iter_mut().for_each(|client| reflect(reflector, client));
+    }
+    configs
+}
+
 /// Configurations of a full mesh.
 pub fn mesh(size: usize) -> Vec<Config> {
     let mut configs: Vec<_> = (0..size).map(node).collect();
@@ -475,10 +500,15 @@ pub fn mesh(size: usize) -> Vec<Config> {
 
 /// A running full mesh.
 pub fn running_mesh(size: usize) -> Network {
+    running(mesh(size))
+}
+
+/// A network in which all nodes start at once.
+pub fn running(configs: Vec<Config>) -> Network {
     let mut network = Network::new();
-    mesh(size).into_iter().for_each(|config| {
+    for config in configs {
         network.install(config);
-    });
-    (0..size).for_each(|index| network.boot(index, false));
+    }
+    (0..network.nodes.len()).for_each(|index| network.boot(index, false));
     network
 }
