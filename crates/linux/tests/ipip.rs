@@ -184,7 +184,7 @@ fn removal_leaves_nothing_and_touches_nothing_foreign() {
     );
 
     // Somebody's filter beside ours keeps the queueing discipline alive, and itself.
-    b.ns.sh("tc filter add dev eth0 ingress protocol all prio 7 u32 match u32 0 0 action ok");
+    b.ns.sh("tc filter add dev eth0 ingress protocol all prio 7 u32 match u32 0 0 classid 1:1");
     b.ns.run(|| ipip::remove(&tunl0())).unwrap();
     let filters = b.ns.sh("tc filter show dev eth0 ingress");
     assert!(filters.contains("pref 7") && !filters.contains("margay"), "{filters}");
@@ -299,10 +299,10 @@ fn packets_can_be_relayed_from_tunnel_to_tunnel() {
         node.put();
     }
     let [a, b, c] = &nodes;
-    for (node, other) in [(a, b), (b, a), (b, c), (c, a), (c, b)] {
+    for (node, other) in [(a, b), (a, c), (b, a), (b, c), (c, a), (c, b)] {
         node.join(other);
     }
-    a.ns.sh("ip route add 192.168.3.0/26 via 10.1.0.2 dev tunl0 onlink");
+    a.ns.sh("ip route replace 192.168.3.0/26 via 10.1.0.2 dev tunl0 onlink proto 80");
     assert_ping(&a.pod, c.pod_address, "-c 2 -i 0.05");
     transfer(&a.pod, &c.pod, c.pod_address, "");
     assert!(b.counters().encapsulated > 100, "{:?}", b.counters());

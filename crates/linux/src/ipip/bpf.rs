@@ -6,8 +6,6 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// `BPF_MAP_TYPE_HASH`.
-pub const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_ARRAY`.
 pub const ARRAY: u32 = 2;
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
@@ -25,6 +23,7 @@ const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const MAP_GET_FD_BY_ID: libc::c_int = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_FREEZE: libc::c_int = 22;
+const PROG_BIND_MAP: libc::c_int = 35;
 
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 /// The kernel writes one value per *possible* CPU; this is the most that any Linux has.
@@ -107,7 +106,8 @@ impl Map {
     /// Sets an entry.
     pub fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.check(key, Some(value));
-        self.element(MAP_UPDATE_ELEM, key.as_ptr() as u64, value.as_ptr() as u64).map(drop)
+        self.element(MAP_UPDATE_ELEM, key.as_ptr() as u64, value.as_ptr() as u64)
+            .map(drop)
     }
 
     /// Reads an entry; not for per-CPU maps.
@@ -161,7 +161,13 @@ impl Map {
         struct Attr {
             map: u32,
         }
-        call(MAP_FREEZE, &mut Attr { map: self.fd.as_raw_fd() as u32 }).map(drop)
+        call(
+            MAP_FREEZE,
+            &mut Attr {
+                map: self.fd.as_raw_fd() as u32,
+            },
+        )
+        .map(drop)
     }
 
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
@@ -196,7 +202,11 @@ impl Map {
     fn check(&self, key: &[u8], value: Option<&[u8]>) {
         assert_eq!(key.len(), self.shape.key_size as usize, "the kernel reads a whole key");
         if let Some(value) = value {
-            assert_eq!(value.len(), self.shape.value_size as usize, "the kernel reads a whole value");
+            assert_eq!(
+                value.len(),
+                self.shape.value_size as usize,
+                "the kernel reads a whole value"
+            );
         }
     }
 
@@ -209,7 +219,16 @@ impl Map {
             value: u64,
             flags: u64,
         }
-        call(command, &mut Attr { map: self.fd.as_raw_fd() as u32, padding: 0, key, value, flags: 0 })
+        call(
+            command,
+            &mut Attr {
+                map: self.fd.as_raw_fd() as u32,
+                padding: 0,
+                key,
+                value,
+                flags: 0,
+            },
+        )
     }
 }
 
@@ -252,9 +271,25 @@ pub fn load_classifier(label: &str, instructions: &[[u8; 8]], license: &std::ffi
             let text = String::from_utf8_lossy(&text);
             let last: Vec<&str> = text.lines().rev().take(3).collect();
             let words: Vec<&str> = last.into_iter().rev().collect();
-            Err(if words.is_empty() { first } else { io::Error::new(first.kind(), format!("{first}: {}", words.join("; "))) })
+            Err(if words.is_empty() {
+                first
+            } else {
+                io::Error::new(first.kind(), format!("{first}: {}", words.join("; ")))
+            })
         }
     }
+}
+
+/// Makes a map live as long as a program that does not use it, and be found through it (Linux 5.10).
+pub fn bind_map(program: &OwnedFd, map: &Map) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        map: u32,
+        flags: u32,
+    }
+    let mut attr = Attr { program: program.as_raw_fd() as u32, map: map.as_raw_fd() as u32, flags: 0 };
+    call(PROG_BIND_MAP, &mut attr).map(drop)
 }
 
 /// What the kernel tells about the program with this number.
@@ -276,7 +311,11 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     }
     let fd = by_id(PROG_GET_FD_BY_ID, id)?;
     let mut maps = vec![0u32; 16];
-    let mut info = Info { map_count: maps.len() as u32, maps: maps.as_mut_ptr() as u64, ..Info::default() };
+    let mut info = Info {
+        map_count: maps.len() as u32,
+        maps: maps.as_mut_ptr() as u64,
+        ..Info::default()
+    };
     object_info(&fd, &mut info)?;
     maps.truncate(info.map_count as usize);
     Ok(ProgramInfo { maps })
@@ -289,8 +328,11 @@ fn object_info<T>(fd: &OwnedFd, info: &mut T) -> io::Result<()> {
         length: u32,
         info: u64,
     }
-    let mut attr =
-        Attr { fd: fd.as_raw_fd() as u32, length: size_of::<T>() as u32, info: std::ptr::from_mut(info) as u64 };
+    let mut attr = Attr {
+        fd: fd.as_raw_fd() as u32,
+        length: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
     call(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
@@ -331,5 +373,9 @@ fn new_fd<T>(command: libc::c_int, attr: &mut T) -> io::Result<OwnedFd> {
 fn call<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
     // SAFETY: see above; the kernel reads and writes no more than the given size of `attr`.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
 }

@@ -29,9 +29,19 @@ use program::{Attached, Config, Maps, Programs};
 use rtnl::{Change, Device, FilterId, Hook, Rtnl, no_device};
 
 /// At the tunnel's egress: everything, since what is not encapsulated must not get out.
-const ENCAP: FilterId = FilterId { name: "margay_ipip_encap", priority: 40, handle: 0x6d61, protocol: 3 };
+const ENCAP: FilterId = FilterId {
+    name: "margay_ipip_encap",
+    priority: 40,
+    handle: 0x6d61,
+    protocol: 3,
+};
 /// At the underlay's ingress: IPv4.
-const DECAP: FilterId = FilterId { name: "margay_ipip_decap", priority: 40, handle: 0x6d61, protocol: 0x0800 };
+const DECAP: FilterId = FilterId {
+    name: "margay_ipip_decap",
+    priority: 40,
+    handle: 0x6d61,
+    protocol: 0x0800,
+};
 
 /// Makes the tunnel as described.
 ///
@@ -40,9 +50,14 @@ const DECAP: FilterId = FilterId { name: "margay_ipip_decap", priority: 40, hand
 /// goes on from there.
 pub fn put(tunnel: &IpipTunnel) -> Result<(), KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let underlay = rtnl.device(&tunnel.underlay.0)?.ok_or_else(|| no_device(&tunnel.underlay.0))?;
+    let underlay = rtnl
+        .device(&tunnel.underlay.0)?
+        .ok_or_else(|| no_device(&tunnel.underlay.0))?;
     if underlay.hardware != rtnl::ETHERNET {
-        return Err(KernelError::Unsupported(format!("IP-in-IP over {}, which is no Ethernet device", underlay.name)));
+        return Err(KernelError::Unsupported(format!(
+            "IP-in-IP over {}, which is no Ethernet device",
+            underlay.name
+        )));
     }
     let device = match tunnel.flavour {
         IpipFlavour::Bpf => veth::ensure(&mut rtnl, &tunnel.name.0, tunnel.mtu)?,
@@ -51,7 +66,7 @@ pub fn put(tunnel: &IpipTunnel) -> Result<(), KernelError> {
     put_address(&mut rtnl, &device, tunnel.address)?;
     let maps = attach(&mut rtnl, tunnel, &device, &underlay)?;
     if tunnel.flavour == IpipFlavour::Bpf {
-        veth::put_missing_neighbors(&mut rtnl, &device, &underlay, &maps.peers()?)?;
+        veth::put_missing_neighbors(&mut rtnl, &device, &maps.peers()?)?;
     }
     Ok(())
 }
@@ -82,10 +97,12 @@ pub fn remove(name: &IfName) -> Result<(), KernelError> {
 /// `NoDevice` if there is no working tunnel of that name.
 pub fn put_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let Some(working) = Working::find(&mut rtnl, name)? else { return Err(KernelError::NoDevice(name.clone())) };
+    let Some(working) = Working::find(&mut rtnl, name)? else {
+        return Err(KernelError::NoDevice(name.clone()));
+    };
     working.maps.put_peer(peer)?;
     match working.flavour {
-        IpipFlavour::Bpf => veth::put_neighbor(&mut rtnl, &working.device, &working.underlay, peer),
+        IpipFlavour::Bpf => veth::put_neighbor(&mut rtnl, &working.device, peer),
         IpipFlavour::Native => Ok(()),
     }
 }
@@ -93,7 +110,9 @@ pub fn put_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
 /// Forgets a node; absence is fine, also of the tunnel.
 pub fn remove_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(()) };
+    let Some(working) = Working::find(&mut rtnl, name)? else {
+        return Ok(());
+    };
     if working.flavour == IpipFlavour::Bpf {
         rtnl.delete_neighbor(working.device.index, peer)?;
     }
@@ -104,7 +123,9 @@ pub fn remove_peer(name: &IfName, peer: Ipv4Addr) -> Result<(), KernelError> {
 /// [`put`] is the next thing to do. A peer counts when all that it needs is in place.
 pub fn observe(name: &IfName) -> Result<Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>, KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(None) };
+    let Some(working) = Working::find(&mut rtnl, name)? else {
+        return Ok(None);
+    };
     if working.config.build != program::build() {
         return Ok(None);
     }
@@ -119,7 +140,10 @@ pub fn observe(name: &IfName) -> Result<Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>
         flavour: working.flavour,
         local: working.config.local,
         underlay: IfName(working.underlay.name),
-        address: addresses.iter().find(|(_, prefix)| *prefix == 32).map(|(address, _)| *address),
+        address: addresses
+            .iter()
+            .find(|(_, prefix)| *prefix == 32)
+            .map(|(address, _)| *address),
         mtu: working.device.mtu,
     };
     Ok(Some((tunnel, peers)))
@@ -128,7 +152,9 @@ pub fn observe(name: &IfName) -> Result<Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>
 /// Counters since the tunnel was set up; `None` if there is no working tunnel of ours.
 pub fn counters(name: &IfName) -> Result<Option<IpipCounters>, KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let Some(working) = Working::find(&mut rtnl, name)? else { return Ok(None) };
+    let Some(working) = Working::find(&mut rtnl, name)? else {
+        return Ok(None);
+    };
     let counts = working.maps.counts()?;
     Ok(Some(IpipCounters {
         encapsulated: match working.flavour {
@@ -152,27 +178,48 @@ struct Working {
 
 impl Working {
     fn find(rtnl: &mut Rtnl, name: &IfName) -> Result<Option<Self>, KernelError> {
-        let Some(device) = rtnl.device(&name.0)? else { return Ok(None) };
+        let Some(device) = rtnl.device(&name.0)? else {
+            return Ok(None);
+        };
         let flavour = match () {
             () if veth::works(&device) => IpipFlavour::Bpf,
             () if native::works(&device) => IpipFlavour::Native,
             () => return Ok(None),
         };
-        let Some(label) = Label::parse(&device.alias) else { return Ok(None) };
-        let Some(underlay) = rtnl.device(&label.underlay)? else { return Ok(None) };
-        let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress, DECAP)? else { return Ok(None) };
+        let Some(label) = Label::parse(&device.alias) else {
+            return Ok(None);
+        };
+        let Some(underlay) = rtnl.device(&label.underlay)? else {
+            return Ok(None);
+        };
+        let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress, DECAP)? else {
+            return Ok(None);
+        };
         let native = flavour == IpipFlavour::Native;
-        let expected = Config { underlay: underlay.index, device: device.index, native, ..decap.config };
+        let expected = Config {
+            underlay: underlay.index,
+            device: device.index,
+            native,
+            ..decap.config
+        };
         if decap.config != expected {
             return Ok(None);
         }
         if !native {
-            let Some(encap) = attached(rtnl, device.index, Hook::Egress, ENCAP)? else { return Ok(None) };
+            let Some(encap) = attached(rtnl, device.index, Hook::Egress, ENCAP)? else {
+                return Ok(None);
+            };
             if !pairs(&encap, &decap) {
                 return Ok(None);
             }
         }
-        Ok(Some(Self { flavour, device, underlay, config: decap.config, maps: decap.maps }))
+        Ok(Some(Self {
+            flavour,
+            device,
+            underlay,
+            config: decap.config,
+            maps: decap.maps,
+        }))
     }
 }
 
@@ -191,11 +238,19 @@ impl Label {
     fn parse(alias: &str) -> Option<Self> {
         let rest = alias.strip_prefix(Self::MARK)?;
         let underlay = rest.strip_suffix(Self::CLSACT);
-        Some(Self { underlay: underlay.unwrap_or(rest).to_string(), clsact: underlay.is_some() })
+        Some(Self {
+            underlay: underlay.unwrap_or(rest).to_string(),
+            clsact: underlay.is_some(),
+        })
     }
 
     fn text(&self) -> String {
-        format!("{}{}{}", Self::MARK, self.underlay, if self.clsact { Self::CLSACT } else { "" })
+        format!(
+            "{}{}{}",
+            Self::MARK,
+            self.underlay,
+            if self.clsact { Self::CLSACT } else { "" }
+        )
     }
 }
 
@@ -218,13 +273,24 @@ fn put_address(rtnl: &mut Rtnl, device: &Device, address: Option<Ipv4Addr>) -> R
 /// Makes sure that the right programs are attached with the right constants, here and nowhere else.
 fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Device) -> Result<Maps, KernelError> {
     let native = tunnel.flavour == IpipFlavour::Native;
-    let config =
-        Config { build: program::build(), local: tunnel.local, underlay: underlay.index, device: device.index, native };
+    let config = Config {
+        build: program::build(),
+        local: tunnel.local,
+        underlay: underlay.index,
+        device: device.index,
+        native,
+    };
     let label = Label::parse(&device.alias);
     let decap = attached(rtnl, underlay.index, Hook::Ingress, DECAP)?;
-    let encap = if native { None } else { attached(rtnl, device.index, Hook::Egress, ENCAP)? };
+    let encap = if native {
+        None
+    } else {
+        attached(rtnl, device.index, Hook::Egress, ENCAP)?
+    };
     let decap = match (decap, &encap) {
-        (Some(decap), _) if native && decap.config == config => return relabel(rtnl, device, label, underlay, false, decap.maps),
+        (Some(decap), _) if native && decap.config == config => {
+            return relabel(rtnl, device, label, underlay, false, decap.maps);
+        }
         (Some(decap), Some(encap)) if decap.config == config && pairs(encap, &decap) => {
             return relabel(rtnl, device, label, underlay, false, decap.maps);
         }
@@ -245,8 +311,15 @@ fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Devi
     }
     for index in stray_indices {
         rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
-        let named = label.as_ref().filter(|label| label.clsact).map(|label| label.underlay.as_str());
-        if named.is_some() && rtnl.device_by_index(index)?.is_some_and(|stray| Some(stray.name.as_str()) == named) {
+        let named = label
+            .as_ref()
+            .filter(|label| label.clsact)
+            .map(|label| label.underlay.as_str());
+        if named.is_some()
+            && rtnl
+                .device_by_index(index)?
+                .is_some_and(|stray| Some(stray.name.as_str()) == named)
+        {
             rtnl.delete_clsact_if_empty(index)?;
         }
     }
@@ -262,10 +335,21 @@ fn relabel(
     made_clsact: bool,
     maps: Maps,
 ) -> Result<Maps, KernelError> {
-    let inherited = old.as_ref().is_some_and(|old| old.clsact && old.underlay == underlay.name);
-    let new = Label { underlay: underlay.name.clone(), clsact: made_clsact || inherited };
+    let inherited = old
+        .as_ref()
+        .is_some_and(|old| old.clsact && old.underlay == underlay.name);
+    let new = Label {
+        underlay: underlay.name.clone(),
+        clsact: made_clsact || inherited,
+    };
     if old.as_ref() != Some(&new) {
-        rtnl.change(device.index, &Change { alias: Some(&new.text()), ..Change::default() })?;
+        rtnl.change(
+            device.index,
+            &Change {
+                alias: Some(&new.text()),
+                ..Change::default()
+            },
+        )?;
     }
     Ok(maps)
 }
@@ -302,7 +386,10 @@ mod tests {
     #[test]
     fn labels_are_read_as_written() {
         for (underlay, clsact) in [("eth0", false), ("eth0", true), ("bond0.17", true)] {
-            let label = Label { underlay: underlay.into(), clsact };
+            let label = Label {
+                underlay: underlay.into(),
+                clsact,
+            };
             assert_eq!(Label::parse(&label.text()), Some(label));
         }
         assert_eq!(Label::parse("somebody's"), None);

@@ -36,14 +36,26 @@ pub fn ensure(rtnl: &mut Rtnl, name: &str, mtu: u32) -> Result<Device, KernelErr
             rtnl.delete_device(device.index)?;
             create(rtnl, name)?
         }
-        Some(_) => return Err(KernelError::Foreign { what: format!("device {name}") }),
+        Some(_) => {
+            return Err(KernelError::Foreign {
+                what: format!("device {name}"),
+            });
+        }
         None => create(rtnl, name)?,
     };
     if device.has(libc::IFF_UP) && device.mtu == mtu {
         return Ok(device);
     }
     let up = Some((libc::IFF_UP, libc::IFF_UP));
-    rtnl.change(device.index, &Change { flags: up, mtu: Some(mtu), no_ipv6: true, ..Change::default() })?;
+    rtnl.change(
+        device.index,
+        &Change {
+            flags: up,
+            mtu: Some(mtu),
+            no_ipv6: true,
+            ..Change::default()
+        },
+    )?;
     rtnl.device(name)?.ok_or_else(|| no_device(name))
 }
 
@@ -52,7 +64,14 @@ pub fn retire(rtnl: &mut Rtnl, device: &Device) -> Result<(), KernelError> {
     for (address, prefix) in rtnl.addresses(device.index)? {
         rtnl.delete_address(device.index, address, prefix)?;
     }
-    rtnl.change(device.index, &Change { flags: Some((0, libc::IFF_UP)), alias: Some(""), ..Change::default() })?;
+    rtnl.change(
+        device.index,
+        &Change {
+            flags: Some((0, libc::IFF_UP)),
+            alias: Some(""),
+            ..Change::default()
+        },
+    )?;
     rtnl.delete_device(device.index)
 }
 
@@ -60,18 +79,32 @@ pub fn retire(rtnl: &mut Rtnl, device: &Device) -> Result<(), KernelError> {
 pub fn set_aside(rtnl: &mut Rtnl, device: &Device) -> Result<(), KernelError> {
     retire(rtnl, device)?;
     if rtnl.device_by_index(device.index)?.is_some() {
-        rtnl.change(device.index, &Change { name: Some(&aside(&device.name)), ..Change::default() })?;
+        rtnl.change(
+            device.index,
+            &Change {
+                name: Some(&aside(&device.name)),
+                ..Change::default()
+            },
+        )?;
     }
     Ok(())
 }
 
 fn create(rtnl: &mut Rtnl, name: &str) -> Result<Device, KernelError> {
     if let Some(device) = rtnl.device(&aside(name))?.filter(is_driver) {
-        rtnl.change(device.index, &Change { name: Some(name), ..Change::default() })?;
+        rtnl.change(
+            device.index,
+            &Change {
+                name: Some(name),
+                ..Change::default()
+            },
+        )?;
     } else {
         match rtnl.create_ipip(name, Some((ANY, ANY)))? {
             Err(refusal) if refusal.errno == libc::EOPNOTSUPP => {
-                return Err(KernelError::Unsupported("IP-in-IP by its own driver: no module ipip".into()));
+                return Err(KernelError::Unsupported(
+                    "IP-in-IP by its own driver: no module ipip".into(),
+                ));
             }
             // Loading the driver has just made the device.
             Err(refusal) if refusal.errno == libc::EEXIST => {}

@@ -26,12 +26,22 @@ pub struct Probe {
 pub fn probe() -> Probe {
     let attempt = || -> Result<_, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("cannot make a network namespace: {error}"))?;
-        Ok((native().map_err(|error| error.to_string()), bpf().map_err(|error| error.to_string())))
+        Ok((
+            native().map_err(|error| error.to_string()),
+            bpf().map_err(|error| error.to_string()),
+        ))
     };
-    let outcome = std::thread::spawn(attempt).join().unwrap_or_else(|_| Err("the probe panicked".to_string()));
+    let outcome = std::thread::spawn(attempt)
+        .join()
+        .unwrap_or_else(|_| Err("the probe panicked".to_string()));
     match outcome {
         Ok((native, bpf)) => Probe::decide(native, bpf),
-        Err(why) => Probe { native: Err(why.clone()), bpf: Err(why.clone()), chosen: None, why },
+        Err(why) => Probe {
+            native: Err(why.clone()),
+            bpf: Err(why.clone()),
+            chosen: None,
+            why,
+        },
     }
 }
 
@@ -40,11 +50,22 @@ impl Probe {
     fn decide(native: Result<(), String>, bpf: Result<(), String>) -> Self {
         let (chosen, why) = match (&native, &bpf) {
             (Ok(()), Ok(())) => (Some(IpipFlavour::Native), "the kernel has the ipip driver".to_string()),
-            (Err(no), Ok(())) => (Some(IpipFlavour::Bpf), format!("the kernel's ipip driver is not usable: {no}")),
-            (Ok(()), Err(no)) => (None, format!("the ipip driver needs a BPF filter on the underlay: {no}")),
+            (Err(no), Ok(())) => (
+                Some(IpipFlavour::Bpf),
+                format!("the kernel's ipip driver is not usable: {no}"),
+            ),
+            (Ok(()), Err(no)) => (
+                None,
+                format!("the ipip driver needs a BPF filter on the underlay: {no}"),
+            ),
             (Err(driver), Err(bpf)) => (None, format!("neither the ipip driver: {driver}; nor BPF: {bpf}")),
         };
-        Self { native, bpf, chosen, why }
+        Self {
+            native,
+            bpf,
+            chosen,
+            why,
+        }
     }
 }
 

@@ -96,13 +96,19 @@ impl Programs {
                 key_size: map.key_size(),
                 value_size: map.value_size(),
                 max_entries: map.max_entries(),
-                flags: if name == ".rodata" { bpf::READ_ONLY_FOR_PROGRAMS } else { map.map_flags() },
+                flags: if name == ".rodata" {
+                    bpf::READ_ONLY_FOR_PROGRAMS
+                } else {
+                    map.map_flags()
+                },
             };
             maps.push((name.clone(), map.clone(), shape));
         }
         let shape = |wanted: &str| {
             let found = maps.iter().find(|(name, _, _)| name == wanted);
-            found.map(|(_, _, shape)| *shape).ok_or_else(|| unsupported("read the BPF object", format!("no {wanted}")))
+            found
+                .map(|(_, _, shape)| *shape)
+                .ok_or_else(|| unsupported("read the BPF object", format!("no {wanted}")))
         };
         let constants = config_map(&config, shape(".rodata")?)?;
         let kept = Maps::create_or_keep(old, shape("peers")?, shape("counters")?)?;
@@ -112,8 +118,12 @@ impl Programs {
             "counters" => Some((name.as_str(), kept.counters.as_raw_fd(), map)),
             _ => None,
         });
-        object.relocate_maps(fds, &text).map_err(|error| unsupported("relocate the BPF object", error))?;
-        object.relocate_calls(&text).map_err(|error| unsupported("relocate the BPF object", error))?;
+        object
+            .relocate_maps(fds, &text)
+            .map_err(|error| unsupported("relocate the BPF object", error))?;
+        object
+            .relocate_calls(&text)
+            .map_err(|error| unsupported("relocate the BPF object", error))?;
         let load = |name: &str| {
             let program = object.programs.get(name);
             let function = program.and_then(|program| object.functions.get(&program.function_key()));
@@ -124,20 +134,29 @@ impl Programs {
             bpf::load_classifier(&format!("margay_{name}"), &code, &program.license)
                 .map_err(|error| failed(&format!("load BPF program {name}"), &error))
         };
-        Ok(Self { encap: load("encap")?, decap: load("decap")?, maps: kept })
+        let (encap, decap) = (load("encap")?, load("decap")?);
+        // Its neighbours are its peers; but should the underlay vanish and take the other program along, they are here.
+        bpf::bind_map(&encap, &kept.peers).map_err(|error| failed("bind the peers to the program", &error))?;
+        Ok(Self { encap, decap, maps: kept })
     }
 }
 
 impl Attached {
     /// Reads back a program by its number. `None`: it vanished, or is not of a kind that we know.
     pub fn read(program: u32) -> Result<Option<Self>, KernelError> {
-        let Some(info) = absent(bpf::program_info(program))? else { return Ok(None) };
+        let Some(info) = absent(bpf::program_info(program))? else {
+            return Ok(None);
+        };
         let (mut config, mut peers, mut counters) = (None, None, None);
         for id in info.maps {
-            let Some(map) = absent(Map::by_id(id))? else { return Ok(None) };
+            let Some(map) = absent(Map::by_id(id))? else {
+                return Ok(None);
+            };
             match map.name.as_str() {
                 CONFIG => {
-                    let value = map.lookup(&[0; 4]).map_err(|error| failed("read the program's constants", &error))?;
+                    let value = map
+                        .lookup(&[0; 4])
+                        .map_err(|error| failed("read the program's constants", &error))?;
                     config = value.as_deref().and_then(Config::decode);
                 }
                 PEERS => peers = Some(map),
@@ -145,8 +164,13 @@ impl Attached {
                 _ => {}
             }
         }
-        let (Some(config), Some(peers), Some(counters)) = (config, peers, counters) else { return Ok(None) };
-        Ok(Some(Self { config, maps: Maps { peers, counters } }))
+        let (Some(config), Some(peers), Some(counters)) = (config, peers, counters) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            config,
+            maps: Maps { peers, counters },
+        }))
     }
 }
 
@@ -154,23 +178,34 @@ impl Maps {
     /// Allowed outer sources.
     pub fn peers(&self) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
         let keys = self.peers.keys().map_err(|error| failed("list the peers", &error))?;
-        Ok(keys.iter().filter_map(|key| <[u8; 4]>::try_from(key.as_slice()).ok()).map(Ipv4Addr::from).collect())
+        Ok(keys
+            .iter()
+            .filter_map(|key| <[u8; 4]>::try_from(key.as_slice()).ok())
+            .map(Ipv4Addr::from)
+            .collect())
     }
 
     /// Allows an outer source.
     pub fn put_peer(&self, peer: Ipv4Addr) -> Result<(), KernelError> {
         let value = vec![0; self.peers.shape.value_size as usize];
-        self.peers.update(&peer.octets(), &value).map_err(|error| failed(&format!("allow peer {peer}"), &error))
+        self.peers
+            .update(&peer.octets(), &value)
+            .map_err(|error| failed(&format!("allow peer {peer}"), &error))
     }
 
     /// Forbids an outer source.
     pub fn remove_peer(&self, peer: Ipv4Addr) -> Result<(), KernelError> {
-        self.peers.delete(&peer.octets()).map_err(|error| failed(&format!("forget peer {peer}"), &error))
+        self.peers
+            .delete(&peer.octets())
+            .map_err(|error| failed(&format!("forget peer {peer}"), &error))
     }
 
     /// The counters now.
     pub fn counts(&self) -> Result<Counts, KernelError> {
-        let sums = self.counters.sum(0).map_err(|error| failed("read the counters", &error))?;
+        let sums = self
+            .counters
+            .sum(0)
+            .map_err(|error| failed("read the counters", &error))?;
         let field = |index: usize| sums.get(index).copied().unwrap_or(0);
         Ok(Counts {
             encapsulated: field(0),
@@ -187,12 +222,23 @@ impl Maps {
             Map::create(name, shape).map_err(|error| failed(&format!("create BPF map {name}"), &error))
         };
         let Some(old) = old else {
-            return Ok(Self { peers: create(PEERS, peers)?, counters: create(COUNTERS, counters)? });
+            return Ok(Self {
+                peers: create(PEERS, peers)?,
+                counters: create(COUNTERS, counters)?,
+            });
         };
         let known = old.peers()?;
         let new = Self {
-            counters: if old.counters.shape == counters { old.counters } else { create(COUNTERS, counters)? },
-            peers: if old.peers.shape == peers { old.peers } else { create(PEERS, peers)? },
+            counters: if old.counters.shape == counters {
+                old.counters
+            } else {
+                create(COUNTERS, counters)?
+            },
+            peers: if old.peers.shape == peers {
+                old.peers
+            } else {
+                create(PEERS, peers)?
+            },
         };
         known.into_iter().try_for_each(|peer| new.put_peer(peer))?;
         Ok(new)
@@ -229,7 +275,10 @@ impl Config {
 fn config_map(config: &Config, shape: MapShape) -> Result<Map, KernelError> {
     let value = config.encode();
     if shape.value_size as usize != value.len() {
-        return Err(unsupported("read the BPF object", "the layout of its constants is not ours"));
+        return Err(unsupported(
+            "read the BPF object",
+            "the layout of its constants is not ours",
+        ));
     }
     let fill = || {
         let map = Map::create(CONFIG, shape)?;
@@ -244,7 +293,11 @@ fn encode(instruction: &aya_obj::generated::bpf_insn) -> [u8; 8] {
     let [off_low, off_high] = instruction.off.to_ne_bytes();
     let [a, b, c, d] = instruction.imm.to_ne_bytes();
     let (src, dst) = (instruction.src_reg(), instruction.dst_reg());
-    let registers = if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
+    let registers = if cfg!(target_endian = "little") {
+        src << 4 | dst
+    } else {
+        dst << 4 | src
+    };
     [instruction.code, registers, off_low, off_high, a, b, c, d]
 }
 
@@ -259,7 +312,11 @@ fn absent<T>(result: io::Result<T>) -> Result<Option<T>, KernelError> {
 fn failed(what: &str, error: &io::Error) -> KernelError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => KernelError::Unsupported(format!("BPF: {what}: {error}")),
-        errno => KernelError::Refused { what: what.into(), reason: error.to_string(), errno: errno.unwrap_or(0) },
+        errno => KernelError::Refused {
+            what: what.into(),
+            reason: error.to_string(),
+            errno: errno.unwrap_or(0),
+        },
     }
 }
 
@@ -273,8 +330,13 @@ mod tests {
 
     #[test]
     fn constants_survive_encoding() {
-        let config =
-            Config { build: build(), local: Ipv4Addr::new(10, 0, 0, 1), underlay: 7, device: 9, native: true };
+        let config = Config {
+            build: build(),
+            local: Ipv4Addr::new(10, 0, 0, 1),
+            underlay: 7,
+            device: 9,
+            native: true,
+        };
         assert_eq!(Config::decode(&config.encode()), Some(config));
         assert_eq!(Config::decode(&config.encode()[1..]), None);
     }

@@ -15,7 +15,6 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
@@ -291,19 +290,6 @@ impl Rtnl {
         accept(answer.map(drop), &[libc::ENOENT, libc::ENODEV])
     }
 
-    /// Whether the routing table reaches an address over this device without a gateway.
-    pub fn is_on_link(&mut self, index: u32, address: Ipv4Addr) -> Result<bool, KernelError> {
-        let mut message = Message::new(RTM_GETROUTE, 0);
-        message.raw(&[AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        message.bytes(libc::RTA_DST, &address.octets());
-        message.u32(libc::RTA_OIF, index);
-        let Ok(replies) = self.call(message, "look up a route")? else { return Ok(false) };
-        Ok(replies.first().and_then(|reply| reply.get(12..)).is_some_and(|attributes| {
-            let over = attribute(attributes, libc::RTA_OIF).and_then(|value| u32_at(value, 0));
-            over == Some(index) && attribute(attributes, libc::RTA_GATEWAY).is_none()
-        }))
-    }
-
     // === traffic control ===
 
     /// Makes sure that a device has ingress (and egress) hooks. `true`: it had none before.
@@ -322,7 +308,10 @@ impl Rtnl {
     pub fn delete_clsact_if_empty(&mut self, index: u32) -> Result<(), KernelError> {
         for hook in [Hook::Ingress, Hook::Egress] {
             let message = Message::traffic(RTM_GETTFILTER, NLM_F_DUMP, index, 0, hook.parent(), 0);
-            if self.call(message, "list filters")?.is_ok_and(|filters| !filters.is_empty()) {
+            if self
+                .call(message, "list filters")?
+                .is_ok_and(|filters| !filters.is_empty())
+            {
                 return Ok(());
             }
         }
@@ -336,7 +325,9 @@ impl Rtnl {
     pub fn filter(&mut self, index: u32, hook: Hook, id: FilterId) -> Result<Option<u32>, KernelError> {
         let mut message = Message::traffic(RTM_GETTFILTER, 0, index, id.handle, hook.parent(), id.info());
         message.text(libc::TCA_KIND, "bpf");
-        let Ok(replies) = self.call(message, "look for the filter")? else { return Ok(None) };
+        let Ok(replies) = self.call(message, "look for the filter")? else {
+            return Ok(None);
+        };
         let parse = |reply: &Vec<u8>| {
             let options = attribute(reply.get(20..)?, libc::TCA_OPTIONS)?;
             let name = attribute(options, 7)?.split(|byte| *byte == 0).next()?;
@@ -344,17 +335,23 @@ impl Rtnl {
         };
         match replies.iter().find_map(parse) {
             Some((true, program)) => Ok(Some(program)),
-            Some((false, _)) => {
-                Err(KernelError::Foreign { what: format!("traffic filter {:#x} of priority {}", id.handle, id.priority) })
-            }
+            Some((false, _)) => Err(KernelError::Foreign {
+                what: format!("traffic filter {:#x} of priority {}", id.handle, id.priority),
+            }),
             None => Ok(None),
         }
     }
 
     /// Puts a program in its place; one that is there is replaced between two packets.
     pub fn put_filter(&mut self, index: u32, hook: Hook, id: FilterId, program: &OwnedFd) -> Result<(), KernelError> {
-        let mut message =
-            Message::traffic(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_ACK, index, id.handle, hook.parent(), id.info());
+        let mut message = Message::traffic(
+            RTM_NEWTFILTER,
+            NLM_F_CREATE | NLM_F_ACK,
+            index,
+            id.handle,
+            hook.parent(),
+            id.info(),
+        );
         message.text(libc::TCA_KIND, "bpf");
         message.nest(libc::TCA_OPTIONS, |options| {
             options.u32(6, program.as_raw_fd() as u32);
@@ -366,8 +363,7 @@ impl Rtnl {
 
     /// Takes a filter away; absence is fine. Ask [`Rtnl::filter`] first whose it is.
     pub fn delete_filter(&mut self, index: u32, hook: Hook, id: FilterId) -> Result<(), KernelError> {
-        let mut message =
-            Message::traffic(RTM_DELTFILTER, NLM_F_ACK, index, id.handle, hook.parent(), id.info());
+        let mut message = Message::traffic(RTM_DELTFILTER, NLM_F_ACK, index, id.handle, hook.parent(), id.info());
         message.text(libc::TCA_KIND, "bpf");
         let answer = self.call(message, &format!("detach {}", id.name))?;
         accept(answer.map(drop), &[libc::ENOENT, libc::EINVAL, libc::ENODEV])
@@ -432,14 +428,22 @@ impl FilterId {
 impl Refusal {
     fn new(errno: i32, what: &str, flags: u16, payload: &[u8]) -> Self {
         // After the number comes the request, cut to its header or whole, then perhaps attributes with words.
-        let length = if flags & NLM_F_CAPPED != 0 { HEADER } else { u32_at(payload, 4).unwrap_or(0) as usize };
+        let length = if flags & NLM_F_CAPPED != 0 {
+            HEADER
+        } else {
+            u32_at(payload, 4).unwrap_or(0) as usize
+        };
         let words = (flags & NLM_F_ACK_TLVS != 0)
             .then(|| payload.get(4 + length.next_multiple_of(4)..))
             .flatten()
             .and_then(|attributes| attribute(attributes, 1))
             .map(|text| String::from_utf8_lossy(text).trim_end_matches('\0').to_string());
         let text = words.unwrap_or_else(|| std::io::Error::from_raw_os_error(errno).to_string());
-        Self { errno, text, what: what.to_string() }
+        Self {
+            errno,
+            text,
+            what: what.to_string(),
+        }
     }
 }
 
@@ -451,7 +455,11 @@ impl std::fmt::Display for Refusal {
 
 impl From<Refusal> for KernelError {
     fn from(refusal: Refusal) -> Self {
-        KernelError::Refused { what: refusal.what, reason: refusal.text, errno: refusal.errno }
+        KernelError::Refused {
+            what: refusal.what,
+            reason: refusal.text,
+            errno: refusal.errno,
+        }
     }
 }
 
@@ -570,9 +578,17 @@ struct MessageHeader {
 
 fn split_message(datagram: &[u8]) -> Option<(MessageHeader, &[u8], &[u8])> {
     let length = u32_at(datagram, 0)? as usize;
-    let header = MessageHeader { kind: u16_at(datagram, 4)?, flags: u16_at(datagram, 6)?, sequence: u32_at(datagram, 8)? };
+    let header = MessageHeader {
+        kind: u16_at(datagram, 4)?,
+        flags: u16_at(datagram, 6)?,
+        sequence: u32_at(datagram, 8)?,
+    };
     let payload = datagram.get(HEADER..length)?;
-    Some((header, payload, datagram.get(length.next_multiple_of(4)..).unwrap_or(&[])))
+    Some((
+        header,
+        payload,
+        datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]),
+    ))
 }
 
 /// The value of the first attribute of that kind.
@@ -598,7 +614,9 @@ fn parse_device(payload: &[u8]) -> Option<Device> {
         hardware: u16_at(payload, 2)?,
         flags: u32_at(payload, 8)?,
         mtu: attribute(attributes, libc::IFLA_MTU).and_then(|value| u32_at(value, 0))?,
-        mac: attribute(attributes, libc::IFLA_ADDRESS).and_then(|value| value.try_into().ok()).map(Mac),
+        mac: attribute(attributes, libc::IFLA_ADDRESS)
+            .and_then(|value| value.try_into().ok())
+            .map(Mac),
         alias: attribute(attributes, libc::IFLA_IFALIAS).map(text).unwrap_or_default(),
         sent: attribute(attributes, libc::IFLA_STATS64)
             .and_then(|stats| stats.get(8..16))

@@ -10,10 +10,8 @@ use super::rtnl::{Change, Device, Rtnl, no_device};
 
 /// The tunnel's own MAC address, also the mark by which it is known: peer 0.0.0.0, whom nobody has.
 const OWN: Mac = Mac([2, 2, 0, 0, 0, 0]);
-/// First bytes of a peer's MAC address where the routing table leads to it: `MAC_ROUTED` of `bpf/ipip.c`.
-const ROUTED: [u8; 2] = [2, 2];
-/// First bytes of a peer's MAC address where it is on the underlay's link: `MAC_ON_LINK`.
-const ON_LINK: [u8; 2] = [2, 3];
+/// First bytes of a peer's MAC address: `MAC_PREFIX` of `bpf/ipip.c`.
+const PREFIX: [u8; 2] = [2, 2];
 
 /// Whether a device is a tunnel that we made.
 pub fn is_ours(device: &Device) -> bool {
@@ -34,7 +32,11 @@ pub fn ensure(rtnl: &mut Rtnl, name: &str, mtu: u32) -> Result<Device, KernelErr
             native::set_aside(rtnl, &device)?;
             create(rtnl, name, &far_end, mtu)?
         }
-        Some(_) => return Err(KernelError::Foreign { what: format!("device {name}") }),
+        Some(_) => {
+            return Err(KernelError::Foreign {
+                what: format!("device {name}"),
+            });
+        }
         None => create(rtnl, name, &far_end, mtu)?,
     };
     if works(&device) && device.mtu == mtu {
@@ -43,42 +45,45 @@ pub fn ensure(rtnl: &mut Rtnl, name: &str, mtu: u32) -> Result<Device, KernelErr
     let far = rtnl.device(&far_end)?.ok_or_else(|| no_device(&far_end))?;
     let up = Some((libc::IFF_UP | libc::IFF_NOARP, libc::IFF_UP | libc::IFF_NOARP));
     for (index, mtu) in [(far.index, None), (device.index, Some(mtu))] {
-        rtnl.change(index, &Change { flags: up, mtu, no_ipv6: true, ..Change::default() })?;
+        rtnl.change(
+            index,
+            &Change {
+                flags: up,
+                mtu,
+                no_ipv6: true,
+                ..Change::default()
+            },
+        )?;
     }
     rtnl.device(name)?.ok_or_else(|| no_device(name))
 }
 
 /// Makes a peer reachable as next hop.
-pub fn put_neighbor(rtnl: &mut Rtnl, device: &Device, underlay: &Device, peer: Ipv4Addr) -> Result<(), KernelError> {
-    let kind = if rtnl.is_on_link(underlay.index, peer)? { ON_LINK } else { ROUTED };
-    let [a, b, c, d] = peer.octets();
-    rtnl.put_neighbor(device.index, peer, Mac([kind[0], kind[1], a, b, c, d]))
+pub fn put_neighbor(rtnl: &mut Rtnl, device: &Device, peer: Ipv4Addr) -> Result<(), KernelError> {
+    rtnl.put_neighbor(device.index, peer, spell(peer))
 }
 
 /// The peers that are reachable as next hops.
 pub fn neighbors(rtnl: &mut Rtnl, device: &Device) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
-    let spells = |address: Ipv4Addr, mac: Mac| {
-        let [first, second, spelled @ ..] = mac.0;
-        [ROUTED, ON_LINK].contains(&[first, second]) && spelled == address.octets()
-    };
     let all = rtnl.neighbors(device.index)?;
-    Ok(all.into_iter().filter(|(address, mac)| spells(*address, *mac)).map(|(address, _)| address).collect())
+    Ok(all.into_iter().filter(|(address, mac)| *mac == spell(*address)).map(|(address, _)| address).collect())
 }
 
 /// Adds the neighbours of those peers that have none, as after the device was made anew.
-pub fn put_missing_neighbors(
-    rtnl: &mut Rtnl,
-    device: &Device,
-    underlay: &Device,
-    peers: &BTreeSet<Ipv4Addr>,
-) -> Result<(), KernelError> {
+pub fn put_missing_neighbors(rtnl: &mut Rtnl, device: &Device, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
     let present = neighbors(rtnl, device)?;
-    peers.difference(&present).try_for_each(|peer| put_neighbor(rtnl, device, underlay, *peer))
+    peers.difference(&present).try_for_each(|peer| put_neighbor(rtnl, device, *peer))
 }
 
 fn create(rtnl: &mut Rtnl, name: &str, far_end: &str, mtu: u32) -> Result<Device, KernelError> {
     rtnl.create_veth(name, far_end, OWN, mtu)?;
     rtnl.device(name)?.ok_or_else(|| no_device(name))
+}
+
+/// The MAC address that tells the program where to.
+fn spell(peer: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = peer.octets();
+    Mac([PREFIX[0], PREFIX[1], a, b, c, d])
 }
 
 /// The end that nobody uses: a veth device needs one.

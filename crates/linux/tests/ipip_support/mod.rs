@@ -168,12 +168,11 @@ impl Node {
         let pod = node.pod_address;
         node.pod.sh(&format!(
             "ip addr add {pod}/32 dev eth0; ip link set eth0 mtu {pod_mtu}
-             ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1"
+             ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1
+             ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent"
         ));
-        node.ns.sysctl("ipv4/conf/cali1/proxy_arp", "1");
-        node.ns.sysctl("ipv4/neigh/cali1/proxy_delay", "0");
         node.ns.sh(&format!(
-            "ip link set cali1 mtu {pod_mtu}; ip route add {pod}/32 dev cali1"
+            "ip link set cali1 address ee:ee:ee:ee:ee:ee mtu {pod_mtu}; ip route add {pod}/32 dev cali1"
         ));
         node
     }
