@@ -256,15 +256,16 @@ impl Link {
 
     fn deliver(&self, id: u64, answer: Answer) {
         let mut waiting = lock(&self.waiting);
-        match waiting.calls.remove(&id) {
-            Some(Caller::Once(caller)) => drop(caller.send(answer)),
-            Some(Caller::Many(caller)) => {
-                // One that no longer listens is forgotten.
-                if caller.send(answer).is_ok() {
-                    waiting.calls.insert(id, Caller::Many(caller));
-                }
+        let Some(caller) = waiting.calls.remove(&id) else {
+            return;
+        };
+        match caller {
+            Caller::Once(caller) => drop(caller.send(answer)),
+            // One that no longer listens is forgotten.
+            Caller::Many(caller) => {
+                let listening = caller.send(answer).is_ok();
+                listening.then(|| waiting.calls.insert(id, Caller::Many(caller)));
             }
-            None => {}
         }
     }
 
