@@ -3,8 +3,11 @@
 //! [`Kernel`] is the port; crate `linux` implements it on a live network namespace, [`FakeKernel`] in memory, and both pass
 //! [`contract`]. Sends nothing, reads no clock.
 
+pub mod contract;
+pub mod fake;
 pub mod object;
 pub mod port;
 
+pub use fake::FakeKernel;
 pub use object::*;
 pub use port::*;
