@@ -37,9 +37,12 @@ pub struct Endpoint {
     /// Its addresses; empty while phase is [`Phase::Intent`].
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// The interface on the host; `None` for an address alone, or once a newer pod of the same name has taken it.
+    /// The interface on the host; `None` for an address alone.
     #[serde(default)]
     pub host_device: Option<String>,
+    /// A newer container of the same pod has taken the host device, or is about to.
+    #[serde(default)]
+    pub displaced: bool,
     /// MAC address of the container's side, as text.
     #[serde(default)]
     pub mac: String,

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
         };
         return cni::run(&env, stdin, std::io::stdout().lock());
     }
-    let cases: &[(&str, fn(&Path))] = &[
+    type Case = (&'static str, fn(&Path));
+    let cases: &[Case] = &[
         (
             "version_is_answered_without_an_agent",
             version_is_answered_without_an_agent,

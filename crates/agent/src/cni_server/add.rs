@@ -107,27 +107,33 @@ impl CniServer {
         Ok(all.then(|| existing.addresses.clone()))
     }
 
-    /// Takes the host device from an older container of the same pod. Its address stays its own until its DEL.
+    /// Takes the host device from older containers of the same pod. Their addresses stay theirs until their DEL.
     async fn displace(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let Some(device) = &endpoint.host_device else { return Ok(()) };
-        let other = self
+        let others: Vec<_> = self
             .memory()
             .values()
-            .find(|other| other.host_device.as_ref() == Some(device) && other.id() != endpoint.id())
-            .cloned();
-        let Some(mut other) = other else { return Ok(()) };
-        let same_pod = endpoint.args.pod().is_some() && other.args.pod() == endpoint.args.pod();
-        if !same_pod || other.container_id == endpoint.container_id {
-            let details = format!("host device {device} is {}'s; {} cannot have it too", other.id(), endpoint.id());
-            return Err(Error::new(Code::Interface, "the interface cannot be made", details));
+            .filter(|other| other.host_device.as_ref() == Some(device) && other.id() != endpoint.id())
+            .cloned()
+            .collect();
+        for mut other in others {
+            let same_pod = endpoint.args.pod().is_some() && other.args.pod() == endpoint.args.pod();
+            if !same_pod || other.container_id == endpoint.container_id {
+                let details = format!("host device {device} is {}'s; {} cannot have it too", other.id(), endpoint.id());
+                return Err(Error::new(Code::Interface, "the interface cannot be made", details));
+            }
+            tracing::info!(old = %other.id(), new = %endpoint.id(), device, "cni: a new container takes its pod's device");
+            // Noted first: after a crash the old one must not come back.
+            if !other.displaced {
+                other.displaced = true;
+                self.journal().progress(&other).map_err(journal_error)?;
+                self.remember(&other);
+            }
+            let refused =
+                |why| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
+            self.program(&other.id(), None).await.map_err(refused)?;
+            self.shared.parts.pods.detach(device, &other.alias).await.map_err(refused)?;
         }
-        tracing::info!(old = %other.id(), new = %endpoint.id(), device, "cni: a new container takes over its pod's device");
-        let refused = |why: String| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
-        self.program(&other.id(), None).await.map_err(refused)?;
-        self.shared.parts.pods.detach(device, &other.alias).await.map_err(refused)?;
-        other.host_device = None;
-        self.journal().progress(&other).map_err(journal_error)?;
-        self.remember(&other);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::ports::{AllocError, Allocator, Want};
 
-/// Serializes what this node does to its blocks, so that it never loses a race against itself.
+/// Collects requests in front of an allocator.
 pub struct Batcher {
     allocator: Arc<dyn Allocator>,
     queue: Mutex<Vec<(Want, oneshot::Sender<Answer>)>>,
@@ -35,17 +35,6 @@ impl Batcher {
         self.serve_queue().await;
         // Not served: the one who had it in hand stopped waiting in the middle.
         answer.try_recv().unwrap_or_else(|_| Err(AllocError::TryAgain("the allocation was interrupted".into())))
-    }
-
-    /// Releases what a handle holds.
-    pub async fn release(&self, handle: &str) -> Result<(), AllocError> {
-        let _turn = self.turn.lock().await;
-        self.allocator.release(handle).await
-    }
-
-    /// The addresses that a handle holds.
-    pub async fn held(&self, handle: &str) -> Answer {
-        self.allocator.held(handle).await
     }
 
     async fn serve_queue(&self) {

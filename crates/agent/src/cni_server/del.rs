@@ -103,7 +103,7 @@ impl CniServer {
 
     async fn release(&self, handle: &str) -> Result<(), String> {
         let wait = self.shared.settings.store_wait;
-        let released = tokio::time::timeout(wait, self.shared.batcher.release(handle)).await;
+        let released = tokio::time::timeout(wait, self.shared.parts.allocator.release(handle)).await;
         match released {
             Ok(outcome) => outcome.map_err(|error| format!("handle {handle}: {error}")),
             Err(_) => Err(format!("handle {handle}: the datastore did not answer within {} s", wait.as_secs())),

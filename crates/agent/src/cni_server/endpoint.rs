@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::names::{WorkloadEndpointIds, interface_name, workload_endpoint_name};
-use api::{Metadata, WorkloadEndpoint, WorkloadEndpointSpec};
+use api::resource::WorkloadEndpoint;
+use api::{Metadata, WorkloadEndpointSpec};
 use cni::journal::{Endpoint, Pending, Phase};
 use cni::protocol::{Request, Role};
 use cni::result::{Interface, Ip, Route};
@@ -71,6 +72,7 @@ impl Naming {
             handle,
             addresses: Vec::new(),
             host_device: (!pending.ipam_only).then_some(host_device),
+            displaced: false,
             mtu: 0,
             ip_forward: false,
             netns: pending.netns.clone().unwrap_or_default(),
@@ -78,7 +80,7 @@ impl Naming {
             wep_namespace: pending.args.pod().map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace).to_owned(),
             wep_name: String::new(),
             args: pending.args.clone(),
-            alias: format!("margay {container}/{}", pending.ifname),
+            alias: format!("margay:{container}/{}", pending.ifname),
         };
         if !pending.ipam_only {
             endpoint.wep_name = workload_endpoint_name(&self.ids(&endpoint)).unwrap_or_default();
@@ -157,8 +159,11 @@ pub fn pending_of(endpoint: &Endpoint) -> Pending {
     }
 }
 
-/// The wiring of an endpoint that has a device.
+/// The wiring of an endpoint that has a device and still is its owner.
 pub fn link_of(endpoint: &Endpoint) -> Option<PodLink> {
+    if endpoint.displaced {
+        return None;
+    }
     Some(PodLink {
         netns: endpoint.netns.clone(),
         ifname: endpoint.ifname.clone(),
@@ -171,9 +176,9 @@ pub fn link_of(endpoint: &Endpoint) -> Option<PodLink> {
     })
 }
 
-/// The endpoint as the dataplane sees it, if it has a device.
+/// The endpoint as the dataplane sees it, if it has a device and still is its owner.
 pub fn local_of(endpoint: &Endpoint) -> Option<LocalEndpoint> {
-    let device = endpoint.host_device.clone()?;
+    let device = endpoint.host_device.clone().filter(|_| !endpoint.displaced)?;
     Some(LocalEndpoint { device, addresses: endpoint.addresses.clone() })
 }
 

@@ -203,7 +203,7 @@ impl CniServer {
 
     async fn held(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
         let wait = self.shared.settings.store_wait;
-        let held = tokio::time::timeout(wait, self.shared.batcher.held(handle)).await;
+        let held = tokio::time::timeout(wait, self.shared.parts.allocator.held(handle)).await;
         held.unwrap_or_else(|_| Err(store_is_slow(wait))).map_err(allocation_error)
     }
 }

@@ -1,6 +1,7 @@
 //! The WorkloadEndpoint of an attachment in the datastore.
 
-use api::{Key, Kind, Resource, WorkloadEndpoint};
+use api::resource::WorkloadEndpoint;
+use api::{Key, Kind, Resource};
 use cni::journal::Endpoint;
 use cni::{Code, Error};
 use datastore::{Revision, StoreError};

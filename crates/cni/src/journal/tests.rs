@@ -16,6 +16,7 @@ fn endpoint(container: &str) -> Endpoint {
         handle: format!("net.{container}"),
         addresses: Vec::new(),
         host_device: Some("cali0".into()),
+        displaced: false,
         mac: String::new(),
         mtu: 1480,
         ip_forward: false,
