@@ -15,11 +15,13 @@ pub mod resource;
 pub mod selector;
 
 mod spec;
+mod value;
 
 pub use key::Key;
 pub use kind::{Kind, UnknownKind};
 pub use metadata::{Metadata, OwnerReference};
 pub use problem::{FieldProblem, Problem};
-pub use resource::{Object, Resource, Spec};
+pub use resource::*;
 pub use selector::{Labels, Selector, SelectorError};
 pub use spec::*;
+pub use value::{AsNumber, Dscp, Duration, Port, Protocol};
