@@ -30,7 +30,8 @@ pub async fn keep(
     let mut done: Option<Settled> = None;
     let mut failures = 0;
     loop {
-        let wanted = wishes(&config, &facts.borrow_and_update()).await;
+        let known = facts.borrow_and_update().clone();
+        let wanted = wishes(&config, &known).await;
         let outcome = match wanted {
             Ok(wanted) if done.as_ref() == Some(&wanted) => Ok(wanted),
             Ok(wanted) => {

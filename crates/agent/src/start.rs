@@ -16,13 +16,12 @@ use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::cni_server::{self, Deps};
 use crate::config::Config;
 use crate::http::{self, Sources};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, membership, speaker};
+use crate::{AgentError, Options, membership, pods, speaker};
 
 /// The IPIP device.
 const TUNNEL: &str = "tunl0";
@@ -30,19 +29,20 @@ const TUNNEL: &str = "tunl0";
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Runs an agent until it is told to stop (SIGTERM, SIGINT). What it programmed stays in the kernel.
-pub fn start(options: &Options, store: SharedStore) -> Result<(), AgentError> {
+///
+/// `open` opens the datastore; it is called inside the agent's runtime and need not reach anything yet.
+pub fn start(options: &Options, open: impl FnOnce() -> Result<SharedStore, String>) -> Result<(), AgentError> {
     let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let config = Config::from_options(options, &hostname)?;
-    run(config, store)
-}
-
-/// Runs with a checked configuration, on a runtime of one thread: the agent waits more than it works.
-fn run(config: Config, store: SharedStore) -> Result<(), AgentError> {
+    // One thread: the agent waits more than it works.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(AgentError::io("starting the runtime"))?;
-    let outcome = runtime.block_on(serve(config, store));
+    let outcome = runtime.block_on(async {
+        let store = open().map_err(AgentError::Connect)?;
+        serve(config, store).await
+    });
     // Readers of sockets and files may still wait; the process ends now.
     runtime.shutdown_background();
     outcome
@@ -73,9 +73,10 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
     let (facts_out, facts) = watch::channel(Facts::default());
     let graph = Graph::with_config(GraphConfig { node: config.node_name.clone(), router_id: config.router_id });
     let dataplane = Dataplane::new(dataplane::Config {
+        node: config.node_name.clone(),
         interface_prefix: config.interface_prefix.clone(),
         tunnel: tunnel.clone(),
-        ipip: flavour,
+        ipip_flavour: flavour,
     });
     tokio::spawn(Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out).run(inbox));
     tokio::spawn(speaker::run(bgp_commands, events.clone(), restarted));
@@ -104,19 +105,19 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
     let mut membership = tokio::spawn(membership);
 
     // Pods: what the journal knows is programmed before anything is swept.
-    let deps = Deps { config: config.clone(), store, ipam, events: events.clone(), facts };
-    let note = identity.clone();
-    let ready = move |outcome| set(&note, |identity| identity.cni = outcome);
-    tokio::spawn(cni_server::serve(deps, ready));
+    let (pods, stop_pods) = pods::start(&config, store, ipam, events, facts, identity)?;
 
     tokio::select! {
-        () = stop.recv() => tracing::info!("told to stop; routes and pods stay as they are"),
+        _ = stop.recv() => tracing::info!("told to stop; routes and pods stay as they are"),
         ended = &mut membership => match ended {
             Ok(Err(error)) => return Err(error),
             Ok(Ok(())) => {}
             Err(error) => tracing::error!(%error, "the membership task failed"),
         },
     }
+    // A pod that is being attached is attached to its end.
+    let _ = stop_pods.send(());
+    let _ = pods.await;
     Ok(())
 }
 

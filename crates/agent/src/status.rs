@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use dataplane::RouteClass;
 use jiff::Timestamp;
 use kernel::IpipCounters;
 use serde::{Deserialize, Serialize};
@@ -202,7 +203,7 @@ impl Report {
         let conditions = conditions(identity, &loops, &bgp);
         let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
         let mut problems = loops.problems;
-        problems.extend(loops.dataplane.problems());
+        problems.extend(kernel_problems(&loops.dataplane));
         Self {
             node: identity.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -217,9 +218,9 @@ impl Report {
                 address: tunnel.map(|address| address.to_string()),
                 counters,
             },
-            kernel: loops.dataplane.classes(),
+            kernel: kernel_classes(&loops.dataplane),
             problems,
-            pod_mtu: loops.dataplane.pod_mtu,
+            pod_mtu: loops.dataplane.mtu.pod,
             bgp,
         }
     }
@@ -244,7 +245,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         (SyncState::Disconnected(why), false) => Err(("Unreachable", why.clone())),
         (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
     };
-    let failed: usize = loops.dataplane.classes().iter().map(|class| class.failed).sum();
+    let failed = loops.dataplane.failed.len();
     let dataplane = match (loops.applied.observations, failed) {
         (0, _) => Err(("NotObserved", "the kernel's state has not been read yet".to_string())),
         (_, 0) => Ok(("Programmed", "the kernel is as wanted".to_string())),
@@ -271,20 +272,44 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
     ]
 }
 
+/// What is wanted and what is there, by class.
+fn kernel_classes(status: &dataplane::Status) -> Vec<KernelClassReport> {
+    let class = |class: &str, counts: dataplane::Counts| KernelClassReport {
+        class: class.to_string(),
+        wanted: counts.wanted,
+        installed: counts.programmed,
+        failed: counts.failed,
+    };
+    let counts = |of: RouteClass| status.routes.get(&of).copied().unwrap_or_default();
+    vec![
+        class("pod routes", counts(RouteClass::Local)),
+        class("block routes", counts(RouteClass::Block)),
+        class("bgp routes", counts(RouteClass::Bgp)),
+        class("tunnel peers", status.tunnel_peers),
+        class("sysctls", status.sysctls),
+    ]
+}
+
+fn kernel_problems(status: &dataplane::Status) -> Vec<String> {
+    let failed = status.failed.iter().map(|item| format!("{}: {}", item.what, item.why));
+    let unresolved = status.unresolved.iter().map(|route| format!("route {}: {}", route.prefix, route.why));
+    failed.chain(unresolved).collect()
+}
+
 impl BgpReport {
     /// Reads a speaker's status.
     pub fn of(speaker: Option<&bgp::Speaker>, listen_error: Option<String>, now: Instant) -> Self {
         let Some(speaker) = speaker else { return Self { listen_error, ..Self::default() } };
-        let status = speaker.status();
-        let peers = status.peers.iter().map(|peer| BgpPeerReport {
-            name: peer.name.clone(),
-            address: peer.id.0.ip().to_string(),
+        let report = |peer: bgp::PeerStatus| BgpPeerReport {
+            name: peer.name,
+            address: peer.peer.0.ip().to_string(),
             state: peer.state.to_string(),
             since_seconds: now.saturating_duration_since(peer.since).as_secs(),
-            info: peer.last_error.as_ref().map(ToString::to_string),
-            received: peer.prefixes_received,
-            advertised: peer.prefixes_advertised,
-        });
-        Self { running: true, listen_error, peers: peers.collect(), routes: status.routes }
+            info: peer.last_error.map(|(_, error)| error.to_string()),
+            received: peer.counters.prefixes_received,
+            advertised: peer.counters.prefixes_advertised,
+        };
+        let peers = speaker.status().into_iter().map(report).collect();
+        Self { running: true, listen_error, peers, routes: speaker.routes().count() }
     }
 }

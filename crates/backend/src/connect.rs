@@ -80,6 +80,17 @@ pub fn connect(
     }
 }
 
+/// The same without connecting yet: the store is reached, and reached again, when it is asked for something. For processes
+/// that must work before their datastore does. Call it inside a tokio runtime.
+///
+/// # Errors
+/// Only those of wrong variables; see [`ConnectError`].
+pub fn open(env: &dyn Fn(&str) -> Option<String>) -> Result<SharedStore, ConnectError> {
+    match Choice::from_env(env)? {
+        Choice::Embedded { socket } => Ok(Arc::new(Client::lazy(&socket))),
+    }
+}
+
 #[derive(Debug, PartialEq)]
 enum Choice {
     Embedded { socket: PathBuf },

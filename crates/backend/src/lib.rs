@@ -5,4 +5,4 @@
 mod connect;
 pub mod embedded;
 
-pub use connect::{ConnectError, DEFAULT_SOCKET, connect};
+pub use connect::{ConnectError, DEFAULT_SOCKET, connect, open};

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use datastore::SharedStore;
+use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
 use crate::{CtlError, get, ipam_show, node_status, version, write};
@@ -185,7 +186,7 @@ pub struct VersionArgs {
 }
 
 /// Opens the datastore; called only by commands that need it.
-pub type Connect<'a> = &'a dyn Fn() -> Result<SharedStore, String>;
+pub type Connect<'a> = &'a dyn Fn() -> BoxFuture<'static, Result<SharedStore, String>>;
 
 /// Runs a command and answers with its exit code.
 pub fn run(command: &Command, connect: Connect<'_>) -> ExitCode {
@@ -204,15 +205,15 @@ pub fn run(command: &Command, connect: Connect<'_>) -> ExitCode {
 
 /// Runs a command, writing its answer to `out`.
 pub async fn perform(command: &Command, connect: Connect<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
-    let store = || connect().map_err(CtlError::Connect);
+    let store = || connect().map(|opened| opened.map_err(CtlError::Connect)).boxed();
     match command {
-        Command::Get(args) => get::get(args, &store()?, out).await,
+        Command::Get(args) => get::get(args, &store().await?, out).await,
         Command::Create(args) => write::write(Verb::Create, args, &store, out).await,
         Command::Apply(args) => write::write(Verb::Apply, args, &store, out).await,
         Command::Replace(args) => write::write(Verb::Replace, args, &store, out).await,
         Command::Delete(args) => write::delete(args, &store, out).await,
         Command::Validate(args) => write::validate(args, out),
-        Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store()?, out).await,
+        Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
         Command::Version(args) => version::version(args, &store, out).await,
     }

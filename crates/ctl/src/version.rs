@@ -3,20 +3,20 @@
 use std::io::Write;
 
 use api::{Key, Kind, Resource};
-use datastore::SharedStore;
 
 use crate::CtlError;
 use crate::command::VersionArgs;
+use crate::write::Open;
 
 /// Shows the versions.
 pub async fn version(
     args: &VersionArgs,
-    open: &dyn Fn() -> Result<SharedStore, CtlError>,
+    open: Open<'_>,
     out: &mut dyn Write,
 ) -> Result<(), CtlError> {
     let mut lines = vec![("Client Version:", format!("v{}", env!("CARGO_PKG_VERSION")))];
     if !args.client {
-        let stored = open()?.get(&Key::cluster(Kind::ClusterInformation, "default")).await?;
+        let stored = open().await?.get(&Key::cluster(Kind::ClusterInformation, "default")).await?;
         let info = match stored.map(|stored| stored.resource) {
             Some(Resource::ClusterInformation(info)) => info.spec,
             _ => api::ClusterInformationSpec::default(),

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use api::{IpPool, Key, Kind, Resource};
 use datastore::{Scope, SharedStore, StoreError};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::command::{DeleteArgs, FileArgs, WriteArgs};
@@ -20,12 +21,13 @@ pub enum Verb {
     Replace,
 }
 
-type Open<'a> = &'a dyn Fn() -> Result<SharedStore, CtlError>;
+/// Opens the datastore, once everything that needs none was checked.
+pub type Open<'a> = &'a dyn Fn() -> BoxFuture<'static, Result<SharedStore, CtlError>>;
 
 /// Writes the resources of some files.
 pub async fn write(verb: Verb, args: &WriteArgs, open: Open<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
     let Some(resources) = checked(&args.files)? else { return say_nothing_to_do(out) };
-    let store = open()?;
+    let store = open().await?;
     let plan = plan(verb, args.skip_exists, resources, &store).await?;
     let total = plan.len();
     let kinds: Vec<Kind> = plan.iter().map(|step| step.resource.kind()).collect();
@@ -54,7 +56,7 @@ pub async fn delete(args: &DeleteArgs, open: Open<'_>, out: &mut dyn Write) -> R
         None => input::read(&args.filename, args.recursive, &args.namespace)?.iter().map(Resource::key).collect(),
     };
     refuse_internal(&keys)?;
-    let store = open()?;
+    let store = open().await?;
     if !args.skip_not_exists {
         for key in &keys {
             if store.get(key).await?.is_none() {

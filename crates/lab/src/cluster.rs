@@ -238,7 +238,7 @@ fn log_hint(folder: &Folder, what: &str) -> String {
 
 /// The lab's datastore.
 pub async fn store(folder: &Folder) -> Result<SharedStore, LabError> {
-    let client = Client::connect(&folder.store_socket()).map_err(|error| LabError::Refused(error.to_string()))?;
+    let client = Client::connect(&folder.store_socket()).await.map_err(|error| LabError::Refused(error.to_string()))?;
     Ok(Arc::new(client))
 }
 

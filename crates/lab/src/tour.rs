@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ctl::command::{Command as Ctl, Format, GetArgs};
+use futures::FutureExt;
 
 use crate::capture::Tap;
 use crate::cluster::{self, UNDERLAY, inside};
@@ -225,12 +226,12 @@ impl Tour<'_> {
     }
 
     fn ctl(&mut self, command: &Ctl) -> Result<(), LabError> {
-        let runtime = cluster::runtime()?;
-        let folder = self.folder;
-        let connect = || runtime.block_on(cluster::store(folder)).map_err(|error| error.to_string());
-        let store = connect().map_err(LabError::Refused)?;
-        let done = runtime.block_on(ctl::command::perform(command, &|| Ok(store.clone()), self.out));
-        done.map_err(|error| LabError::Refused(error.to_string()))
+        cluster::runtime()?.block_on(async {
+            let store = cluster::store(self.folder).await?;
+            let connect = || futures::future::ready(Ok(store.clone())).boxed();
+            let done = ctl::command::perform(command, &connect, self.out).await;
+            done.map_err(|error| LabError::Refused(error.to_string()))
+        })
     }
 
     /// Runs a program where a pod or node is and shows what it printed.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use datastore::SharedStore;
+use futures::future::{BoxFuture, FutureExt, TryFutureExt};
 use tracing_subscriber::EnvFilter;
 
 /// A pod network: every node a router, every pod a route.
@@ -141,7 +142,7 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         Command::Lab(command) => ended(lab::run(&command)),
         Command::Agent(options) => {
             logging(&parsed.log);
-            ended(connect().map_err(anything).and_then(|store| agent::start(&options, store).map_err(anything)))
+            ended(agent::start(&options, open))
         }
         Command::Store(StoreCommand::Serve(args)) => {
             logging(&parsed.log);
@@ -153,13 +154,18 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn anything(error: impl Into<Failure>) -> Failure {
-    error.into()
+/// The datastore that the environment names.
+fn connect() -> BoxFuture<'static, Result<SharedStore, String>> {
+    backend::connect(&variable).map_err(|error| error.to_string()).boxed()
 }
 
-/// The datastore that the environment names.
-fn connect() -> Result<SharedStore, String> {
-    backend::connect(&|name| std::env::var(name).ok()).map_err(|error| error.to_string())
+/// The same, for the agent, which starts before its datastore if it must.
+fn open() -> Result<SharedStore, String> {
+    backend::open(&variable).map_err(|error| error.to_string())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {

@@ -74,6 +74,13 @@ impl Client {
     /// # Errors
     /// See [`ConnectError`]. Later failures are [`StoreError::Unavailable`], until the server is back.
     pub async fn connect(socket: &Path) -> Result<Self, ConnectError> {
+        let client = Self::lazy(socket);
+        client.shared.link().await?;
+        Ok(client)
+    }
+
+    /// A client that connects when it is first asked for something. Call it inside a tokio runtime.
+    pub fn lazy(socket: &Path) -> Self {
         let shared = Shared {
             socket: socket.into(),
             runtime: Handle::current(),
@@ -81,10 +88,9 @@ impl Client {
             connecting: tokio::sync::Mutex::new(()),
             next_id: AtomicU64::new(1),
         };
-        shared.link().await?;
-        Ok(Self {
+        Self {
             shared: Arc::new(shared),
-        })
+        }
     }
 }
 
