@@ -175,13 +175,12 @@ impl Block {
         if context.four_octet_as {
             return;
         }
-        if let Some(aggregator) = &mut self.attributes.aggregator {
+        if let (Some(aggregator), Some(wide)) = (&mut self.attributes.aggregator, self.as4_aggregator) {
             if aggregator.asn != u32::from(AS_TRANS) {
+                // A two-octet speaker aggregated on the way and left both behind: they are out of date.
                 return;
             }
-            if let Some(wide) = self.as4_aggregator {
-                *aggregator = wide;
-            }
+            *aggregator = wide;
         }
         let Some(wide) = self.as4_path.take() else { return };
         let Some(mut surplus) = self.attributes.as_path.length().checked_sub(wide.length()) else {
