@@ -109,7 +109,7 @@ pub fn putting_and_removing_twice_is_fine(bench: &mut dyn Bench) -> BoxFuture<'_
 pub fn a_missing_device_is_named(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
     Box::pin(async move {
         for device in ["nope", "a-name-longer-than-linux-allows"].map(IfName::from) {
-            let missing = Err(KernelError::NoDevice(device.clone()));
+            let missing = [Err(KernelError::NoDevice(device.clone()))];
             for family in IpFamily::BOTH {
                 let net = example(family);
                 let address = Address {
@@ -137,11 +137,7 @@ pub fn a_missing_device_is_named(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
                     Op::PutRoute(ours(net.dst, RouteTarget::Via(vec![hop]))),
                     Op::PutNeighbor(neighbor),
                 ] {
-                    assert_eq!(
-                        apply(bench, std::slice::from_ref(&op)).await,
-                        [missing.clone()],
-                        "{op:?}"
-                    );
+                    assert_eq!(apply(bench, std::slice::from_ref(&op)).await, missing, "{op:?}");
                 }
                 let gone = [
                     Op::RemoveAddress(address),

@@ -26,9 +26,10 @@ pub enum Op {
     PutAddress(Address),
     /// Deletes an address.
     RemoveAddress(Address),
-    /// Adds or replaces a route.
+    /// Adds or replaces a route; `Foreign` if the key is held at a protocol that is neither ours nor the wanted one.
     PutRoute(Route),
-    /// Deletes a route, only if its protocol is this one.
+    /// Deletes a route, only if its protocol is this one. (To Linux an IPv4 metric of 0 means any: if that route is gone
+    /// and one of this protocol with another metric is there, that one goes.)
     RemoveRoute(RouteKey, u8),
     /// Adds a policy rule.
     PutRule(PolicyRule),
@@ -100,9 +101,11 @@ pub struct Observation {
 /// Something changed in the kernel, by us or by others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
-    /// A device appeared or changed.
+    /// A device appeared or changed. If it is no longer up, its routes went with it: IPv6 ones are announced, IPv4 ones
+    /// are not (Linux drops them without a word), nor are IPv4 routes that prefer the source of a removed address.
     Link(Link),
-    /// A device went.
+    /// A device went, and everything on it: its IPv4 routes without a further event. Renaming is `LinkGone` of the old
+    /// name, then `Link`.
     LinkGone(IfName),
     /// An address appeared (`true`) or went (`false`).
     Address(Address, bool),

@@ -1,1 +1,271 @@
-//! Packet capture.
+//! Copies of packets as they pass devices of a network namespace (`AF_PACKET`), for the lab's decoder.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kernel::IfName;
+use tokio::io::unix::AsyncFd;
+
+use crate::sockopt::{self, Filter, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
+
+/// Which way a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Into the namespace, from the device.
+    In,
+    /// Out of it.
+    Out,
+    /// Between others (promiscuous or forwarded by a bridge).
+    Other,
+}
+
+/// One packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When the kernel saw it.
+    pub at: SystemTime,
+    /// Number of the device.
+    pub index: u32,
+    /// Which way.
+    pub direction: Direction,
+    /// `ETH_P_*`: 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP.
+    pub ethertype: u16,
+    /// From the network header on, without the Ethernet header; at most the snap length.
+    pub bytes: Vec<u8>,
+    /// Length before it was cut.
+    pub length: usize,
+}
+
+/// What to capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Everything.
+    All,
+    /// IPv4 of these protocols (4 IPIP, 1 ICMP) and nothing else; at most 16 protocols.
+    Ipv4Protocols(&'static [u8]),
+    /// ARP and IPv4.
+    ArpAndIpv4,
+}
+
+/// A capturing socket in the namespace of the thread that opened it.
+pub struct Capture {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// Longest packet that is kept whole.
+const SNAP_LENGTH: usize = 65_536;
+const ETH_P_ALL: u16 = 3;
+const ETH_P_IP: u32 = 0x0800;
+const ETH_P_ARP: u32 = 0x0806;
+/// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the ethertype, whatever the device's header looks like.
+const ETHERTYPE_AT: u32 = (-0x1000i32) as u32;
+
+impl Capture {
+    /// Captures on one device, or on all.
+    pub fn open(device: Option<&IfName>, selection: Selection) -> io::Result<Self> {
+        // SOCK_DGRAM: the kernel takes link headers off, so that devices of all kinds look the same. Protocol 0: nothing
+        // arrives before the filter is in place.
+        // SAFETY: no pointers; the answer is checked.
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        if let Some(program) = program(selection)? {
+            sockopt::attach_filter(socket.as_fd(), &program)?;
+        }
+        sockopt::receive_buffer(socket.as_fd(), 4 << 20);
+        sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1i32)?;
+        let index = match device {
+            None => 0,
+            Some(device) => sockopt::device_index(socket.as_fd(), device)?
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no device {device}")))?,
+        };
+        bind(socket.as_fd(), index)?;
+        Ok(Self {
+            socket,
+            buffer: vec![0; SNAP_LENGTH],
+        })
+    }
+
+    /// The next packet that waits; `None` if none does.
+    pub fn try_next(&mut self) -> io::Result<Option<Packet>> {
+        match receive(self.socket.as_fd(), &mut self.buffer) {
+            Ok(packet) => Ok(Some(packet)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// For waiting in a tokio runtime.
+    pub fn into_async(self) -> io::Result<AsyncCapture> {
+        // SAFETY: the descriptor is owned by the value that is moved in, and stays the same until that is dropped.
+        let socket = unsafe { AsyncFd::register(self) }?;
+        Ok(AsyncCapture {
+            socket,
+            waiting: VecDeque::new(),
+        })
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Capture {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// A capture to await.
+pub struct AsyncCapture {
+    socket: AsyncFd<Capture>,
+    waiting: VecDeque<Packet>,
+}
+
+impl AsyncCapture {
+    /// The next packet.
+    pub async fn next(&mut self) -> io::Result<Packet> {
+        loop {
+            if let Some(packet) = self.waiting.pop_front() {
+                return Ok(packet);
+            }
+            let mut ready = self.socket.readable_mut().await?;
+            let waiting = &mut self.waiting;
+            let result = ready.try_io(|capture| {
+                let packet = capture.get_mut().try_next()?.ok_or(io::ErrorKind::WouldBlock)?;
+                waiting.push_back(packet);
+                Ok(())
+            });
+            if let Ok(Err(error)) = result {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// The filter; offsets count from the network header.
+fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
+    const PROTOCOL_AT: u32 = 9;
+    let instruction = |code, jt, jf, k| Filter { code, jt, jf, k };
+    let (keep, drop) = (instruction(RETURN, 0, 0, u32::MAX), instruction(RETURN, 0, 0, 0));
+    match selection {
+        Selection::All => Ok(None),
+        Selection::ArpAndIpv4 => Ok(Some(vec![
+            instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
+            instruction(JUMP_EQ, 1, 0, ETH_P_ARP),
+            instruction(JUMP_EQ, 0, 1, ETH_P_IP),
+            keep,
+            drop,
+        ])),
+        Selection::Ipv4Protocols(protocols) => {
+            let count = u8::try_from(protocols.len()).ok().filter(|count| *count <= 16);
+            let count = count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "at most 16 protocols"))?;
+            let mut program = vec![
+                instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
+                instruction(JUMP_EQ, 0, count + 1, ETH_P_IP),
+                instruction(LOAD_BYTE, 0, 0, PROTOCOL_AT),
+            ];
+            for (protocol, rest) in protocols.iter().zip((0..count).rev()) {
+                program.push(instruction(JUMP_EQ, rest + 1, 0, u32::from(*protocol)));
+            }
+            program.extend([drop, keep]);
+            Ok(Some(program))
+        }
+    }
+}
+
+fn bind(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: ETH_P_ALL.to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: pointer and length describe `address`, which lives through the call.
+    let answer = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Room for the timestamp's control message, aligned as control messages are.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
+    let mut from = MaybeUninit::<libc::sockaddr_ll>::zeroed();
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: `msghdr` is a C struct of integers and pointers; all zero is a valid value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = from.as_mut_ptr().cast();
+    header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len() as _;
+    // SAFETY: every pointer in `header` is to a local or to `buffer`, with its length beside it; all live through the call.
+    let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_TRUNC) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: zeroed before, and filled by the kernel; every bit pattern is valid for its integers.
+    let from = unsafe { from.assume_init() };
+    Ok(Packet {
+        at: timestamp(&header).unwrap_or_else(SystemTime::now),
+        index: from.sll_ifindex as u32,
+        direction: match from.sll_pkttype {
+            libc::PACKET_OUTGOING => Direction::Out,
+            libc::PACKET_HOST | libc::PACKET_BROADCAST | libc::PACKET_MULTICAST => Direction::In,
+            _ => Direction::Other,
+        },
+        ethertype: u16::from_be(from.sll_protocol),
+        bytes: buffer[..length.min(buffer.len())].to_vec(),
+        length,
+    })
+}
+
+fn timestamp(header: &libc::msghdr) -> Option<SystemTime> {
+    // SAFETY: `header` is as `recvmsg` left it, with its control buffer alive in the caller.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: not null, and inside the control buffer, as CMSG_FIRSTHDR and CMSG_NXTHDR promise.
+        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        if level == libc::SOL_SOCKET && kind == libc::SCM_TIMESTAMPNS {
+            // SAFETY: the data of this control message is a `timespec`, perhaps not aligned.
+            let time = unsafe { libc::CMSG_DATA(message).cast::<libc::timespec>().read_unaligned() };
+            let (seconds, nanoseconds) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+            return UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds));
+        }
+        // SAFETY: as above.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    None
+}

@@ -117,18 +117,20 @@ pub fn attach(pod: &PodInterface) -> Result<Attached, PodError> {
             });
         }
     };
-    let (pod_index, pod_mac) = netns
+    let inner = netns
         .run(|| inside(pod, here.as_fd(), half.as_ref()))
         .map_err(broken)??;
     match outside(pod, &mut socket) {
         Ok(host_index) => Ok(Attached {
             host_index,
-            pod_index,
-            pod_mac,
+            pod_index: inner.index,
+            pod_mac: inner.mac,
         }),
         Err(error) => {
-            // The first error is the one to tell.
-            let _ = remove(&mut socket, &pod.host_device);
+            if inner.is_new {
+                // The first error is the one to tell.
+                let _ = remove(&mut socket, &pod.host_device);
+            }
             Err(error)
         }
     }
@@ -162,17 +164,30 @@ pub fn check(pod: &PodInterface) -> Result<(), Vec<String>> {
     }
 }
 
+/// The end inside the pod.
+struct Inner {
+    index: u32,
+    mac: Mac,
+    /// This call made it.
+    is_new: bool,
+}
+
 /// The pod's side, on a thread inside its namespace.
-fn inside(pod: &PodInterface, host: BorrowedFd<'_>, half: Option<&LinkDetails>) -> Result<(u32, Mac), PodError> {
+fn inside(pod: &PodInterface, host: BorrowedFd<'_>, half: Option<&LinkDetails>) -> Result<Inner, PodError> {
     let name = IfName::from(pod.name.as_str());
     let mut socket = Socket::open().map_err(broken)?;
     for setting in pod_sysctls(pod) {
         write(&setting, pod)?;
     }
-    match (link::find(&mut socket, &name)?, half) {
-        (Some(inner), Some(outer)) if are_pair(&inner, outer) => {}
+    let is_new = match (link::find(&mut socket, &name)?, half) {
+        (Some(inner), Some(outer)) if are_pair(&inner, outer) => false,
         (Some(_), _) => return Err(PodError::InterfaceExists { name: pod.name.clone() }),
         (None, _) => {
+            if half.is_some() {
+                // Its other end is in a namespace that this pod has no more.
+                let stale = || remove(&mut Socket::open().map_err(broken)?, &pod.host_device);
+                Netns::run_at(host, stale).map_err(broken)??;
+            }
             let inner = VethEnd {
                 name: &name,
                 netns: None,
@@ -185,20 +200,16 @@ fn inside(pod: &PodInterface, host: BorrowedFd<'_>, half: Option<&LinkDetails>) 
                 mac: Some(HOST_MAC),
                 mtu: Some(pod.mtu),
             };
-            if half.is_some() {
-                // Its other end is in a namespace that this pod has no more.
-                Netns::run_at(host, || remove(&mut Socket::open().map_err(broken)?, &pod.host_device))
-                    .map_err(broken)??;
-            }
             link::create_veth(&mut socket, &inner, &outer)?;
+            true
         }
-    }
+    };
     let wired = wire(pod, &name, &mut socket);
-    if wired.is_err() {
+    if wired.is_err() && is_new {
         // The first error is the one to tell.
         let _ = link::delete(&mut socket, &name);
     }
-    wired
+    wired.map(|(index, mac)| Inner { index, mac, is_new })
 }
 
 fn wire(pod: &PodInterface, name: &IfName, socket: &mut Socket) -> Result<(u32, Mac), PodError> {

@@ -8,7 +8,7 @@ use kernel::IfName;
 
 /// `setsockopt` with a plain value of the type that the option wants.
 ///
-/// `T` must be a type without padding or pointers that the kernel reads by value (integers, C structs of integers).
+/// `T` must be the integer or C struct that the option takes, and what it points to must live through the call.
 pub(crate) fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and length describe `value`, which lives through the call; the kernel only reads it.
     let answer = unsafe {

@@ -210,7 +210,7 @@ impl Pod {
             host_device: IfName(format!("caliabc{number}")),
             addresses,
             mtu: 1440,
-            mac: (number % 2 == 0).then_some(Mac([2, 0, 0, 0, 0, number])),
+            mac: number.is_multiple_of(2).then_some(Mac([2, 0, 0, 0, 0, number])),
             alias: format!("margay:container{number}/eth0"),
             default_routes: vec![
                 "0.0.0.0/0".parse().expect("a prefix"),

@@ -1,0 +1,111 @@
+//! Packet capture and TCP options, in fresh namespaces.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use linux::capture::{Capture, Direction, Selection};
+use linux::tcp;
+use testkit::netns::{in_netns, tool};
+
+#[test]
+fn a_capture_yields_what_it_was_asked_for() {
+    in_netns(|| async {
+        tool("ip link set lo up");
+        let mut all = Capture::open(None, Selection::Ipv4Protocols(&[4, 1])).expect("opens");
+        let mut none = Capture::open(Some(&"lo".into()), Selection::Ipv4Protocols(&[4])).expect("opens");
+        let mut both = Capture::open(None, Selection::ArpAndIpv4).expect("opens");
+        let mut every = Capture::open(None, Selection::All)
+            .expect("opens")
+            .into_async()
+            .expect("in a runtime");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+        udp.send_to(b"not ICMP", udp.local_addr().expect("has one"))
+            .expect("sends");
+        tool("ping -c 1 127.0.0.1");
+        let mut directions = Vec::new();
+        while let Some(packet) = all.try_next().expect("reads") {
+            assert_eq!((packet.ethertype, packet.bytes[0], packet.bytes[9]), (0x0800, 0x45, 1));
+            assert_eq!((packet.index, packet.bytes.len(), packet.length), (1, 84, 84));
+            assert!(packet.at.elapsed().is_ok_and(|age| age < Duration::from_secs(60)));
+            directions.push(packet.direction);
+        }
+        use Direction::{In, Out};
+        assert_eq!(
+            directions,
+            [Out, In, Out, In],
+            "request and reply, each leaving and arriving"
+        );
+        assert_eq!(none.try_next().expect("reads"), None);
+        assert_eq!(both.try_next().expect("reads").expect("the datagram").bytes[9], 17);
+        let first = tokio::time::timeout(Duration::from_secs(5), every.next())
+            .await
+            .expect("in time")
+            .expect("reads");
+        assert_eq!(first.direction, Out);
+        let error = Capture::open(Some(&"nope".into()), Selection::All)
+            .err()
+            .expect("no such device");
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::NotFound, "no device nope")
+        );
+    });
+}
+
+#[test]
+fn a_signed_session_comes_up_and_an_unsigned_one_is_dropped() {
+    in_netns(|| async {
+        tool("ip link set lo up");
+        for local in ["127.0.0.1", "::1"] {
+            let ip: IpAddr = local.parse().expect("an address");
+            let listener = tcp::listen(SocketAddr::new(ip, 0), 8).expect("listens");
+            tcp::set_md5(&listener, ip, b"secret").expect("this kernel signs");
+            let address = listener
+                .local_addr()
+                .expect("has one")
+                .as_socket()
+                .expect("is an IP one");
+
+            let before = counter("TCPMD5NotFound");
+            let unsigned = tcp::outgoing(address, Some(ip)).expect("opens");
+            assert!(unsigned.connect(&address.into()).is_err(), "in progress, and stays so");
+            assert!(counter("TCPMD5NotFound") > before, "the unsigned SYN was dropped");
+
+            tcp::set_ttl_security(&listener, ip, 1).expect("sets");
+            let before = counter("TCPMinTTLDrop");
+            let distant = tcp::outgoing(address, Some(ip)).expect("opens");
+            tcp::set_md5(&distant, ip, b"secret").expect("sets");
+            tcp::set_ttl(&distant, ip, 254).expect("sets");
+            assert!(distant.connect(&address.into()).is_err(), "in progress, and stays so");
+            assert!(
+                counter("TCPMinTTLDrop") > before,
+                "the SYN that may have crossed a router was dropped"
+            );
+
+            let signed = tcp::outgoing(address, Some(ip)).expect("opens");
+            tcp::set_md5(&signed, ip, b"secret").expect("sets");
+            tcp::set_ttl_security(&signed, ip, 1).expect("sets");
+            assert!(signed.tcp_nodelay().expect("asks"));
+            let connecting = tokio::net::TcpSocket::from_std_stream(signed.into()).connect(address);
+            let listener = tokio::net::TcpListener::from_std(listener.into()).expect("in a runtime");
+            let (accepted, connected) = tokio::join!(listener.accept(), connecting);
+            let (_, from) = accepted.expect("accepts");
+            assert_eq!(from, connected.expect("connects").local_addr().expect("has one"));
+            let long = tcp::set_md5(&listener, ip, &[b'x'; 81]).expect_err("too long");
+            assert_eq!(long.kind(), ErrorKind::InvalidInput);
+        }
+    });
+}
+
+/// A counter of this namespace's TCP.
+fn counter(wanted: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("is there");
+    let mut lines = text
+        .lines()
+        .filter(|line| line.starts_with("TcpExt:"))
+        .map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let (_, value) = names.zip(values).find(|(name, _)| *name == wanted).expect("is counted");
+    value.parse().expect("a number")
+}
