@@ -227,14 +227,17 @@ impl Reader<'_> {
 
 /// Whether a judgement about `field` is unfair because `bad` was left out of the value that was judged.
 fn spoils(bad: &str, field: &str) -> bool {
-    // Leaving an item out of a list moves the ones behind it.
-    let bad = match bad.rfind('[') {
-        Some(start) if bad.ends_with(']') => &bad[..start],
-        _ => bad,
+    let within = |inner: &str, outer: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    field
-        .strip_prefix(bad)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    // Leaving an item out of a list moves the ones behind it.
+    let list = bad
+        .strip_suffix(']')
+        .and_then(|item| item.rfind('['))
+        .map(|start| &bad[..start]);
+    within(field, list.unwrap_or(bad)) || within(bad, field)
 }
 
 /// `IPPool default-ipv4-ippool`, `WorkloadEndpoint default/node1-…`, as far as the document says.

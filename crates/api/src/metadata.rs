@@ -106,24 +106,21 @@ impl Metadata {
             );
         }
         check_labels("labels", &self.labels, problems);
-        problems.within("annotations", |problems| {
-            for key in self
-                .annotations
-                .keys()
-                .filter(|key| !is_qualified_name(key, Capitals::No))
-            {
-                problems.report("", key, QUALIFIED_NAME);
-            }
-            let total: usize = self
-                .annotations
-                .iter()
-                .map(|(key, value)| key.len() + value.len())
-                .sum();
-            if total > 256 * 1024 {
-                problems.report("", format!("{total} bytes"), "must be at most 262144 bytes together");
-            }
-        });
+        check_annotations(&self.annotations, problems);
     }
+}
+
+/// Reports keys that are no annotations, and too many bytes of them.
+pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>, problems: &mut Problems) {
+    problems.within("annotations", |problems| {
+        for key in annotations.keys().filter(|key| !is_qualified_name(key, Capitals::No)) {
+            problems.report("", key, QUALIFIED_NAME);
+        }
+        let total: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if total > 256 * 1024 {
+            problems.report("", format!("{total} bytes"), "must be at most 262144 bytes together");
+        }
+    });
 }
 
 /// Reports keys and values that are no Kubernetes labels.

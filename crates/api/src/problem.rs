@@ -77,7 +77,17 @@ impl Problems {
         });
     }
 
-    /// A `field` here holds nothing, but should.
+    /// Like [`Problems::report`], for a field given by its whole path from the top of the document.
+    pub fn report_elsewhere(&mut self, path: &str, value: impl fmt::Display, message: impl Into<String>) {
+        let value = Some(shortened(value.to_string()));
+        self.found.push(FieldProblem {
+            field: path.to_owned(),
+            value,
+            message: message.into(),
+        });
+    }
+
+    /// A `field` here holds nothing, but should, or something that must go.
     pub fn missing(&mut self, field: &str, message: impl Into<String>) {
         self.found.push(FieldProblem {
             field: self.path(field),
@@ -96,7 +106,7 @@ impl Problems {
     }
 
     /// Walks into each item of the list `field`.
-    pub fn each<T>(&mut self, field: &str, items: &[T], mut walk: impl FnMut(&mut Self, &T)) {
+    pub fn each<'a, T>(&mut self, field: &str, items: &'a [T], mut walk: impl FnMut(&mut Self, &'a T)) {
         for (index, item) in items.iter().enumerate() {
             self.within(&format!("{field}[{index}]"), |problems| walk(problems, item));
         }
@@ -136,6 +146,19 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .filter(|(edits, _)| *edits <= most)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
+}
+
+/// `must be one of …`, with the one that was probably meant.
+pub(crate) fn one_of(text: &str, known: &[&str]) -> String {
+    let all = known
+        .iter()
+        .map(|name| if name.is_empty() { "\"\"" } else { name })
+        .collect::<Vec<_>>()
+        .join(", ");
+    match nearest(text, known.iter().copied().filter(|name| !name.is_empty())) {
+        Some(meant) => format!("must be one of {all}; did you mean `{meant}`?"),
+        None => format!("must be one of {all}"),
+    }
 }
 
 /// Levenshtein distance in characters.

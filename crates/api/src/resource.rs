@@ -21,13 +21,16 @@ pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwn
     /// Reports what is wrong with the spec; paths start below `spec`. Absent optional fields are right.
     fn check(&self, _metadata: &Metadata, _problems: &mut Problems) {}
 
+    /// Reports what is wrong with the status; paths start below `status`.
+    fn check_status(_status: &Self::Status, _problems: &mut Problems) {}
+
     /// Reports what must not change from `old` to this; paths start below `spec`.
     fn check_update(&self, _old: &Self, _problems: &mut Problems) {}
 
     /// Fills in what upstream fills in when an object is written.
     fn apply_defaults(&mut self) {}
 
-    /// A harmless value for a required field (path from the top) that holds `wrong`, so that the rest can be judged.
+    /// A harmless value for a required field (path from the top, not within a list) that holds `wrong`, so that the rest can be judged.
     fn stand_in(_field: &str, _wrong: &serde_json::Value) -> Option<serde_json::Value> {
         None
     }
@@ -85,6 +88,9 @@ impl<S: Spec> Object<S> {
             self.metadata.check(S::NAMES, problems);
         });
         problems.within("spec", |problems| self.spec.check(&self.metadata, problems));
+        if let Some(status) = &self.status {
+            problems.within("status", |problems| S::check_status(status, problems));
+        }
         problems.into_vec()
     }
 
@@ -123,6 +129,7 @@ macro_rules! resources {
         /// A resource of any kind. Its JSON form is the v3 document: `apiVersion` is added at the edge, `kind` is the tag.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "kind")]
+        #[expect(clippy::large_enum_variant, reason = "workload endpoints are the largest, and by far the most")]
         pub enum Resource {
             $(#[doc = concat!("`", stringify!($variant), "`")] $variant(Object<$spec>),)*
         }

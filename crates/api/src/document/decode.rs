@@ -6,12 +6,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde_json::Value;
 
 use super::tree::join;
-use crate::problem::{FieldProblem, nearest, shortened};
+use crate::problem::{FieldProblem, nearest, one_of, shortened};
+use crate::value::net::Text;
 
 /// What came of decoding.
 pub(crate) struct Decoded<T> {
@@ -83,7 +85,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
     }
 }
 
-/// Sets the field at a dotted path; objects on the way that do not exist are made.
+/// Sets the field at a dotted path without lists; objects on the way that do not exist are made.
 fn put(value: &mut Value, path: &str, new: Value) {
     let mut here = value;
     for field in path.split('.') {
@@ -120,10 +122,9 @@ impl DecodeError {
     fn clearer(self) -> Self {
         let clearer = match &self {
             DecodeError::Wrong(message) => match message.as_str() {
-                "invalid IP address syntax" => "must be an address range like 10.0.0.0/16 or fd00::/64",
-                "must be IP address" => "must be an address like 10.0.0.1 or fd00::1",
-                "must be IPv4 address" => "must be an IPv4 address like 10.0.0.1",
-                "must be IPv6 address" => "must be an IPv6 address like fd00::1",
+                "invalid IP address syntax" => IpAddr::RIGHT,
+                "invalid IPv4 address syntax" => Ipv4Addr::RIGHT,
+                "invalid IPv6 address syntax" => Ipv6Addr::RIGHT,
                 _ => return self,
             },
             DecodeError::Missing(_) => return self,
@@ -457,7 +458,9 @@ fn in_place<'de, T: DeserializeSeed<'de>>(
     path: &Path<'_>,
     log: &Log,
 ) -> Result<T::Value, DecodeError> {
-    seed.deserialize(Decoder { value, path, log })
+    let decoder = Decoder { value, path, log };
+    // A type may refuse a value after the decoder has delivered it.
+    decoder.noting(seed.deserialize(decoder))
 }
 
 fn note_unknown(log: &Log, path: &Path<'_>, key: &str, known: &[&str]) {
@@ -474,19 +477,6 @@ fn note_unknown(log: &Log, path: &Path<'_>, key: &str, known: &[&str]) {
     let mut unknown = log.unknown.borrow_mut();
     if !unknown.contains(&problem) {
         unknown.push(problem);
-    }
-}
-
-/// `must be one of …`, with the one that was probably meant.
-fn one_of(text: &str, known: &[&str]) -> String {
-    let all = known
-        .iter()
-        .map(|name| if name.is_empty() { "\"\"" } else { name })
-        .collect::<Vec<_>>()
-        .join(", ");
-    match nearest(text, known.iter().copied().filter(|name| !name.is_empty())) {
-        Some(meant) => format!("must be one of {all}; did you mean `{meant}`?"),
-        None => format!("must be one of {all}"),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Kind;
+use crate::names::NameRule;
+use crate::problem::Problems;
 use crate::resource::{NoStatus, Spec};
+use crate::{Kind, Metadata};
 
 /// Spec of the ClusterInformation `default`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,5 +30,17 @@ pub struct ClusterInformationSpec {
 
 impl Spec for ClusterInformationSpec {
     const KIND: Kind = Kind::ClusterInformation;
+    const NAMES: NameRule = NameRule::Default;
     type Status = NoStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        let is_guid = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(guid) = self
+            .cluster_guid
+            .as_ref()
+            .filter(|guid| !guid.is_empty() && !is_guid(guid))
+        {
+            problems.report("clusterGUID", guid, "must be 32 hexadecimal digits");
+        }
+    }
 }

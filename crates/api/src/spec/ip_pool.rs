@@ -1,17 +1,23 @@
 //! IPPool: a range of addresses, how packets to it travel, who may use it.
 
+use std::fmt;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::is_false;
-use crate::Kind;
-use crate::resource::{NoStatus, Spec};
+use super::{Condition, ConditionStatus, is_false};
+use crate::problem::Problems;
+use crate::resource::{Object, Spec};
+use crate::selector::Selector;
+use crate::value::{check, net};
+use crate::{Kind, Metadata};
 
 /// Spec of an IPPool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IpPoolSpec {
     /// The range; canonical (no host bits), immutable.
+    #[serde(with = "net::one")]
     pub cidr: IpNet,
     /// VXLAN encapsulation; exclusive with `ipip_mode`.
     #[serde(default)]
@@ -78,6 +84,18 @@ pub enum AssignmentMode {
     Manual,
 }
 
+impl fmt::Display for EncapMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl fmt::Display for AllowedUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 impl IpPoolSpec {
     /// A pool with defaults for this range.
     pub fn new(cidr: IpNet) -> Self {
@@ -113,7 +131,193 @@ impl IpPoolSpec {
     }
 }
 
+/// Status of an IPPool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IpPoolStatus {
+    /// `Allocatable`, with the reasons in [`IpPoolStatus`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+impl IpPoolStatus {
+    /// Type of the condition that says whether addresses may be allocated.
+    pub const ALLOCATABLE: &'static str = "Allocatable";
+    /// Reason: nothing stands in the way.
+    pub const OK: &'static str = "OK";
+    /// Reason: another pool has some of the addresses.
+    pub const CIDR_OVERLAP: &'static str = "CIDROverlap";
+    /// Reason: the pool is being deleted.
+    pub const TERMINATING: &'static str = "Terminating";
+    /// Reason: the spec says `disabled`.
+    pub const POOL_DISABLED: &'static str = "PoolDisabled";
+}
+
+/// Finalizer that holds the deletion of a pool until its blocks are gone.
+pub const IP_POOL_FINALIZER: &str = "projectcalico.org/ippool-finalizer";
+
+impl Object<IpPoolSpec> {
+    /// Whether addresses may be allocated: it is neither disabled nor being deleted, and no condition forbids it.
+    pub fn is_allocatable(&self) -> bool {
+        let conditions = self.status.iter().flat_map(|status| &status.conditions);
+        let mut about = conditions.filter(|condition| condition.kind == IpPoolStatus::ALLOCATABLE);
+        !self.spec.disabled
+            && self.metadata.deletion_timestamp.is_none()
+            && about.all(|condition| condition.status != ConditionStatus::False)
+    }
+}
+
+impl IpPoolSpec {
+    fn check_range(&self, problems: &mut Problems) {
+        check::masked("cidr", self.cidr, problems);
+        let (least, most, link_local) = match self.cidr {
+            IpNet::V4(_) => (20, 32, "169.254.0.0/16"),
+            IpNet::V6(_) => (116, 128, "fe80::/10"),
+        };
+        let link_local_net: IpNet = link_local.parse().expect("a literal prefix parses");
+        if overlap(self.cidr, link_local_net) {
+            problems.report(
+                "cidr",
+                self.cidr,
+                format!("must not overlap the link-local addresses {link_local}"),
+            );
+        }
+        let size = self.block_len();
+        if !(least..=most).contains(&size) {
+            problems.report("blockSize", size, format!("must be from {least} to {most}"));
+        } else if !self.disabled && self.cidr.prefix_len() > size {
+            problems.report(
+                "cidr",
+                self.cidr,
+                format!("must hold at least one block: /{size} or larger"),
+            );
+        }
+    }
+
+    fn check_modes(&self, problems: &mut Problems) {
+        let ipip = self.ipip_mode != EncapMode::Never;
+        let vxlan = self.vxlan_mode != EncapMode::Never;
+        if ipip && vxlan {
+            problems.report(
+                "ipipMode",
+                self.ipip_mode,
+                "must be Never with vxlanMode: a pool has one encapsulation",
+            );
+        }
+        if ipip && matches!(self.cidr, IpNet::V6(_)) {
+            problems.report(
+                "ipipMode",
+                self.ipip_mode,
+                "must be Never in an IPv6 pool: IPIP carries IPv4",
+            );
+        }
+    }
+
+    fn check_uses(&self, problems: &mut Problems) {
+        check::at_most("allowedUses", self.allowed_uses.len(), 10, problems);
+        let uses = |wanted| self.allowed_uses.contains(&wanted);
+        for (index, one) in self.allowed_uses.iter().enumerate() {
+            if self.allowed_uses[..index].contains(one) {
+                problems.report(&format!("allowedUses[{index}]"), one, "must occur once");
+            }
+        }
+        if uses(AllowedUse::Tunnel)
+            && let Some(selector) = self.namespace_selector.as_ref().filter(|selector| !selector.is_empty())
+        {
+            problems.report(
+                "namespaceSelector",
+                selector,
+                "must be absent with the use Tunnel: tunnels have no namespace",
+            );
+        }
+        if !uses(AllowedUse::LoadBalancer) {
+            return;
+        }
+        if uses(AllowedUse::Workload) || uses(AllowedUse::Tunnel) {
+            problems.missing("allowedUses", "must be LoadBalancer alone, or not at all");
+        }
+        for (field, mode) in [("ipipMode", self.ipip_mode), ("vxlanMode", self.vxlan_mode)] {
+            if mode != EncapMode::Never {
+                problems.report(field, mode, "must be Never with the use LoadBalancer");
+            }
+        }
+        if self.disable_bgp_export {
+            problems.report("disableBGPExport", true, "must be false with the use LoadBalancer");
+        }
+        let selector = self.node_selector.as_deref().unwrap_or_default();
+        if Selector::parse(selector).is_ok_and(|selector| selector != Selector::ALL) {
+            problems.report("nodeSelector", selector, "must be all() with the use LoadBalancer");
+        }
+    }
+}
+
+/// Whether two prefixes share addresses.
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
 impl Spec for IpPoolSpec {
     const KIND: Kind = Kind::IPPool;
-    type Status = NoStatus;
+    type Status = IpPoolStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        self.check_range(problems);
+        self.check_modes(problems);
+        self.check_uses(problems);
+        check::selector(
+            "nodeSelector",
+            self.node_selector.as_deref().unwrap_or_default(),
+            problems,
+        );
+        check::selector(
+            "namespaceSelector",
+            self.namespace_selector.as_deref().unwrap_or_default(),
+            problems,
+        );
+    }
+
+    fn check_update(&self, old: &Self, problems: &mut Problems) {
+        // Another spelling of the same range is no change.
+        if self.cidr.trunc() != old.cidr.trunc() {
+            problems.report(
+                "cidr",
+                self.cidr,
+                format!("must stay {}: make a new pool instead", old.cidr),
+            );
+        }
+        if self.block_len() != old.block_len() {
+            problems.report(
+                "blockSize",
+                self.block_len(),
+                format!("must stay {}: make a new pool instead", old.block_len()),
+            );
+        }
+        if old.allows(AllowedUse::LoadBalancer) && !self.allows(AllowedUse::LoadBalancer) {
+            problems.missing("allowedUses", "must stay LoadBalancer: make a new pool instead");
+        }
+    }
+
+    fn apply_defaults(&mut self) {
+        self.block_size = Some(self.block_len());
+        if self.node_selector.as_deref().unwrap_or_default().is_empty() {
+            self.node_selector = Some("all()".to_owned());
+        }
+        if self.allowed_uses.is_empty() {
+            // Tunnels have no namespace, so a pool for some namespaces is not for them.
+            let only_some = self
+                .namespace_selector
+                .as_ref()
+                .is_some_and(|selector| !selector.is_empty());
+            self.allowed_uses = match only_some {
+                true => vec![AllowedUse::Workload],
+                false => vec![AllowedUse::Workload, AllowedUse::Tunnel],
+            };
+        }
+        self.assignment_mode.get_or_insert(AssignmentMode::Automatic);
+    }
+
+    fn stand_in(field: &str, wrong: &serde_json::Value) -> Option<serde_json::Value> {
+        let is_v6 = wrong.as_str().is_some_and(|text| text.contains(':'));
+        (field == "spec.cidr").then(|| if is_v6 { "2000::/3".into() } else { "10.0.0.0/8".into() })
+    }
 }

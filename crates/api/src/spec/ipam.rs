@@ -6,15 +6,19 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::is_false;
-use crate::Kind;
+use super::{is_false, is_zero};
+use crate::names::NameRule;
+use crate::problem::Problems;
 use crate::resource::{NoStatus, Spec};
+use crate::value::{check, net};
+use crate::{Kind, Metadata};
 
 /// Spec of an IPAMBlock: the allocations of one block. One compare-and-swap object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IpamBlockSpec {
     /// The block.
+    #[serde(with = "net::one")]
     pub cidr: IpNet,
     /// Whose it is: `host:<name>` or `virtual:<name>`; absent once released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,6 +76,7 @@ pub struct BlockAffinitySpec {
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub affinity_type: Option<String>,
     /// The block.
+    #[serde(with = "net::one")]
     pub cidr: IpNet,
     /// Marked for deletion where the store has no compare-and-delete.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -146,26 +151,97 @@ impl Default for IpamConfigurationSpec {
     }
 }
 
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
 impl Spec for IpamBlockSpec {
     const KIND: Kind = Kind::IPAMBlock;
+    const NAMES: NameRule = NameRule::Derived;
     type Status = NoStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        check::masked("cidr", self.cidr, problems);
+        let size = 1u128.checked_shl(u32::from(self.cidr.max_prefix_len() - self.cidr.prefix_len()));
+        if size != Some(self.allocations.len() as u128) {
+            problems.report(
+                "allocations",
+                format!("{} items", self.allocations.len()),
+                "must be one for each address",
+            );
+        }
+        for (ordinal, index) in self.allocations.iter().enumerate() {
+            if let Some(index) = index.filter(|index| *index >= self.attributes.len()) {
+                problems.report(
+                    &format!("allocations[{ordinal}]"),
+                    index,
+                    "must be the place of one of spec.attributes",
+                );
+            }
+        }
+        for (place, ordinal) in self.unallocated.iter().enumerate() {
+            let free = self.allocations.get(*ordinal as usize).is_some_and(Option::is_none);
+            if !free {
+                problems.report(
+                    &format!("unallocated[{place}]"),
+                    ordinal,
+                    "must be an address that is not allocated",
+                );
+            }
+        }
+    }
 }
 
 impl Spec for BlockAffinitySpec {
     const KIND: Kind = Kind::BlockAffinity;
+    const NAMES: NameRule = NameRule::Derived;
     type Status = NoStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        check::masked("cidr", self.cidr, problems);
+        if self.node.is_empty() {
+            problems.missing("node", "is required");
+        }
+        if let Some(kind) = self
+            .affinity_type
+            .as_ref()
+            .filter(|kind| !["", "host", "virtual"].contains(&kind.as_str()))
+        {
+            problems.report("type", kind, "must be host or virtual");
+        }
+        if self.deleted {
+            problems.report("deleted", true, "must be false: the datastore sets it when it deletes");
+        }
+    }
 }
 
 impl Spec for IpamHandleSpec {
     const KIND: Kind = Kind::IPAMHandle;
+    const NAMES: NameRule = NameRule::Derived;
     type Status = NoStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        if self.handle_id.is_empty() {
+            problems.missing("handleID", "is required");
+        }
+        for block in self.block.keys().filter(|block| block.parse::<IpNet>().is_err()) {
+            problems.report("block", block, "must be a block like 10.0.0.0/26");
+        }
+    }
 }
 
 impl Spec for IpamConfigurationSpec {
     const KIND: Kind = Kind::IPAMConfiguration;
+    const NAMES: NameRule = NameRule::Default;
     type Status = NoStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        let known = |text: &str| ["", "Enabled", "Disabled"].contains(&text);
+        if let Some(text) = self
+            .kubevirt_vm_address_persistence
+            .as_ref()
+            .filter(|text| !known(text))
+        {
+            problems.report("kubeVirtVMAddressPersistence", text, "must be Enabled or Disabled");
+        }
+        if self.ip_cooldown_seconds > 1200 {
+            problems.report("ipCooldownSeconds", self.ip_cooldown_seconds, "must be from 0 to 1200");
+        }
+    }
 }

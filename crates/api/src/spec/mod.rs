@@ -3,24 +3,41 @@
 mod bgp_configuration;
 mod bgp_peer;
 mod cluster_information;
+mod condition;
+mod felix_check;
 mod felix_configuration;
+mod felix_values;
 mod ip_pool;
 mod ipam;
 mod node;
 mod profile;
+mod qos;
+mod rule;
 mod workload_endpoint;
 
 pub use bgp_configuration::*;
 pub use bgp_peer::*;
 pub use cluster_information::*;
+pub use condition::*;
 pub use felix_configuration::*;
+pub use felix_values::*;
 pub use ip_pool::*;
 pub use ipam::*;
 pub use node::*;
 pub use profile::*;
+pub use qos::*;
+pub use rule::*;
 pub use workload_endpoint::*;
 
 /// Serialises nothing for a flag that is off.
 pub(crate) fn is_false(flag: &bool) -> bool {
     !*flag
 }
+
+/// Serialises nothing for a number that is not set.
+pub(crate) fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::AsNumber;
-use crate::Kind;
+use crate::problem::Problems;
 use crate::resource::Spec;
+use crate::value::{AsNumber, check, net};
+use crate::{Kind, Metadata};
 
 /// Spec of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,13 +18,21 @@ pub struct NodeSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bgp: Option<NodeBgp>,
     /// Address of its VXLAN device.
-    #[serde(rename = "ipv4VXLANTunnelAddr", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "ipv4VXLANTunnelAddr",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub ipv4_vxlan_tunnel_addr: Option<Ipv4Addr>,
     /// MAC of its VXLAN device, if not derived from the name.
     #[serde(rename = "vxlanTunnelMACAddr", skip_serializing_if = "Option::is_none")]
     pub vxlan_tunnel_mac_addr: Option<String>,
     /// Address of its IPv6 VXLAN device.
-    #[serde(rename = "ipv6VXLANTunnelAddr", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "ipv6VXLANTunnelAddr",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub ipv6_vxlan_tunnel_addr: Option<Ipv6Addr>,
     /// MAC of its IPv6 VXLAN device.
     #[serde(rename = "vxlanTunnelMACAddrV6", skip_serializing_if = "Option::is_none")]
@@ -37,6 +46,9 @@ pub struct NodeSpec {
     /// All addresses by which the node is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<NodeAddress>,
+    /// Its interfaces with their addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<NodeInterface>,
 }
 
 /// Routing identity of a node.
@@ -50,21 +62,29 @@ pub struct NodeBgp {
     #[serde(
         rename = "ipv4Address",
         skip_serializing_if = "Option::is_none",
-        with = "super::node::net_or_addr"
+        with = "net::optional"
     )]
     pub ipv4_address: Option<Ipv4Net>,
     /// Address with the subnet's prefix length.
     #[serde(
         rename = "ipv6Address",
         skip_serializing_if = "Option::is_none",
-        with = "super::node::net_or_addr"
+        with = "net::optional"
     )]
     pub ipv6_address: Option<Ipv6Net>,
     /// Address of `tunl0`.
-    #[serde(rename = "ipv4IPIPTunnelAddr", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "ipv4IPIPTunnelAddr",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub ipv4_ipip_tunnel_addr: Option<Ipv4Addr>,
     /// Makes the node a route reflector of this cluster (IPv4 form).
-    #[serde(rename = "routeReflectorClusterID", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "routeReflectorClusterID",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
 }
 
@@ -84,10 +104,18 @@ pub struct OrchRef {
 #[serde(default)]
 pub struct NodeWireguard {
     /// IPv4.
-    #[serde(rename = "interfaceIPv4Address", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "interfaceIPv4Address",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub interface_ipv4_address: Option<Ipv4Addr>,
     /// IPv6.
-    #[serde(rename = "interfaceIPv6Address", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "interfaceIPv6Address",
+        skip_serializing_if = "Option::is_none",
+        with = "net::optional"
+    )]
     pub interface_ipv6_address: Option<Ipv6Addr>,
 }
 
@@ -99,6 +127,18 @@ pub struct NodeAddress {
     /// `CalicoNodeIP`, `InternalIP`, `ExternalIP`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+}
+
+/// One interface of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeInterface {
+    /// Its name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its addresses, bare or with a prefix length.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
 /// Status of a Node.
@@ -128,36 +168,56 @@ impl NodeBgp {
 impl Spec for NodeSpec {
     const KIND: Kind = Kind::Node;
     type Status = NodeStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        if self.bgp == Some(NodeBgp::default()) {
+            problems.missing("bgp", "must be absent rather than empty");
+        }
+        check::mac(
+            "vxlanTunnelMACAddr",
+            self.vxlan_tunnel_mac_addr.as_deref().unwrap_or_default(),
+            problems,
+        );
+        check::mac(
+            "vxlanTunnelMACAddrV6",
+            self.vxlan_tunnel_mac_addr_v6.as_deref().unwrap_or_default(),
+            problems,
+        );
+        problems.each("addresses", &self.addresses, |problems, address| {
+            check_address("address", &address.address, problems);
+            let known = |kind: &str| ["", "CalicoNodeIP", "InternalIP", "ExternalIP"].contains(&kind);
+            if let Some(kind) = address.kind.as_ref().filter(|kind| !known(kind)) {
+                problems.report("type", kind, "must be CalicoNodeIP, InternalIP or ExternalIP");
+            }
+        });
+        problems.each("interfaces", &self.interfaces, |problems, interface| {
+            problems.each("addresses", &interface.addresses, |problems, address| {
+                check_address("", address, problems)
+            });
+        });
+    }
+
+    fn check_status(status: &NodeStatus, problems: &mut Problems) {
+        let keys = [
+            ("wireguardPublicKey", &status.wireguard_public_key),
+            ("wireguardPublicKeyV6", &status.wireguard_public_key_v6),
+        ];
+        for (field, key) in keys {
+            if let Some(key) = key.as_ref().filter(|key| !key.is_empty() && !is_wireguard_key(key)) {
+                problems.report(field, key, "must be a WireGuard key: 44 characters of base64");
+            }
+        }
+    }
 }
 
-/// Accepts `10.0.0.1` for `10.0.0.1/32`, as upstream does.
-pub(crate) mod net_or_addr {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<T: Display, S: Serializer>(net: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        match net {
-            Some(net) => serializer.collect_str(net),
-            None => serializer.serialize_none(),
-        }
+fn check_address(field: &str, address: &str, problems: &mut Problems) {
+    if <IpNet as net::Text>::parse(address).is_none() {
+        problems.report(field, address, "must be an address, with or without a prefix length");
     }
+}
 
-    pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(deserializer)? else {
-            return Ok(None);
-        };
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let full = match (text.contains('/'), text.contains(':')) {
-            (true, _) => text.clone(),
-            (false, true) => format!("{text}/128"),
-            (false, false) => format!("{text}/32"),
-        };
-        full.parse()
-            .map(Some)
-            .map_err(|_| D::Error::custom(format!("`{text}` is not an address with a prefix length")))
-    }
+/// 32 bytes in base64: 43 digits, the last of which has two bits to spare, and one `=`.
+fn is_wireguard_key(key: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    key.len() == 44 && key.ends_with('=') && key.bytes().take(43).all(is_digit)
 }

@@ -1,0 +1,17 @@
+//! Values that occur in many specs: durations, ports, protocols, prefixes, choices; and checks they share.
+
+mod as_number;
+pub(crate) mod check;
+mod choice;
+mod dscp;
+mod duration;
+pub(crate) mod net;
+mod port;
+mod protocol;
+
+pub use as_number::AsNumber;
+pub(crate) use choice::choice;
+pub use dscp::Dscp;
+pub use duration::Duration;
+pub use port::Port;
+pub use protocol::Protocol;
