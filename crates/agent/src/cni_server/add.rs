@@ -132,7 +132,7 @@ impl CniServer {
             let refused =
                 |why| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
             self.program(&other.id(), None).await.map_err(refused)?;
-            self.shared.parts.pods.detach(device, &other.alias).await.map_err(refused)?;
+            self.detach(&other).await.map_err(refused)?;
         }
         Ok(())
     }

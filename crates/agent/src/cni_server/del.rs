@@ -9,7 +9,7 @@ use cni::journal::{Endpoint, Id, Pending, Phase};
 use cni::protocol::Request;
 
 use super::add::{is_ipam, unfinished_deletion};
-use super::endpoint::pending_of;
+use super::endpoint::{pending_of, wired_of};
 use super::{CniServer, journal_error};
 
 /// How long to wait after a first failure to finish deletions, and at most.
@@ -75,30 +75,31 @@ impl CniServer {
     /// only with its container, the addresses by its handle. All of it may be gone already. Answers what is left.
     pub(super) async fn remove(&self, endpoint: &Endpoint) -> Result<(), Vec<String>> {
         let mut problems = Vec::new();
-        let mut address_is_free = true;
-        if let Some(device) = &endpoint.host_device {
-            // First the route: an address must not be handed out while packets to it still go here.
-            if let Err(why) = self.program(&endpoint.id(), None).await {
-                problems.push(format!("routes: {why}"));
-                // Routes go with their device.
-                let detached = self.shared.parts.pods.detach(device, &endpoint.alias).await;
-                address_is_free = detached.is_ok();
-                problems.extend(detached.err().map(|why| format!("device {device}: {why}")));
+        // First the route: an address must not be handed out while packets to it still go here.
+        if endpoint.host_device.is_some()
+            && let Err(why) = self.program(&endpoint.id(), None).await
+        {
+            problems.push(format!("routes: {why}"));
+            // Routes go with their device, however the dataplane fares.
+            if let Err(why) = self.detach(endpoint).await {
+                problems.push(why);
+                return Err(problems);
             }
         }
-        let detach = async {
-            match &endpoint.host_device {
-                Some(device) if problems.is_empty() => {
-                    let detached = self.shared.parts.pods.detach(device, &endpoint.alias).await;
-                    detached.map_err(|why| format!("device {device}: {why}"))
-                }
-                _ => Ok(()),
-            }
-        };
-        let release = async { if address_is_free { self.release(&endpoint.handle).await } else { Ok(()) } };
-        let (detached, released, deleted) = futures::join!(detach, release, self.delete_workload_endpoint(endpoint));
+        let (detached, released, deleted) = futures::join!(
+            self.detach(endpoint),
+            self.release(&endpoint.handle),
+            self.delete_workload_endpoint(endpoint)
+        );
         problems.extend([detached, released, deleted].into_iter().filter_map(Result::err));
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Removes an endpoint's device, if it is still its own.
+    pub(super) async fn detach(&self, endpoint: &Endpoint) -> Result<(), String> {
+        let Some(wired) = wired_of(endpoint) else { return Ok(()) };
+        let device = wired.host_device.clone();
+        self.shared.parts.pods.detach(wired).await.map_err(|why| format!("device {device}: {why}"))
     }
 
     async fn release(&self, handle: &str) -> Result<(), String> {

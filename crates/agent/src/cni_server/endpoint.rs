@@ -13,7 +13,7 @@ use cni::result::{Interface, Ip, Route};
 use cni::{CniResult, Code, Error};
 use ipnet::IpNet;
 
-use super::ports::{LocalEndpoint, PodLink, Want};
+use super::ports::{LocalEndpoint, PodLink, Want, Wired};
 
 /// MAC address of the host's end, as upstream has it.
 const HOST_MAC: &str = "ee:ee:ee:ee:ee:ee";
@@ -173,6 +173,16 @@ pub fn link_of(endpoint: &Endpoint) -> Option<PodLink> {
         mac: mac_of(&endpoint.handle),
         alias: endpoint.alias.clone(),
         ip_forward: endpoint.ip_forward,
+    })
+}
+
+/// What is to be recognised of an endpoint's wiring, if it ever had a device: also if another has taken it since.
+pub fn wired_of(endpoint: &Endpoint) -> Option<Wired> {
+    Some(Wired {
+        netns: Some(endpoint.netns.clone()).filter(|path| !path.as_os_str().is_empty()),
+        ifname: endpoint.ifname.clone(),
+        host_device: endpoint.host_device.clone()?,
+        alias: endpoint.alias.clone(),
     })
 }
 

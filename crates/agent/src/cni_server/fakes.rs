@@ -55,7 +55,8 @@ impl World {
     pub fn new(addresses: u8) -> Arc<World> {
         let free = (0..addresses).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         Arc::new(World {
-            dir: tempfile::tempdir().unwrap(),
+            // In memory where there is such a place: the journal syncs often.
+            dir: tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(),
             state: Mutex::new(State { free, ..State::default() }),
             store: MemoryStore::new(),
             readiness: watch::channel(Readiness::Ready { pod_mtu: 1480 }).0,
@@ -296,15 +297,15 @@ impl Pods for World {
         })
     }
 
-    fn detach<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.step("detach").await?;
             {
                 let mut state = self.state();
-                if state.devices.get(host_device).is_some_and(|(found, _)| found == alias) {
-                    state.devices.remove(host_device);
+                if state.devices.get(&wired.host_device).is_some_and(|(found, _)| *found == wired.alias) {
+                    state.devices.remove(&wired.host_device);
                     // Routes go with their device.
-                    state.routes.retain(|_, local| local.device != host_device);
+                    state.routes.retain(|_, local| local.device != wired.host_device);
                 }
             }
             let _ = self.step("detached").await;

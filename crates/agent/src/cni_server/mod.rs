@@ -1,7 +1,7 @@
 //! The CNI server: what container runtimes ask for, done in this process.
 //!
 //! ```text
-//!   plugin ──request──> serve ──> add / del / check ──> Batcher ──> Allocator   (addresses, by compare-and-swap)
+//!   plugin ──request──> socket ─> add / del / check ──> Batcher ──> Allocator   (addresses, by compare-and-swap)
 //!                                   │    │    └───────────────────> Store       (WorkloadEndpoint)
 //!                                   │    └────────────────────────> Pods        (veth pair, the pod's routes)
 //!                                   │                               Dataplane   (the host's routes)
@@ -12,7 +12,7 @@
 //! interrupts is undone when the agent is back; it answers when the pod's routes are in the kernel. DEL always succeeds:
 //! what cannot be done now stays in the journal and is tried again. Nothing is removed because the datastore lacks it.
 //!
-//! Start in this order: [`serve::bind`] (from now on requests queue up), [`CniServer::recover`], then [`CniServer::serve`].
+//! Start in this order: [`socket::bind`] (from now on requests queue up), [`CniServer::recover`], then [`CniServer::serve`].
 //! A plugin that finds nobody listening writes its DEL down and tries once more, so with this order none is missed.
 
 use std::collections::BTreeMap;
@@ -33,14 +33,16 @@ mod batch;
 mod check;
 mod del;
 mod endpoint;
+pub mod live;
 mod locks;
 pub mod ports;
 mod recover;
-pub mod serve;
+pub mod socket;
 mod wep;
 
 pub use endpoint::Naming;
-pub use ports::{AllocError, Allocator, Dataplane, LocalEndpoint, PodLink, Pods, Readiness, Want};
+pub use live::{Deps, serve};
+pub use ports::{AllocError, Allocator, Dataplane, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
 pub use recover::Recovered;
 
 use batch::Batcher;

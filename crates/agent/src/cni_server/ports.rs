@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 
-/// Hands out addresses. The real one is [`super::adapters::IpamAllocator`].
+/// Hands out addresses. The real one is [`super::live::IpamAllocator`].
 pub trait Allocator: Send + Sync {
     /// Serves some requests at once; as many answers, in the same order. A request is served in full or not at all, but
     /// after [`AllocError::TryAgain`] the handle may hold something: release it.
@@ -60,15 +60,15 @@ pub enum AllocError {
     Refused(String),
 }
 
-/// Wires pods. The real one is [`super::adapters::LinuxPods`].
+/// Wires pods. The real one is [`super::live::LinuxPods`].
 pub trait Pods: Send + Sync {
     /// Makes the veth pair, addresses and routes in the pod; replaces a host device of the same name. On failure nothing of
     /// it is left.
     fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Removes the host device if it carries this alias (and with it the pod's end). A device that is gone or somebody
-    /// else's is fine.
-    fn detach<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Removes the host device (and with it the pod's end) if it is this pod's. A device that is gone or somebody else's
+    /// is fine.
+    fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>>;
 
     /// Says what differs from what `attach` made.
     fn check(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
@@ -96,6 +96,19 @@ pub struct PodLink {
     pub alias: String,
     /// The pod may forward packets.
     pub ip_forward: bool,
+}
+
+/// By what the wiring of a pod is recognised when it has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wired {
+    /// Path of the pod's network namespace, if it is known.
+    pub netns: Option<PathBuf>,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// The interface on the host.
+    pub host_device: String,
+    /// Its alias; a device with another one is somebody else's.
+    pub alias: String,
 }
 
 /// The agent's loop, which owns the host's routes.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::endpoint::pending_of;
 use super::fakes::World;
 use super::ports::*;
-use super::serve::bind;
+use super::socket::bind;
 
 #[tokio::test]
 async fn add_answers_the_wiring_of_a_pod() {
