@@ -15,6 +15,9 @@ use super::tree::join;
 use crate::problem::{FieldProblem, nearest, one_of, shortened};
 use crate::value::net::Text;
 
+/// Most problems of one document: nobody reads more at a time, and each costs another look at the document.
+const MOST_PROBLEMS: usize = 100;
+
 /// What came of decoding.
 pub(crate) struct Decoded<T> {
     /// The value without the bad places; absent where it cannot be without them.
@@ -66,6 +69,15 @@ pub(crate) fn decode<T: DeserializeOwned>(
                 value,
                 message,
             });
+        }
+        if problems.len() == MOST_PROBLEMS {
+            let message = format!("has more problems than these {MOST_PROBLEMS}");
+            problems.push(FieldProblem {
+                field: String::new(),
+                value: None,
+                message,
+            });
+            break None;
         }
         let harmless = stand_in(&field, &held);
         if let Some(harmless) = harmless

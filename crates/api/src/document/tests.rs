@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// Reads `text` and compares the problems, one a line; none means that it reads.
@@ -190,4 +192,93 @@ fn what_an_api_server_adds_is_accepted() {
          v1, kind: Node, name: n, uid: u, controller: true}\nspec: {cidr: 10.0.0.0/16}\n",
         &[],
     );
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_lines_are_no_problem() {
+    assert_eq!(names(&format!("\u{feff}{}", POOL.replace('\n', "\r\n"))), ["IPPool(a)"]);
+    assert_eq!(names("\u{feff}{\"apiVersion\": \"v1\", \"kind\": \"List\"}"), [""; 0]);
+}
+
+#[test]
+fn no_document_has_more_than_a_hundred_problems() {
+    let ports = "x, ".repeat(5_000);
+    let text = format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{kubeNodePortRanges: [{}]}}\n",
+        ports.replace('x', "{}")
+    );
+    let problems = read("f.yaml", &text).unwrap_err();
+    assert_eq!(problems.len(), 101);
+    assert_eq!(
+        problems[100].to_string(),
+        "f.yaml, document 1 (FelixConfiguration default): has more problems than these 100"
+    );
+}
+
+/// Anything that may stand in a document, with keys that some kind knows.
+fn anything() -> impl Strategy<Value = Value> {
+    const KEYS: [&str; 24] = [
+        "cidr",
+        "blockSize",
+        "allowedUses",
+        "ipipMode",
+        "nodeSelector",
+        "asNumber",
+        "communities",
+        "prefixAdvertisements",
+        "bgp",
+        "ipv4Address",
+        "addresses",
+        "address",
+        "ingress",
+        "action",
+        "source",
+        "nets",
+        "ports",
+        "icmp",
+        "type",
+        "allocations",
+        "state",
+        "healthPort",
+        "logSeverityScreen",
+        "bogus",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u8..70).prop_map(Value::from),
+        prop::sample::select(vec!["", "10.0.0.0/8", "fd00::1", "Allow", "has(a)", "80:90", "30s"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(prop::sample::select(KEYS.to_vec()), inner, 0..6).prop_map(|fields| {
+                Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_is_read_or_refused_with_reasons(kind in prop::sample::select(Kind::ALL.to_vec()), spec in anything()) {
+        let text = serde_json::json!({
+            "apiVersion": API_VERSION, "kind": kind.name(), "metadata": {"name": "default"}, "spec": spec,
+        }).to_string();
+        match read("-", &text) {
+            Ok(resources) => {
+                prop_assert_eq!(resources.len(), 1);
+                prop_assert_eq!(resources[0].problems(), []);
+                prop_assert_eq!(read("-", &to_yaml(&resources[0])), Ok(resources));
+            }
+            Err(problems) => prop_assert!(!problems.is_empty()),
+        }
+    }
+
+    #[test]
+    fn no_text_breaks_the_reader(text in "[ -~\n]{0,60}") {
+        let _ = read("-", &text);
+    }
 }

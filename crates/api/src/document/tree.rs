@@ -16,6 +16,7 @@ pub(super) struct Tree {
 
 /// The documents of a file up to the first that is not well formed, and what is wrong with that one.
 pub(super) fn documents(text: &str) -> (Vec<Tree>, Option<String>) {
+    let text = text.trim_start_matches('\u{feff}');
     // Every JSON document is YAML too, but a JSON parser gives the better message, and knows tabs.
     if text.trim_start().starts_with(['{', '[']) {
         let (trees, error) = json(text);
