@@ -17,7 +17,6 @@ pub mod error;
 pub mod http;
 pub mod membership;
 pub mod metrics;
-pub mod pods;
 pub mod register;
 pub mod run;
 pub mod speaker;

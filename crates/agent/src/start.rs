@@ -16,12 +16,13 @@ use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::cni_server::{self, Deps};
 use crate::config::Config;
 use crate::http::{self, Sources};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, membership, pods, speaker};
+use crate::{AgentError, Options, membership, speaker};
 
 /// The IPIP device.
 const TUNNEL: &str = "tunl0";
@@ -105,7 +106,9 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
     let mut membership = tokio::spawn(membership);
 
     // Pods: what the journal knows is programmed before anything is swept.
-    let (pods, stop_pods) = pods::start(&config, store, ipam, events, facts, identity)?;
+    let deps = Deps { config, store, ipam, events, facts };
+    let note = identity.clone();
+    tokio::spawn(cni_server::serve(deps, move |outcome| set(&note, |identity| identity.cni = outcome)));
 
     tokio::select! {
         _ = stop.recv() => tracing::info!("told to stop; routes and pods stay as they are"),
@@ -115,9 +118,6 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
             Err(error) => tracing::error!(%error, "the membership task failed"),
         },
     }
-    // A pod that is being attached is attached to its end.
-    let _ = stop_pods.send(());
-    let _ = pods.await;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use kernel::IfName;
-use linux::capture::{Capture, Direction, Filter};
+use linux::capture::{Capture, Direction, Selection};
 use linux::netns::{self, Netns};
 
 use crate::LabError;
@@ -33,20 +33,20 @@ impl Tap {
         let what = format!("capturing on {device} of {netns}");
         let place = Netns::open(&netns::path(netns)).map_err(LabError::io(what.clone()))?;
         let device = IfName::from(device);
-        let capture = place.run(|| Capture::open(Some(&device), Filter::All)).map_err(LabError::io(what.clone()))?;
+        let capture = place.run(|| Capture::open(Some(&device), Selection::ArpAndIpv4)).map_err(LabError::io(what.clone()))?;
         let mut capture = capture.map_err(LabError::io(what))?;
         let (send, packets) = mpsc::channel();
         let wanted = Arc::new(());
         let life = Arc::downgrade(&wanted);
         std::thread::spawn(move || {
             while life.strong_count() > 0 {
-                let frame = match capture.next(Duration::from_millis(200)) {
+                let frame = match capture.next_within(Duration::from_millis(200)) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => continue,
                     Err(_) => return,
                 };
                 let outgoing = frame.direction == Direction::Out;
-                if let Some(packet) = decode::frame(&frame.bytes) {
+                if let Some(packet) = decode::ip(&frame.bytes) {
                     let _ = send.send(Captured { outgoing, packet });
                 }
             }
@@ -78,12 +78,12 @@ pub fn follow(folder: &Folder, node: &str, device: &str, count: Option<usize>, o
         let arrow = if captured.outgoing { "out" } else { "in " };
         let mut lines = captured.packet.lines().into_iter();
         let first = lines.next().unwrap_or_default();
-        let print = || {
+        let mut print = || {
             writeln!(out, "{:9.4}  {arrow}  {first}", started.elapsed().as_secs_f64())?;
             lines.try_for_each(|line| writeln!(out, "                {line}"))?;
             out.flush()
         };
-        { print }().map_err(LabError::io("standard output"))?;
+        print().map_err(LabError::io("standard output"))?;
     }
     Ok(())
 }

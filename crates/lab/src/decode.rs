@@ -1,6 +1,6 @@
 //! A captured packet in words: outer and inner headers of IP-in-IP, one line a header.
 
-use etherparse::{EtherType, Ethernet2Slice, IpNumber, Ipv4Slice};
+use etherparse::{IpNumber, Ipv4Slice};
 
 /// What a packet shows. `inner` is present for IP-in-IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +30,6 @@ pub struct IpHeader {
     pub id: u16,
     /// Do not fragment.
     pub dont_fragment: bool,
-}
-
-/// Decodes an Ethernet frame; `None` if it carries no IPv4.
-pub fn frame(bytes: &[u8]) -> Option<Packet> {
-    let ethernet = Ethernet2Slice::from_slice_without_fcs(bytes).ok()?;
-    (ethernet.ether_type() == EtherType::IPV4).then(|| ip(ethernet.payload_slice()))?
 }
 
 /// Decodes an IPv4 packet.

@@ -34,7 +34,7 @@ pub fn show(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
         }));
         rows.push(vec![node.name.clone(), node.address.to_string(), process, ready, bgp, tunnel, pods.to_string()]);
     }
-    let shown = || -> io::Result<()> {
+    let mut shown = || -> io::Result<()> {
         output::columns(out, &rows)?;
         pods(&record, out)?;
         problems.iter().try_for_each(|problem| writeln!(out, "problem: {problem}"))

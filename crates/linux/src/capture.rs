@@ -1,15 +1,18 @@
 //! Copies of packets as they pass devices of a network namespace (`AF_PACKET`), for the lab's decoder.
 
-use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kernel::IfName;
-use tokio::io::unix::AsyncFd;
+use kernel::{IfName, Mac};
+use nix::errno::Errno;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::MsgFlags;
 
-use crate::sockopt::{self, Filter, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
+use crate::sockopt::{self, Filter as Instruction, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
 
 /// Which way a packet went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +36,9 @@ pub struct Packet {
     pub direction: Direction,
     /// `ETH_P_*`: 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP.
     pub ethertype: u16,
-    /// From the network header on, without the Ethernet header; at most the snap length.
+    /// `bytes` begin with an Ethernet header; otherwise (tunnel devices) with the network header.
+    pub ethernet: bool,
+    /// The frame, at most the snap length.
     pub bytes: Vec<u8>,
     /// Length before it was cut.
     pub length: usize,
@@ -41,13 +46,13 @@ pub struct Packet {
 
 /// What to capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub enum Filter {
     /// Everything.
     All,
+    /// ARP alone.
+    Arp,
     /// IPv4 of these protocols (4 IPIP, 1 ICMP) and nothing else; at most 16 protocols.
     Ipv4Protocols(&'static [u8]),
-    /// ARP and IPv4.
-    ArpAndIpv4,
 }
 
 /// A capturing socket in the namespace of the thread that opened it.
@@ -61,19 +66,22 @@ const SNAP_LENGTH: usize = 65_536;
 const ETH_P_ALL: u16 = 3;
 const ETH_P_IP: u32 = 0x0800;
 const ETH_P_ARP: u32 = 0x0806;
+/// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK`: devices whose frames have an Ethernet header.
+const ETHERNET: [u16; 2] = [1, 772];
+/// `SKF_NET_OFF` and the place of the protocol in the IPv4 header: whatever link header is before that.
+const PROTOCOL_AT: u32 = (-0x10_0000i32 + 9) as u32;
 /// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the ethertype, whatever the device's header looks like.
 const ETHERTYPE_AT: u32 = (-0x1000i32) as u32;
 
 impl Capture {
     /// Captures on one device, or on all.
-    pub fn open(device: Option<&IfName>, selection: Selection) -> io::Result<Self> {
-        // SOCK_DGRAM: the kernel takes link headers off, so that devices of all kinds look the same. Protocol 0: nothing
-        // arrives before the filter is in place.
+    pub fn open(device: Option<&IfName>, filter: Filter) -> io::Result<Self> {
+        // Protocol 0: nothing arrives before the filter is in place.
         // SAFETY: no pointers; the answer is checked.
         let fd = unsafe {
             libc::socket(
                 libc::AF_PACKET,
-                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
                 0,
             )
         };
@@ -82,7 +90,7 @@ impl Capture {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        if let Some(program) = program(selection)? {
+        if let Some(program) = program(filter)? {
             sockopt::attach_filter(socket.as_fd(), &program)?;
         }
         sockopt::receive_buffer(socket.as_fd(), 4 << 20);
@@ -108,14 +116,29 @@ impl Capture {
         }
     }
 
-    /// For waiting in a tokio runtime.
-    pub fn into_async(self) -> io::Result<AsyncCapture> {
-        // SAFETY: the descriptor is owned by the value that is moved in, and stays the same until that is dropped.
-        let socket = unsafe { AsyncFd::register(self) }?;
-        Ok(AsyncCapture {
-            socket,
-            waiting: VecDeque::new(),
-        })
+    /// The next packet, waiting for it; `None` if none comes within `patience`.
+    pub fn next(&mut self, patience: Duration) -> io::Result<Option<Packet>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(packet) = self.try_next()? {
+                return Ok(Some(packet));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sends a frame, with its Ethernet header, out of the device that this captures on.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        nix::sys::socket::send(self.socket.as_raw_fd(), frame, MsgFlags::empty())?;
+        Ok(())
     }
 }
 
@@ -125,54 +148,18 @@ impl AsFd for Capture {
     }
 }
 
-impl AsRawFd for Capture {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
-/// A capture to await.
-pub struct AsyncCapture {
-    socket: AsyncFd<Capture>,
-    waiting: VecDeque<Packet>,
-}
-
-impl AsyncCapture {
-    /// The next packet.
-    pub async fn next(&mut self) -> io::Result<Packet> {
-        loop {
-            if let Some(packet) = self.waiting.pop_front() {
-                return Ok(packet);
-            }
-            let mut ready = self.socket.readable_mut().await?;
-            let waiting = &mut self.waiting;
-            let result = ready.try_io(|capture| {
-                let packet = capture.get_mut().try_next()?.ok_or(io::ErrorKind::WouldBlock)?;
-                waiting.push_back(packet);
-                Ok(())
-            });
-            if let Ok(Err(error)) = result {
-                return Err(error);
-            }
-        }
-    }
-}
-
-/// The filter; offsets count from the network header.
-fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
-    const PROTOCOL_AT: u32 = 9;
-    let instruction = |code, jt, jf, k| Filter { code, jt, jf, k };
+fn program(filter: Filter) -> io::Result<Option<Vec<Instruction>>> {
+    let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
     let (keep, drop) = (instruction(RETURN, 0, 0, u32::MAX), instruction(RETURN, 0, 0, 0));
-    match selection {
-        Selection::All => Ok(None),
-        Selection::ArpAndIpv4 => Ok(Some(vec![
+    match filter {
+        Filter::All => Ok(None),
+        Filter::Arp => Ok(Some(vec![
             instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
-            instruction(JUMP_EQ, 1, 0, ETH_P_ARP),
-            instruction(JUMP_EQ, 0, 1, ETH_P_IP),
+            instruction(JUMP_EQ, 0, 1, ETH_P_ARP),
             keep,
             drop,
         ])),
-        Selection::Ipv4Protocols(protocols) => {
+        Filter::Ipv4Protocols(protocols) => {
             let count = u8::try_from(protocols.len()).ok().filter(|count| *count <= 16);
             let count = count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "at most 16 protocols"))?;
             let mut program = vec![
@@ -247,6 +234,7 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
             _ => Direction::Other,
         },
         ethertype: u16::from_be(from.sll_protocol),
+        ethernet: ETHERNET.contains(&from.sll_hatype),
         bytes: buffer[..length.min(buffer.len())].to_vec(),
         length,
     })
