@@ -62,11 +62,20 @@ pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
         address_v4: us.ipv4,
         address_v6: us.ipv6,
         cluster_id: us.cluster_id,
-        graceful_restart: Some(RESTART_TIME),
+        graceful_restart: Some(restart_time(inputs.facts)),
         peers,
         originated: originated(&inputs, &mut problems),
     };
     (Some(config), problems)
+}
+
+/// RFC 4724 3 has 12 bits for the seconds.
+fn restart_time(facts: &Facts) -> Duration {
+    let configured = facts
+        .bgp
+        .get("default")
+        .and_then(|default| default.node_mesh_max_restart_time);
+    configured.map_or(RESTART_TIME, |time| Duration::from_secs(time.0.as_secs().min(4095)))
 }
 
 /// Every node that has an address, as a BGP router.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use api::{BgpPeerSpec, Key, Kind};
+use api::{BgpPeerSpec, Key, Kind, NextHopMode, ReversePeering, SourceAddress};
 use bgp::config::{Family, PeerConfig, PeerId};
 
 use crate::bgp_config::BGP_PORT;
@@ -80,7 +81,7 @@ pub(crate) fn peers(
             .filter(|(name, other)| **name != this && other.cluster_id.is_none())
         {
             if let Some(session) = Session::between(us, other) {
-                sessions.add(session, Kinship::Mesh);
+                sessions.add(session, Kinship::Mesh, Options::USUAL);
             }
         }
     }
@@ -101,6 +102,17 @@ struct Peering {
     remote: Remote,
     /// Nodes on the other side get the same session from their end.
     mirrored: bool,
+    options: Options,
+}
+
+/// How to peer.
+#[derive(Clone, Copy)]
+struct Options {
+    from_node_address: bool,
+    next_hop: bgp::NextHopMode,
+    /// `keepOriginalNextHop`, the older way: acts on eBGP only.
+    keep_next_hop_of_ebgp: bool,
+    hold_time: Option<Duration>,
 }
 
 /// Which nodes peer.
@@ -119,6 +131,9 @@ enum Remote {
 impl Peering {
     /// Reads one BGPPeer; answers the field that is wrong and why.
     fn admit(spec: &BgpPeerSpec) -> Result<Self, (&'static str, String)> {
+        if let Some(field) = unavailable(spec) {
+            return Err((field, "not available yet".into()));
+        }
         let local = match (spec.node.as_str(), spec.node_selector.as_str()) {
             ("", "") => Local::Everyone,
             (node, "") => Local::Node(node.to_owned()),
@@ -129,7 +144,7 @@ impl Peering {
             ("", "") => return Err(("spec.peerIP", "neither peerIP nor peerSelector says with whom".into())),
             ("", selector) => Remote::Selected(Selector::parse(selector).map_err(|why| ("spec.peerSelector", why))?),
             (address, "") => {
-                let (ip, port) = address_and_port(address).ok_or_else(|| {
+                let (ip, port) = spec.peer_address().ok_or_else(|| {
                     (
                         "spec.peerIP",
                         format!("`{address}` is not an address, `v4:port` or `[v6]:port`"),
@@ -143,25 +158,58 @@ impl Peering {
             }
             _ => return Err(("spec.peerSelector", "peerIP and peerSelector exclude each other".into())),
         };
+        let mirrored = spec.reverse_peering != Some(ReversePeering::Manual);
         Ok(Self {
             local,
             remote,
-            mirrored: mirrored(spec),
+            mirrored,
+            options: Options::of(spec),
         })
     }
 }
 
-fn mirrored(_spec: &BgpPeerSpec) -> bool {
-    true
+/// What the speaker cannot do. A session without it would be another one than was asked for: it is left out.
+fn unavailable(spec: &BgpPeerSpec) -> Option<&'static str> {
+    let asked = [
+        (!spec.local_workload_selector.is_empty(), "spec.localWorkloadSelector"),
+        (spec.local_as_number.is_some(), "spec.localASNumber"),
+        (spec.password.is_some(), "spec.password"),
+        (
+            spec.num_allowed_local_as_numbers.is_some_and(|count| count != 0),
+            "spec.numAllowedLocalASNumbers",
+        ),
+        (spec.ttl_security.is_some(), "spec.ttlSecurity"),
+        (spec.reachable_by.is_some(), "spec.reachableBy"),
+        (!spec.filters.is_empty(), "spec.filters"),
+    ];
+    asked.into_iter().find_map(|(asked, field)| asked.then_some(field))
 }
 
-/// Reads `ip`, `v4:port`, `[v6]:port`.
-fn address_and_port(text: &str) -> Option<(IpAddr, Option<u16>)> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some((ip, None));
+impl Options {
+    /// As mesh sessions have it.
+    const USUAL: Options = Options {
+        from_node_address: true,
+        next_hop: bgp::NextHopMode::Auto,
+        keep_next_hop_of_ebgp: false,
+        hold_time: None,
+    };
+
+    fn of(spec: &BgpPeerSpec) -> Self {
+        let next_hop = match spec.next_hop_mode {
+            None | Some(NextHopMode::Auto) => bgp::NextHopMode::Auto,
+            Some(NextHopMode::SelfAddress) => bgp::NextHopMode::OwnAddress,
+            Some(NextHopMode::Keep) => bgp::NextHopMode::Keep,
+        };
+        Self {
+            from_node_address: spec.source_address != Some(SourceAddress::None),
+            next_hop,
+            keep_next_hop_of_ebgp: spec.keep_original_next_hop && spec.next_hop_mode.is_none(),
+            // RFC 4271 4.4: a keepalive is due three times in a hold time, which is 3 s at least and 16 bits long.
+            hold_time: spec
+                .keepalive_time
+                .map(|time| (time.0 * 3).clamp(Duration::from_secs(3), Duration::from_secs(65535))),
+        }
     }
-    let socket: SocketAddr = text.parse().ok()?;
-    (socket.port() != 0).then(|| (socket.ip(), Some(socket.port())))
 }
 
 impl Local {
@@ -275,7 +323,7 @@ impl<'a> Sessions<'a> {
             Remote::Selected(selector) => {
                 for (_, other) in routers.iter().filter(|(_, other)| selector.matches(other.labels)) {
                     if let Some(session) = Session::between(self.us, other) {
-                        self.add(session, kinship);
+                        self.add(session, kinship, peering.options);
                     }
                 }
             }
@@ -290,17 +338,15 @@ impl<'a> Sessions<'a> {
                 if let Some(own) = self.us.address(family) {
                     let families = BTreeSet::from([family]);
                     let port = port.or_else(listens);
-                    self.add(
-                        Session {
-                            own,
-                            peer: *ip,
-                            families,
-                            port,
-                            asn: *asn,
-                            node,
-                        },
-                        kinship,
-                    );
+                    let session = Session {
+                        own,
+                        peer: *ip,
+                        families,
+                        port,
+                        asn: *asn,
+                        node,
+                    };
+                    self.add(session, kinship, peering.options);
                 }
             }
         }
@@ -318,17 +364,20 @@ impl<'a> Sessions<'a> {
                 Remote::Address { ip, .. } => Session::over(family_of(*ip), self.us, other),
             };
             if let Some(session) = session {
-                self.add(session, Kinship::Node);
+                self.add(session, Kinship::Node, peering.options);
             }
         }
     }
 
-    fn add(&mut self, session: Session<'_>, kinship: Kinship) {
+    fn add(&mut self, session: Session<'_>, kinship: Kinship, options: Options) {
         if session.peer == session.own || self.us.has(session.peer) {
             return;
         }
         let mut config = PeerConfig::new(session.name(kinship), session.asn, session.families.clone());
-        config.source = Some(session.own);
+        config.source = options.from_node_address.then_some(session.own);
+        let keep = options.keep_next_hop_of_ebgp && session.asn != self.us.asn;
+        config.next_hop = if keep { bgp::NextHopMode::Keep } else { options.next_hop };
+        config.hold_time = options.hold_time.unwrap_or(config.hold_time);
         config.passive = session.waits(kinship);
         let same_cluster = session.node.is_some_and(|node| node.cluster_id == self.us.cluster_id);
         config.reflector_client = self.us.cluster_id.is_some() && session.asn == self.us.asn && !same_cluster;

@@ -7,17 +7,25 @@ use crate::problem::Problem;
 use crate::selector::Selector;
 use crate::state::Settings;
 
-/// What applies to this node. Later layers override field by field; of several selector-scoped objects that match, the
-/// oldest one applies alone.
+/// What applies to this node. The more special layer overrides field by field; of several selector-scoped objects that
+/// match, the oldest one applies alone.
 pub(crate) fn settings(this: &str, facts: &Facts) -> (Settings, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut settings = Settings::default();
     let own = format!("node.{this}");
     let scoped = scoped(this, facts, &mut problems);
     let layers = [facts.felix.get("default"), scoped, facts.felix.get(&own)];
-    for layer in layers.into_iter().flatten() {
-        overlay(&mut settings, &layer.spec);
-    }
+    let specs = layers.into_iter().flatten().map(|layer| layer.spec.clone());
+    let spec = specs
+        .reduce(|general, special| special.over(general))
+        .unwrap_or_default();
+    let built_in = Settings::default();
+    let settings = Settings {
+        ipip_mtu: spec.ipip_mtu.filter(|mtu| *mtu != 0),
+        ipip_enabled: spec.ipip_enabled,
+        ipv4_metric: spec.ipv4_normal_route_priority.unwrap_or(built_in.ipv4_metric),
+        ipv6_metric: spec.ipv6_normal_route_priority.unwrap_or(built_in.ipv6_metric),
+        log_severity: spec.log_severity_screen,
+    };
     (settings, problems)
 }
 
@@ -29,7 +37,7 @@ fn scoped<'a>(this: &str, facts: &'a Facts, problems: &mut Vec<Problem>) -> Opti
             continue;
         }
         let key = || Key::cluster(Kind::FelixConfiguration, name.as_str());
-        let Some(text) = node_selector(&config.spec) else {
+        let Some(text) = config.spec.node_selector.as_deref().filter(|text| !text.is_empty()) else {
             let text = "only `default`, `node.<name>` and objects with a nodeSelector apply: this one is ignored";
             problems.push(Problem::new(key(), "metadata.name", text));
             continue;
@@ -58,20 +66,4 @@ fn scoped<'a>(this: &str, facts: &'a Facts, problems: &mut Vec<Problem>) -> Opti
         ));
     }
     Some(winner.1)
-}
-
-fn node_selector(_spec: &FelixConfigurationSpec) -> Option<&str> {
-    None
-}
-
-fn overlay(settings: &mut Settings, spec: &FelixConfigurationSpec) {
-    if let Some(mtu) = spec.ipip_mtu {
-        settings.ipip_mtu = (mtu != 0).then_some(mtu);
-    }
-    if spec.ipip_enabled.is_some() {
-        settings.ipip_enabled = spec.ipip_enabled;
-    }
-    if let Some(metric) = spec.ipv4_normal_route_priority {
-        settings.ipv4_metric = metric;
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use api::EncapMode;
+use api::{EncapMode, LogSeverity};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The whole desired state, in upstream's terms.
@@ -82,6 +82,8 @@ pub struct Settings {
     pub ipv4_metric: u32,
     /// Metric of IPv6 routes to pods and blocks.
     pub ipv6_metric: u32,
+    /// `logSeverityScreen`; `None`: as the agent was started.
+    pub log_severity: Option<LogSeverity>,
 }
 
 impl Default for Settings {
@@ -91,6 +93,7 @@ impl Default for Settings {
             ipip_enabled: None,
             ipv4_metric: 1024,
             ipv6_metric: 1024,
+            log_severity: None,
         }
     }
 }

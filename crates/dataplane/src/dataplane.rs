@@ -64,6 +64,7 @@ pub struct Dataplane {
     pub(crate) ever_observed: bool,
     pub(crate) resync: bool,
     pub(crate) permitted: Permitted,
+    pub(crate) switch: Switch,
 
     connected: Vec<(IpNet, IfName)>,
     pub(crate) tunnel_decision: TunnelDecision,
@@ -86,6 +87,19 @@ pub(crate) struct Permitted {
     pub datastore: bool,
     pub bgp: bool,
     pub endpoints: bool,
+}
+
+/// Moving traffic into a tunnel that has just been made, or giving up one that nobody here uses any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Switch {
+    /// Such moves wait for a word.
+    pub held: bool,
+    /// The tunnel was made by us since the last word.
+    pub young: bool,
+    /// The word to remove the tunnel was given.
+    pub may_retire: bool,
+    /// Something waited when last planned.
+    pub waiting: bool,
 }
 
 /// What to work out again before the next answer.
@@ -115,6 +129,7 @@ impl Dataplane {
             ever_observed: false,
             resync: false,
             permitted: Permitted::default(),
+            switch: Switch::default(),
             connected: Vec::new(),
             tunnel_decision,
             mtu,
@@ -249,6 +264,24 @@ impl Dataplane {
         }
     }
 
+    /// From now on, moving packets from plain routes into a tunnel that was just made, and removing a tunnel, wait for
+    /// [`switch`](Self::switch). When a pool changes its mode, every node changes its tunnel at about the same time: the others
+    /// must be ready to take what this one sends.
+    pub fn hold_switches(&mut self) {
+        self.switch.held = true;
+    }
+
+    /// Whether, as of the last plan, something waits for [`switch`](Self::switch). Give the other nodes a second or two.
+    pub fn wants_switch(&self) -> bool {
+        self.switch.waiting
+    }
+
+    /// The other nodes have had their time: what waits may go on.
+    pub fn switch(&mut self) {
+        self.switch.young = false;
+        self.switch.may_retire = self.switch.waiting && self.tunnel_decision.is_off();
+    }
+
     /// Addresses of local endpoints that lie in none of this node's blocks (borrowed ones, mostly). Nobody finds them by a
     /// block route: BGP has to announce each by itself.
     pub fn addresses_outside_blocks(&self) -> BTreeSet<IpNet> {
@@ -376,6 +409,7 @@ impl Dataplane {
         self.tunnel_decision = decision;
         let is_off = self.tunnel_decision.is_off();
         if is_off != was_off {
+            self.switch.may_retire = false;
             let addresses: Vec<Ipv4Addr> = self.node_addresses.keys().copied().collect();
             addresses
                 .into_iter()

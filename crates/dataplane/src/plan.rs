@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use kernel::{KernelError, Op, PROTOCOL_OURS, Route, RouteKey, RouteTarget, Sysctl};
 
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, Switch};
 use crate::decide::TunnelDecision;
 use crate::ledger::Step;
 use crate::status::RouteClass;
@@ -20,6 +20,7 @@ impl Dataplane {
             return Vec::new();
         }
         let mut ops = Vec::new();
+        self.switch.waiting = false;
         self.plan_tunnel(&mut ops);
         self.plan_links(&mut ops);
         self.plan_sysctls(&mut ops);
@@ -97,11 +98,15 @@ impl Dataplane {
         }
     }
 
-    fn plan_routes(&self, ops: &mut Vec<Op>) {
+    fn plan_routes(&mut self, ops: &mut Vec<Op>) {
         let mut removals = Vec::new();
+        let mut held = false;
         for (key, step) in self.routes.pending() {
             match step {
-                Step::Put(route) if self.may_put(key, route) => ops.push(Op::PutRoute(route.clone())),
+                Step::Put(route) if self.may_put(key, route) => match self.is_switch(key, route) {
+                    true => held = true,
+                    false => ops.push(Op::PutRoute(route.clone())),
+                },
                 Step::Remove(route) if self.may_remove(key, route) => {
                     removals.push(Op::RemoveRoute(key.clone(), PROTOCOL_OURS));
                 }
@@ -109,6 +114,14 @@ impl Dataplane {
             }
         }
         ops.extend(removals);
+        self.switch.waiting |= held;
+    }
+
+    /// Whether a route would move packets into a tunnel that other nodes may not have yet.
+    fn is_switch(&self, key: &RouteKey, route: &Route) -> bool {
+        let tunnel = &self.config.tunnel;
+        let Switch { held, young, .. } = self.switch;
+        held && young && uses(route, tunnel) && self.routes.seen(key).is_some_and(|seen| !uses(seen, tunnel))
     }
 
     /// Whether a route can go in now: nobody else's is in its place, the tunnel is ready for it, and if it replaces one of
@@ -145,7 +158,7 @@ impl Dataplane {
         permitted && successors.all(|(successor, _)| self.is_in_place(successor))
     }
 
-    fn plan_tunnel_removals(&self, ops: &mut Vec<Op>) {
+    fn plan_tunnel_removals(&mut self, ops: &mut Vec<Op>) {
         let name = &self.config.tunnel;
         if !self.permitted.datastore || self.tunnel.seen(name).is_none() {
             return;
@@ -160,7 +173,10 @@ impl Dataplane {
         if self.tunnel_decision.is_off() {
             let removable = self.tunnel.pending().any(|(_, step)| matches!(step, Step::Remove(_)));
             if removable && through().next().is_none() {
-                ops.push(Op::RemoveTunnel(name.clone()));
+                match self.switch.held && !self.switch.may_retire {
+                    true => self.switch.waiting = true,
+                    false => ops.push(Op::RemoveTunnel(name.clone())),
+                }
             }
             return;
         }
@@ -181,6 +197,7 @@ impl Dataplane {
     fn succeeded(&mut self, op: &Op) {
         match op {
             Op::PutTunnel(tunnel) => {
+                self.switch.young |= self.tunnel.seen(&tunnel.name).is_none();
                 self.tunnel.saw(tunnel.name.clone(), Some(tunnel.clone()));
                 self.retry_on(&tunnel.name);
             }

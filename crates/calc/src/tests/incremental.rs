@@ -157,8 +157,10 @@ fn resource(random: &mut Random) -> Resource {
             spec.as_number = [None, build::asn(64500), build::asn(64512)][random.below(3) as usize];
         }),
         _ => {
-            let config = ["default", "node.n1", "node.n2", "odd"][random.below(4) as usize];
+            let config = ["default", "node.n1", "node.n2", "odd", "odder"][random.below(5) as usize];
             let config = build::felix(config, |spec| {
+                let selector = [None, Some("rack == 'a'"), Some("has(rack)"), Some("has(")][random.below(4) as usize];
+                spec.node_selector = selector.map(str::to_owned);
                 spec.ipip_mtu = [None, Some(0), Some(1400)][random.below(3) as usize];
                 spec.ipip_enabled = [None, Some(false)][random.below(2) as usize];
                 spec.ipv4_normal_route_priority = [None, Some(512)][random.below(2) as usize];

@@ -376,3 +376,71 @@ fn a_node_that_is_not_registered_has_no_bgp() {
     assert_eq!((state.this_node, state.bgp), (None, None));
     assert_eq!(state.peers.len(), 1);
 }
+
+#[test]
+fn a_peering_says_how_to_peer() {
+    let external = |change: fn(&mut api::BgpPeerSpec)| {
+        let asked = peer("x", |spec| {
+            (spec.peer_ip, spec.as_number) = ("10.0.0.9".into(), asn(65001));
+            change(spec);
+        });
+        let config = bgp_config("a", &[node("a", &["10.0.0.1/24"]).into(), asked]);
+        config.peers.into_values().next()
+    };
+    let usual = external(|_| {}).expect("a session");
+    assert_eq!(usual.source, Some("10.0.0.1".parse().expect("an address")));
+    assert_eq!(usual.next_hop, bgp::NextHopMode::Auto);
+    let kept = external(|spec| spec.keep_original_next_hop = true).expect("a session");
+    assert_eq!(kept.next_hop, bgp::NextHopMode::Keep);
+    let own = external(|spec| spec.next_hop_mode = Some(api::NextHopMode::SelfAddress)).expect("a session");
+    assert_eq!(own.next_hop, bgp::NextHopMode::OwnAddress);
+    let free = external(|spec| spec.source_address = Some(api::SourceAddress::None)).expect("a session");
+    assert_eq!(free.source, None);
+    let quick = external(|spec| spec.keepalive_time = Some(api::Duration::from_secs(10))).expect("a session");
+    assert_eq!(quick.hold_time.as_secs(), 30);
+    let filtered = external(|spec| spec.filters = vec!["f".into()]);
+    assert_eq!(filtered, None, "without its filter it would say too much");
+}
+
+#[test]
+fn manual_peerings_are_not_mirrored() {
+    let one_way = peer("x", |spec| {
+        (spec.node, spec.peer_selector) = ("a".into(), "has(rr)".into());
+        spec.reverse_peering = Some(api::ReversePeering::Manual);
+    });
+    let off = bgp("default", |spec| spec.node_to_node_mesh_enabled = Some(false));
+    let reflector = labelled(node("rr", &["10.0.0.9/24"]), &[("rr", "")]);
+    let resources = [node("a", &["10.0.0.1/24"]).into(), reflector.into(), one_way, off];
+    check("a", &resources, &["Node_10_0_0_9 10.0.0.9:179 AS64512 Ipv4"]);
+    check("rr", &resources, &[]);
+}
+
+#[test]
+fn a_selector_scoped_configuration_stands_between_the_cluster_and_the_node() {
+    let scoped = |name: &str, selector: &str, mtu: u32, age: i64| -> Resource {
+        let config = felix(name, |spec| {
+            (spec.node_selector, spec.ipip_mtu) = (Some(selector.into()), Some(mtu))
+        });
+        created(config, age).into()
+    };
+    let resources = [
+        labelled(node("a", &[]), &[("rack", "1")]).into(),
+        felix("default", |spec| {
+            (spec.ipip_mtu, spec.ipip_enabled) = (Some(1400), Some(true))
+        })
+        .into(),
+        scoped("newer", "rack == '1'", 1200, 2),
+        scoped("older", "rack == '1'", 1300, 1),
+        scoped("elsewhere", "rack == '2'", 1100, 0),
+        scoped("broken", "rack ==", 1000, 0),
+        felix("node.a", |spec| spec.ipv6_normal_route_priority = Some(9)).into(),
+    ];
+    let (state, problems) = state("a", &resources);
+    let settings = state.settings;
+    assert_eq!(
+        (settings.ipip_mtu, settings.ipip_enabled, settings.ipv6_metric),
+        (Some(1300), Some(true), 9)
+    );
+    let names: Vec<&str> = problems.iter().map(|problem| problem.key.name.as_str()).collect();
+    assert_eq!(names, ["broken", "newer"]);
+}

@@ -232,7 +232,8 @@ fn restarts(world: World, random: &mut Random) {
     let mut again = World::with_kernel(world.kernel.clone());
     again.kernel.events.clear();
     let before = again.kernel.routes.clone();
-    let mut changes: Vec<Box<dyn Fn(&mut World)>> = Vec::new();
+    type Change = Box<dyn Fn(&mut World)>;
+    let mut changes: Vec<Change> = Vec::new();
     let state = world.inputs.state.clone();
     let settings = state.settings.clone();
     again.set(NodeChange::Settings(settings));

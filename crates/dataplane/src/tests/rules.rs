@@ -88,6 +88,36 @@ fn a_pool_switches_to_ipip_and_back_without_a_gap() {
 }
 
 #[test]
+fn other_nodes_get_time_before_packets_move_into_a_new_tunnel() {
+    let mut world = cluster(EncapMode::Never);
+    world.dataplane.hold_switches();
+    world.set(pool("192.168.0.0/16", EncapMode::Always));
+    world.settle();
+    assert!(world.kernel.tunnel.is_some(), "ready to receive");
+    assert_eq!(world.routes()[2], "192.168.2.0/26 via 10.0.0.2 dev eth0");
+    assert_eq!(
+        world.routes()[3],
+        "192.168.3.0/26 via 10.0.1.3 dev tunl0 onlink",
+        "there was no way before"
+    );
+    assert!(world.dataplane.wants_switch());
+    world.dataplane.switch();
+    world.settle();
+    assert_eq!(world.routes()[2], "192.168.2.0/26 via 10.0.0.2 dev tunl0 onlink");
+    assert!(!world.dataplane.wants_switch());
+
+    world.set(pool("192.168.0.0/16", EncapMode::Never));
+    world.settle();
+    assert_eq!(world.routes()[2], "192.168.2.0/26 via 10.0.0.2 dev eth0");
+    assert!(world.kernel.tunnel.is_some(), "the others may still send through it");
+    assert!(world.dataplane.wants_switch());
+    world.dataplane.switch();
+    world.settle();
+    assert_eq!(world.kernel.tunnel, None);
+    assert!(!world.dataplane.wants_switch());
+}
+
+#[test]
 fn a_tunnel_that_cannot_be_made_leaves_the_old_routes() {
     let mut world = cluster(EncapMode::Never);
     world.kernel.broken.insert("PutTunnel(".into());
@@ -237,7 +267,8 @@ fn a_foreign_route_in_the_way_is_reported_not_touched() {
 #[test]
 fn drift_is_repaired_at_once() {
     let healthy = cluster(EncapMode::Always);
-    let drift: [(&str, fn(&mut FakeKernel)); 9] = [
+    type Drift = (&'static str, fn(&mut FakeKernel));
+    let drift: [Drift; 9] = [
         ("a route goes", |kernel| {
             let key = kernel.routes.keys().next().unwrap().clone();
             kernel.delete_route(&key);
