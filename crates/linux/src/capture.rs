@@ -2,17 +2,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kernel::{IfName, Mac};
 use nix::errno::Errno;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::MsgFlags;
 
-use crate::sockopt::{self, Filter as Instruction, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
+use crate::sockopt::{self, Filter, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
 
 /// Which way a packet went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,9 +33,7 @@ pub struct Packet {
     pub direction: Direction,
     /// `ETH_P_*`: 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP.
     pub ethertype: u16,
-    /// `bytes` begin with an Ethernet header; otherwise (tunnel devices) with the network header.
-    pub ethernet: bool,
-    /// The frame, at most the snap length.
+    /// From the network header on, without the Ethernet header; at most the snap length.
     pub bytes: Vec<u8>,
     /// Length before it was cut.
     pub length: usize,
@@ -46,13 +41,13 @@ pub struct Packet {
 
 /// What to capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub enum Selection {
     /// Everything.
     All,
-    /// ARP alone.
-    Arp,
     /// IPv4 of these protocols (4 IPIP, 1 ICMP) and nothing else; at most 16 protocols.
     Ipv4Protocols(&'static [u8]),
+    /// ARP and IPv4.
+    ArpAndIpv4,
 }
 
 /// A capturing socket in the namespace of the thread that opened it.
@@ -66,22 +61,19 @@ const SNAP_LENGTH: usize = 65_536;
 const ETH_P_ALL: u16 = 3;
 const ETH_P_IP: u32 = 0x0800;
 const ETH_P_ARP: u32 = 0x0806;
-/// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK`: devices whose frames have an Ethernet header.
-const ETHERNET: [u16; 2] = [1, 772];
-/// `SKF_NET_OFF` and the place of the protocol in the IPv4 header: whatever link header is before that.
-const PROTOCOL_AT: u32 = (-0x10_0000i32 + 9) as u32;
 /// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the ethertype, whatever the device's header looks like.
 const ETHERTYPE_AT: u32 = (-0x1000i32) as u32;
 
 impl Capture {
     /// Captures on one device, or on all.
-    pub fn open(device: Option<&IfName>, filter: Filter) -> io::Result<Self> {
-        // Protocol 0: nothing arrives before the filter is in place.
+    pub fn open(device: Option<&IfName>, selection: Selection) -> io::Result<Self> {
+        // SOCK_DGRAM: the kernel takes link headers off, so that devices of all kinds look the same. Protocol 0: nothing
+        // arrives before the filter is in place.
         // SAFETY: no pointers; the answer is checked.
         let fd = unsafe {
             libc::socket(
                 libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
                 0,
             )
         };
@@ -90,7 +82,7 @@ impl Capture {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        if let Some(program) = program(filter)? {
+        if let Some(program) = program(selection)? {
             sockopt::attach_filter(socket.as_fd(), &program)?;
         }
         sockopt::receive_buffer(socket.as_fd(), 4 << 20);
@@ -117,7 +109,7 @@ impl Capture {
     }
 
     /// The next packet, waiting for it; `None` if none comes within `patience`.
-    pub fn next(&mut self, patience: Duration) -> io::Result<Option<Packet>> {
+    pub fn next_within(&mut self, patience: Duration) -> io::Result<Option<Packet>> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(packet) = self.try_next()? {
@@ -135,10 +127,27 @@ impl Capture {
         }
     }
 
-    /// Sends a frame, with its Ethernet header, out of the device that this captures on.
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        nix::sys::socket::send(self.socket.as_raw_fd(), frame, MsgFlags::empty())?;
-        Ok(())
+    /// Sends a payload out of a device to a hardware address; the kernel writes the link header.
+    pub fn send(&self, device: &IfName, to: Mac, ethertype: u16, payload: &[u8]) -> io::Result<()> {
+        let index = sockopt::device_index(self.socket.as_fd(), device)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no device {device}")))?;
+        let address = address(index, ethertype, Some(to));
+        // SAFETY: pointers and lengths describe `payload` and `address`, which live through the call.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                payload.as_ptr().cast(),
+                payload.len(),
+                0,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -148,18 +157,21 @@ impl AsFd for Capture {
     }
 }
 
-fn program(filter: Filter) -> io::Result<Option<Vec<Instruction>>> {
-    let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
+/// The filter; offsets count from the network header.
+fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
+    const PROTOCOL_AT: u32 = 9;
+    let instruction = |code, jt, jf, k| Filter { code, jt, jf, k };
     let (keep, drop) = (instruction(RETURN, 0, 0, u32::MAX), instruction(RETURN, 0, 0, 0));
-    match filter {
-        Filter::All => Ok(None),
-        Filter::Arp => Ok(Some(vec![
+    match selection {
+        Selection::All => Ok(None),
+        Selection::ArpAndIpv4 => Ok(Some(vec![
             instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
-            instruction(JUMP_EQ, 0, 1, ETH_P_ARP),
+            instruction(JUMP_EQ, 1, 0, ETH_P_ARP),
+            instruction(JUMP_EQ, 0, 1, ETH_P_IP),
             keep,
             drop,
         ])),
-        Filter::Ipv4Protocols(protocols) => {
+        Selection::Ipv4Protocols(protocols) => {
             let count = u8::try_from(protocols.len()).ok().filter(|count| *count <= 16);
             let count = count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "at most 16 protocols"))?;
             let mut program = vec![
@@ -176,16 +188,25 @@ fn program(filter: Filter) -> io::Result<Option<Vec<Instruction>>> {
     }
 }
 
-fn bind(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
+fn address(index: u32, ethertype: u16, to: Option<Mac>) -> libc::sockaddr_ll {
+    let mut address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ETH_P_ALL.to_be(),
+        sll_protocol: ethertype.to_be(),
         sll_ifindex: index as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
     };
+    if let Some(Mac(to)) = to {
+        address.sll_halen = to.len() as u8;
+        address.sll_addr[..to.len()].copy_from_slice(&to);
+    }
+    address
+}
+
+fn bind(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let address = address(index, ETH_P_ALL, None);
     // SAFETY: pointer and length describe `address`, which lives through the call.
     let answer = unsafe {
         libc::bind(
@@ -234,7 +255,6 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
             _ => Direction::Other,
         },
         ethertype: u16::from_be(from.sll_protocol),
-        ethernet: ETHERNET.contains(&from.sll_hatype),
         bytes: buffer[..length.min(buffer.len())].to_vec(),
         length,
     })

@@ -14,11 +14,8 @@ fn a_capture_yields_what_it_was_asked_for() {
         tool("ip link set lo up");
         let mut all = Capture::open(None, Selection::Ipv4Protocols(&[4, 1])).expect("opens");
         let mut none = Capture::open(Some(&"lo".into()), Selection::Ipv4Protocols(&[4])).expect("opens");
-        let mut both = Capture::open(None, Selection::ArpAndIpv4).expect("opens");
-        let mut every = Capture::open(None, Selection::All)
-            .expect("opens")
-            .into_async()
-            .expect("in a runtime");
+        let mut arp = Capture::open(None, Selection::ArpAndIpv4).expect("opens");
+        let mut every = Capture::open(Some(&"lo".into()), Selection::All).expect("opens");
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
         udp.send_to(b"not ICMP", udp.local_addr().expect("has one"))
             .expect("sends");
@@ -36,13 +33,23 @@ fn a_capture_yields_what_it_was_asked_for() {
             [Out, In, Out, In],
             "request and reply, each leaving and arriving"
         );
-        assert_eq!(none.try_next().expect("reads"), None);
-        assert_eq!(both.try_next().expect("reads").expect("the datagram").bytes[9], 17);
-        let first = tokio::time::timeout(Duration::from_secs(5), every.next())
-            .await
-            .expect("in time")
-            .expect("reads");
-        assert_eq!(first.direction, Out);
+        let first = every
+            .next_within(Duration::from_secs(5))
+            .expect("reads")
+            .expect("the datagram");
+        assert_eq!((first.direction, first.bytes[9]), (Out, 17));
+        let lo = "lo".into();
+        every
+            .send(&lo, kernel::Mac([2; 6]), 0x0806, b"a question")
+            .expect("sends");
+        while let Some(packet) = arp.next_within(Duration::ZERO).expect("reads") {
+            if packet.ethertype == 0x0806 {
+                assert_eq!(packet.bytes, b"a question");
+                break;
+            }
+            assert_eq!(packet.ethertype, 0x0800);
+        }
+        assert_eq!(none.next_within(Duration::ZERO).expect("reads"), None);
         let error = Capture::open(Some(&"nope".into()), Selection::All)
             .err()
             .expect("no such device");
