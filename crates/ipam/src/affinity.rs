@@ -250,8 +250,14 @@ pub(crate) async fn release(
     // Whether we have marked the affinity, so that somebody must finish what we began.
     let mut marked = false;
     for _ in 0..ATTEMPTS {
-        let Some(affinity) = read_live::<BlockAffinitySpec>(store, &key).await? else {
-            return Ok(ReleaseOutcome::NotClaimed);
+        let affinity = match read_live::<BlockAffinitySpec>(store, &key).await? {
+            Some(affinity) => affinity,
+            None if !is_owned(store, owner, cidr).await? => return Ok(ReleaseOutcome::NotClaimed),
+            // A block that was created after its claim had been given up (its write was delayed): claim it to give it back.
+            None => match create(store, new_affinity(owner, cidr, now)).await {
+                Err(StoreError::Exists(_)) => continue,
+                other => other?,
+            },
         };
         let block = match read_live::<IpamBlockSpec>(store, &Key::block(cidr)).await? {
             Some(mut block) if block.object.spec.belongs_to(owner) => {
@@ -307,6 +313,24 @@ async fn give_up(store: &dyn Store, mut block: At<IpamBlockSpec>) -> Result<Rele
     block.object.spec.bump();
     update(store, block).await?;
     Ok(ReleaseOutcome::Disowned)
+}
+
+async fn is_owned(store: &dyn Store, owner: &Owner, cidr: IpNet) -> Result<bool, StoreError> {
+    let block = read_live::<IpamBlockSpec>(store, &Key::block(cidr)).await?;
+    Ok(block.is_some_and(|block| block.object.spec.belongs_to(owner)))
+}
+
+/// The blocks that name an owner, with or without a claim, and its claims, in order.
+pub(crate) async fn blocks_and_claims_of(store: &dyn Store, owner: &Owner) -> Result<Vec<IpNet>, StoreError> {
+    let mut all = claims_of(store, owner).await?;
+    let blocks = list_live::<IpamBlockSpec>(store)
+        .await?
+        .into_iter()
+        .map(|block| block.object.spec);
+    all.extend(blocks.filter(|block| block.belongs_to(owner)).map(|block| block.cidr));
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 /// The blocks that an owner claims, in whatever state, in order.

@@ -4,7 +4,7 @@
 //! requests of one host share a round, so that a hundred pods that start together cost one block write. The order *block
 //! read, handle raised, block written* is what makes every address reachable by its handle (see the crate's promise).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::resource::IpPool;
@@ -19,7 +19,8 @@ use crate::affinity::{self, Claim};
 use crate::cache::Facts;
 use crate::fetch::{ATTEMPTS, At, read_live, update};
 use crate::pools::{PoolChoice, block_of, choose, is_enabled, pool_of};
-use crate::search::{Candidate, Search, Terms};
+use crate::round::{Job, Swap};
+use crate::search::{Search, Terms};
 use crate::{Block, Ipam, IpamError, Ordinal, Owner, Reservations, handle};
 
 /// Blocks that a host may hold if neither the request nor the configuration says (upstream's safeguard).
@@ -473,7 +474,7 @@ fn check_handle(handle: &str) -> Result<(), IpamError> {
     }
 }
 
-fn holder_of(handle: &str, attributes: &BTreeMap<String, String>) -> AllocationAttribute {
+pub(crate) fn holder_of(handle: &str, attributes: &BTreeMap<String, String>) -> AllocationAttribute {
     AllocationAttribute {
         handle_id: Some(handle.to_owned()),
         secondary: attributes.clone(),
@@ -482,164 +483,7 @@ fn holder_of(handle: &str, attributes: &BTreeMap<String, String>) -> AllocationA
 }
 
 /// Whether a handle holds an address since a given sequence number.
-fn holds(block: &IpamBlockSpec, ordinal: Ordinal, handle: &str, sequence: u64) -> bool {
+pub(crate) fn holds(block: &IpamBlockSpec, ordinal: Ordinal, handle: &str, sequence: u64) -> bool {
     let holder = block.holder(ordinal).and_then(|holder| holder.handle_id.as_deref());
     holder == Some(handle) && block.sequence_of(ordinal) == sequence
-}
-
-/// One request on its way.
-struct Job<'a> {
-    request: &'a AutoAssign,
-    got: BTreeMap<IpNet, Vec<Got>>,
-    assigned: Assigned,
-    failed: Option<IpamError>,
-    /// Whether the handle has been written.
-    raised: bool,
-    /// What the handle counts beyond `got`.
-    credit: BTreeMap<IpNet, u32>,
-    /// Blocks of which it is not known whether they were written: the handle keeps counting them.
-    unknown: BTreeSet<IpNet>,
-}
-
-/// An address that was got, and when.
-struct Got {
-    ordinal: Ordinal,
-    sequence: u64,
-}
-
-impl<'a> Job<'a> {
-    fn new(request: &'a AutoAssign) -> Self {
-        Self {
-            request,
-            got: BTreeMap::new(),
-            assigned: Assigned::default(),
-            failed: None,
-            raised: false,
-            credit: BTreeMap::new(),
-            unknown: BTreeSet::new(),
-        }
-    }
-
-    fn lacks(&self, family: Family) -> usize {
-        let (wanted, got) = match family {
-            Family::V4 => (self.request.ipv4, self.assigned.v4.len()),
-            Family::V6 => (self.request.ipv6, self.assigned.v6.len()),
-        };
-        if self.failed.is_some() {
-            0
-        } else {
-            (wanted as usize).saturating_sub(got)
-        }
-    }
-
-    fn lacks_in_all(&self) -> usize {
-        Family::BOTH.into_iter().map(|family| self.lacks(family)).sum()
-    }
-
-    fn answer(self) -> Result<Assigned, IpamError> {
-        match self.failed {
-            Some(error) => Err(error),
-            None => Ok(self.assigned),
-        }
-    }
-}
-
-/// A block with addresses taken, not yet written. Before [`Block::bump`], so that sequence numbers can be compared.
-struct Swap {
-    family: Family,
-    at: At<IpamBlockSpec>,
-    borrowed: bool,
-    /// By index of the job.
-    taken: BTreeMap<usize, Vec<Ordinal>>,
-    /// The block as it was read.
-    before: IpamBlockSpec,
-}
-
-impl Swap {
-    fn take(family: Family, found: Candidate, jobs: &[&mut Job<'_>], reserved: &Reservations) -> Self {
-        let Candidate { mut at, borrowed } = found;
-        let before = at.object.spec.clone();
-        let mut taken = BTreeMap::new();
-        for (index, job) in jobs.iter().enumerate() {
-            if job.lacks(family) > 0 {
-                let holder = holder_of(&job.request.handle, &job.request.attributes);
-                let ordinals = at.object.spec.take(job.lacks(family), &holder, reserved);
-                if !ordinals.is_empty() {
-                    taken.insert(index, ordinals);
-                }
-            }
-        }
-        Self {
-            family,
-            at,
-            borrowed,
-            taken,
-            before,
-        }
-    }
-
-    /// Undoes what a job took.
-    fn drop_job(&mut self, index: usize) {
-        let Some(ordinals) = self.taken.remove(&index) else {
-            return;
-        };
-        // Back to their old places in the queue, and without a trace in the attributes.
-        let taken: BTreeSet<u32> = self.taken.values().flatten().map(|ordinal| ordinal.0).collect();
-        let block = &mut self.at.object.spec;
-        block.give_back(&ordinals, Timestamp::UNIX_EPOCH, jiff::SignedDuration::ZERO);
-        block.unallocated = self
-            .before
-            .unallocated
-            .iter()
-            .copied()
-            .filter(|ordinal| !taken.contains(ordinal))
-            .collect();
-        for Ordinal(ordinal) in ordinals {
-            let ordinal = ordinal.to_string();
-            match self.before.sequence_number_for_allocation.get(&ordinal) {
-                Some(old) => block.sequence_number_for_allocation.insert(ordinal, *old),
-                None => block.sequence_number_for_allocation.remove(&ordinal),
-            };
-        }
-    }
-
-    /// Whether a block shows all that was taken.
-    fn is_in(&self, seen: &IpamBlockSpec, jobs: &[&mut Job<'_>]) -> bool {
-        let sequence = self.at.object.spec.sequence_number;
-        self.taken.iter().all(|(index, ordinals)| {
-            ordinals
-                .iter()
-                .all(|ordinal| holds(seen, *ordinal, &jobs[*index].request.handle, sequence))
-        })
-    }
-
-    fn succeed(self, jobs: &mut [&mut Job<'_>]) {
-        let (block, sequence) = (&self.at.object.spec, self.at.object.spec.sequence_number);
-        for (index, ordinals) in &self.taken {
-            let job = &mut jobs[*index];
-            let credit = job.credit.entry(block.cidr).or_default();
-            *credit = credit.saturating_sub(ordinals.len() as u32);
-            for ordinal in ordinals {
-                let address = block.address(*ordinal);
-                job.got.entry(block.cidr).or_default().push(Got {
-                    ordinal: *ordinal,
-                    sequence,
-                });
-                // The prefix length is that of a block of the same family.
-                let Ok(net) = IpNet::new(address, block.cidr.prefix_len()) else {
-                    continue;
-                };
-                match self.family {
-                    Family::V4 => job.assigned.v4.push(net),
-                    Family::V6 => job.assigned.v6.push(net),
-                }
-            }
-        }
-    }
-
-    fn fail(&self, jobs: &mut [&mut Job<'_>], error: &StoreError) {
-        for index in self.taken.keys() {
-            jobs[*index].failed = Some(error.clone().into());
-        }
-    }
 }

@@ -13,8 +13,8 @@ use datastore::{Scope, SharedStore, StoreError, Update};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
-use crate::Owner;
 use crate::fetch::{At, read, typed};
+use crate::{Block, Owner};
 
 /// Allocates and releases addresses. Clones share what they remember and take turns at writing blocks.
 #[derive(Clone)]
@@ -170,6 +170,7 @@ impl Ipam {
 
     /// Remembers a block whose owner's affinity is confirmed.
     pub(crate) fn remember(&self, owner: &Owner, at: &At<IpamBlockSpec>) {
+        self.forget(at.object.spec.cidr);
         self.cache()
             .blocks
             .entry(owner.clone())
@@ -177,10 +178,13 @@ impl Ipam {
             .insert(at.object.spec.cidr, at.clone());
     }
 
-    /// Replaces what is remembered of a block, if anything is.
+    /// Replaces what is remembered of a block, if anything is and it still has the same owner.
     pub(crate) fn refresh(&self, at: &At<IpamBlockSpec>) {
-        for blocks in self.cache().blocks.values_mut() {
-            if let Some(known) = blocks.get_mut(&at.object.spec.cidr) {
+        let cidr = at.object.spec.cidr;
+        for (owner, blocks) in &mut self.cache().blocks {
+            if !at.object.spec.belongs_to(owner) {
+                blocks.remove(&cidr);
+            } else if let Some(known) = blocks.get_mut(&cidr) {
                 known.clone_from(at);
             }
         }

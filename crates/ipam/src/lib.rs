@@ -11,7 +11,7 @@
 //!   *handle read, block written, handle written* to release; whoever loses a race finds a conflict on one of the two.
 //! - A confirmed affinity has its block, and the block names the same owner. An owner confirms only at the revision of its
 //!   own pending write, and only after it has written the block since; who releases marks the affinity before it touches
-//!   the block. See [`affinity`](self#claims).
+//!   the block.
 //!
 //! # Claims
 //!
@@ -39,6 +39,7 @@ mod gc;
 mod handle;
 mod pools;
 mod release;
+mod round;
 mod search;
 mod tunnel;
 mod utilization;

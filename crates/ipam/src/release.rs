@@ -9,7 +9,7 @@ use datastore::StoreError;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::affinity::{self, Claim, ReleaseIf, claims_of};
+use crate::affinity::{self, Claim, ReleaseIf, blocks_and_claims_of};
 use crate::block::clean_handle;
 use crate::cache::Facts;
 use crate::fetch::{ATTEMPTS, At, list_live, read, read_live, update};
@@ -328,7 +328,7 @@ impl Ipam {
         range: IpNet,
         must_be_empty: bool,
     ) -> Result<Vec<(IpNet, ReleaseOutcome)>, IpamError> {
-        let claims = claims_of(self.store.as_ref(), owner).await?;
+        let claims = blocks_and_claims_of(self.store.as_ref(), owner).await?;
         self.release_claims(
             now,
             owner,
@@ -345,7 +345,7 @@ impl Ipam {
         owner: &Owner,
         must_be_empty: bool,
     ) -> Result<Vec<(IpNet, ReleaseOutcome)>, IpamError> {
-        let claims = claims_of(self.store.as_ref(), owner).await?;
+        let claims = blocks_and_claims_of(self.store.as_ref(), owner).await?;
         self.release_claims(now, owner, claims.into_iter(), must_be_empty).await
     }
 
@@ -436,13 +436,17 @@ impl Ipam {
     /// called when an agent starts, and when a claim of its node turns up that is not confirmed.
     pub async fn repair(&self, now: Timestamp, owner: &Owner) -> Result<Vec<IpNet>, IpamError> {
         let mut ours = Vec::new();
-        for cidr in claims_of(self.store.as_ref(), owner).await? {
-            match affinity::resume(self.store.as_ref(), owner, cidr, now).await? {
-                Some(Claim::Ours(at)) => {
+        for cidr in blocks_and_claims_of(self.store.as_ref(), owner).await? {
+            let claim = match affinity::resume(self.store.as_ref(), owner, cidr, now).await? {
+                Some(claim) => claim,
+                None => affinity::claim(self.store.as_ref(), owner, cidr, now).await?,
+            };
+            match claim {
+                Claim::Ours(at) => {
                     self.remember(owner, &at);
                     ours.push(cidr);
                 }
-                Some(Claim::Lost(_)) | None => self.forget(cidr),
+                Claim::Lost(_) => self.forget(cidr),
             }
         }
         Ok(ours)

@@ -390,7 +390,7 @@ impl Ipam {
         };
         for cidr in claims {
             let pool = pool_of(&facts.pools, cidr.network()).filter(|pool| is_enabled(pool));
-            if !pool.is_some_and(|pool| !selects_node(pool, labels)) {
+            if pool.is_none_or(|pool| selects_node(pool, labels)) {
                 continue;
             }
             if affinity::release(self.store.as_ref(), owner, cidr, condition, now).await? != ReleaseOutcome::NotEmpty {
