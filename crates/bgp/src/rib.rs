@@ -180,7 +180,7 @@ impl Rib {
     /// The peer's session was lost and it may come back: keeps its paths as stale, drops those that already were so
     /// (RFC 4724 4.2).
     pub fn mark_stale(&mut self, peer: PeerIndex, families: FamilySet) {
-        self.drop_if(peer, families, |path| path.stale);
+        self.sweep_stale(peer, families);
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if known.counts.received == 0 || families.is_empty() {
             return;

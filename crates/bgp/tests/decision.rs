@@ -298,10 +298,13 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Attributes, whether it may be used, whether it is stale.
+type Plain = (Arc<Attributes>, Option<Ineligible>, bool);
+
 /// The table, and all that was ever said to it in the plainest form.
 struct Pair {
     rib: Rib,
-    plain: BTreeMap<(IpNet, Source), (Arc<Attributes>, Option<Ineligible>, bool)>,
+    plain: BTreeMap<(IpNet, Source), Plain>,
     best: BTreeMap<IpNet, Best>,
     fib: BTreeMap<IpNet, FibRoute>,
 }
@@ -372,7 +375,7 @@ impl Pair {
                 None => {}
             }
         }
-        let (paths, best, fib) = self.from_scratch();
+        let (paths, best, fib) = self.computed_from_scratch();
         let seen = self.rib.iter().flat_map(|(prefix, list)| {
             list.iter().map(|path| {
                 (
@@ -404,7 +407,7 @@ impl Pair {
     }
 
     #[allow(clippy::type_complexity, reason = "three tables, compared at once")]
-    fn from_scratch(
+    fn computed_from_scratch(
         &self,
     ) -> (
         Vec<(IpNet, Source, Arc<Attributes>, bool, Standing)>,

@@ -20,7 +20,8 @@ const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
 #[test]
 fn unacceptable_opens_are_refused_with_the_right_code() {
-    let cases: [(&str, fn(&mut Open), (u8, u8)); 7] = [
+    type Change = fn(&mut Open);
+    let cases: [(&str, Change, (u8, u8)); 7] = [
         ("hold time 1", |open| open.hold_time = 1, (2, 6)),
         ("hold time 2", |open| open.hold_time = 2, (2, 6)),
         ("identifier 0", |open| open.router_id = Ipv4Addr::UNSPECIFIED, (2, 3)),
@@ -252,7 +253,8 @@ fn an_unreadable_update_ends_the_session_and_takes_the_routes_along() {
 
 #[test]
 fn paths_that_would_loop_are_kept_but_not_used() {
-    let cases: [(&str, fn(&mut Attributes)); 6] = [
+    type Change = fn(&mut Attributes);
+    let cases: [(&str, Change); 6] = [
         ("own AS in AS_PATH", |a| {
             a.as_path = AsPath(vec![Segment::Sequence(vec![65001, 64512])])
         }),

@@ -377,6 +377,16 @@ fn what_only_internal_peers_may_say_is_ignored_from_others() {
 }
 
 #[test]
+fn a_link_local_next_hop_beside_the_global_one_is_left_out() {
+    // RFC 2545 3: 32 octets.
+    let next_hops = "fd990000000000000000000000000001 fe800000000000000000000000000001";
+    let block = format!("900e002e 000201 20 {next_hops} 00 40fd80000000000000 40010100 400200");
+    let update = decode(&update_of(&block, ""), INTERNAL).expect("is fine");
+    assert_eq!(update.announced[0].attributes.next_hop, address("fd99::1"));
+    assert_eq!(update.announced[0].prefixes, [prefix("fd80::/64")]);
+}
+
+#[test]
 fn families_that_were_not_negotiated_are_ignored() {
     let only = |family| UpdateContext {
         families: [family].into_iter().collect(),
@@ -551,7 +561,9 @@ fn check_both_ways(text: &str, announcement: Announcement) {
 
 /// Hexadecimal digits, each line up to what does not look like them.
 fn message(text: &str) -> Bytes {
-    let hex = |word: &&str| word.len() % 2 == 0 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let hex = |word: &&str| {
+        word.len().is_multiple_of(2) && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let digits: String = text
         .lines()
         .flat_map(|line| line.split_whitespace().take_while(hex))

@@ -18,17 +18,23 @@
 //! Waiting after an error only stops our own dialling. RFC 4271's Idle also refuses what comes in; but two sides that
 //! each refuse the other while they wait need never meet, and the peer is a configured one.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod connection;
+mod negotiation;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::config::{Family, FamilySet, PeerConfig, PeerId};
-use crate::graceful::PeerRestart;
-use crate::message::{AS_TRANS, AfiSafi, Capability, GracefulCapability, Message, Notification, Open, Update};
+use crate::config::{Family, PeerConfig, PeerId};
+use crate::message::{Message, Notification, Open, Update};
 use crate::speaker::ConnId;
-use crate::status::{Negotiated, OpenError, SessionError, State};
+use crate::status::{Negotiated, SessionError, State};
 use crate::wire::{self, Framer, UpdateContext};
+
+use connection::{Agreed, Connection, Phase};
+pub(crate) use negotiation::Local;
+use negotiation::{negotiate, open, refusal};
 
 /// Hold timer until OPEN arrives (RFC 4271 8.2.2 suggests four minutes).
 pub const OPEN_HOLD_TIME: Duration = Duration::from_secs(240);
@@ -38,19 +44,6 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// A session that lived this long makes earlier errors forgotten.
 pub const STABLE: Duration = Duration::from_secs(60);
-
-/// What the speaker around a session says of itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Local {
-    pub(crate) asn: u32,
-    pub(crate) router_id: Ipv4Addr,
-    /// Restart time to announce.
-    pub(crate) graceful_restart: Option<Duration>,
-    /// R bit.
-    pub(crate) restarted: bool,
-    /// The forwarding table survived the start of this speaker.
-    pub(crate) preserved: bool,
-}
 
 /// What a session wants done.
 #[derive(Debug)]
@@ -104,30 +97,6 @@ enum Dial {
     Settled,
     /// Stopped for good.
     Stopped,
-}
-
-#[derive(Debug)]
-struct Connection {
-    id: ConnId,
-    /// We opened it.
-    outgoing: bool,
-    framer: Framer,
-    phase: Phase,
-}
-
-#[derive(Debug)]
-enum Phase {
-    OpenSent { hold_until: Instant },
-    OpenConfirm(Agreed),
-    Established { agreed: Agreed, since: Instant },
-}
-
-/// What holds once both OPENs are known.
-#[derive(Debug)]
-struct Agreed {
-    negotiated: Negotiated,
-    hold_until: Option<Instant>,
-    keepalive_at: Option<Instant>,
 }
 
 /// Why no connection is left.
@@ -253,7 +222,7 @@ impl Session {
         if matches!(self.dial, Dial::Connect { conn: ours, .. } if ours == conn) {
             self.last_error = Some((now, SessionError::ConnectFailed(text)));
             self.dial = Dial::Active {
-                retry_at: Some(now + self.config.connect_retry),
+                retry_at: Some(now + self.retry_time()),
             };
             self.note_state(now);
         }
@@ -547,12 +516,12 @@ impl Session {
 
     /// Chooses when to dial again.
     fn set_back(&mut self, now: Instant, setback: Setback) {
-        let retry = self.config.connect_retry;
+        let retry = self.retry_time();
         let wait = match setback {
-            Setback::Lost => retry.min(SHORT_WAIT),
+            Setback::Lost => SHORT_WAIT,
             Setback::Closed => retry,
             // One side comes back sooner, so that the two do not collide again in the same way.
-            Setback::Collision if self.outranks_peer => retry.min(SHORT_WAIT),
+            Setback::Collision if self.outranks_peer => SHORT_WAIT,
             Setback::Collision => retry,
             Setback::Error => {
                 let doublings = self.failures.saturating_sub(1).min(16);
@@ -587,6 +556,11 @@ impl Session {
             conn,
             retry_at: now + self.config.connect_retry.max(SHORT_WAIT),
         };
+    }
+
+    /// A retry time of zero must not make us spin.
+    fn retry_time(&self) -> Duration {
+        self.config.connect_retry.max(SHORT_WAIT)
     }
 
     fn stop_dialling(&mut self, effects: &mut Vec<Effect>) {
@@ -628,171 +602,6 @@ impl Dial {
             Dial::Idle { .. } | Dial::Settled | Dial::Stopped => State::Idle,
             Dial::Connect { .. } => State::Connect,
             Dial::Active { .. } => State::Active,
-        }
-    }
-}
-
-impl Connection {
-    fn hold_until(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::OpenSent { hold_until } => Some(*hold_until),
-            Phase::OpenConfirm(agreed) | Phase::Established { agreed, .. } => agreed.hold_until,
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::OpenSent { hold_until } => Some(*hold_until),
-            Phase::OpenConfirm(agreed) | Phase::Established { agreed, .. } => {
-                agreed.hold_until.into_iter().chain(agreed.keepalive_at).min()
-            }
-        }
-    }
-
-    fn keep_alive(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let (Phase::OpenConfirm(agreed) | Phase::Established { agreed, .. }) = &mut self.phase else {
-            return;
-        };
-        if agreed.keepalive_at.is_some_and(|at| at <= now) {
-            effects.push(Effect::Send(self.id, wire::encode_keepalive()));
-            agreed.keepalive_at = Some(now + agreed.negotiated.hold_time / 3);
-        }
-    }
-}
-
-impl Phase {
-    fn state(&self) -> State {
-        match self {
-            Phase::OpenSent { .. } => State::OpenSent,
-            Phase::OpenConfirm(_) => State::OpenConfirm,
-            Phase::Established { .. } => State::Established,
-        }
-    }
-}
-
-impl Agreed {
-    fn heard(&mut self, now: Instant) {
-        self.hold_until = self.hold_until.map(|_| now + self.negotiated.hold_time);
-    }
-}
-
-/// Our OPEN.
-fn open(config: &PeerConfig, local: &Local, established_before: bool) -> Open {
-    let mut capabilities: Vec<_> = config
-        .families
-        .iter()
-        .map(|family| Capability::Multiprotocol(AfiSafi::from(*family)))
-        .collect();
-    capabilities.push(Capability::RouteRefresh);
-    if let Some(restart_time) = local.graceful_restart {
-        // F: within the life of this speaker, or where the table outlived the last one, forwarding went on.
-        let forwarding = local.preserved || established_before;
-        capabilities.push(Capability::GracefulRestart(GracefulCapability {
-            restarted: local.restarted,
-            restart_time: u16::try_from(restart_time.as_secs()).unwrap_or(u16::MAX).min(4095),
-            families: config
-                .families
-                .iter()
-                .map(|family| (AfiSafi::from(*family), forwarding))
-                .collect(),
-        }));
-    }
-    capabilities.push(Capability::FourOctetAs(local.asn));
-    Open {
-        my_as: u16::try_from(local.asn).unwrap_or(AS_TRANS),
-        hold_time: u16::try_from(config.hold_time.as_secs()).unwrap_or(u16::MAX),
-        router_id: local.router_id,
-        capabilities,
-    }
-}
-
-/// RFC 4271 6.2: what both sides can do, or why we refuse.
-fn negotiate(config: &PeerConfig, local: &Local, open: &Open) -> Result<Negotiated, OpenError> {
-    if open.asn() != config.asn {
-        return Err(OpenError::BadPeerAs {
-            expected: config.asn,
-            got: open.asn(),
-        });
-    }
-    let same_as = config.asn == local.asn;
-    if open.router_id.is_unspecified() || (same_as && open.router_id == local.router_id) {
-        return Err(OpenError::BadIdentifier(open.router_id));
-    }
-    if matches!(open.hold_time, 1 | 2) {
-        return Err(OpenError::UnacceptableHoldTime(open.hold_time));
-    }
-    let families = common_families(config, open);
-    if families.is_empty() {
-        return Err(OpenError::NoCommonFamily);
-    }
-    let has = |wanted: fn(&Capability) -> bool| open.capabilities.iter().any(wanted);
-    Ok(Negotiated {
-        router_id: open.router_id,
-        families,
-        four_octet_as: has(|capability| matches!(capability, Capability::FourOctetAs(_))),
-        route_refresh: has(|capability| matches!(capability, Capability::RouteRefresh)),
-        hold_time: Duration::from_secs(u64::from(open.hold_time)).min(config.hold_time),
-        restart: local.graceful_restart.and_then(|_| peer_restart(families, open)),
-    })
-}
-
-/// RFC 4760 8: a peer that announces no family at all speaks IPv4 unicast.
-fn common_families(config: &PeerConfig, open: &Open) -> FamilySet {
-    let announced = open.capabilities.iter().filter_map(|capability| match capability {
-        Capability::Multiprotocol(family) => Some(*family),
-        _ => None,
-    });
-    let announced: Vec<_> = announced.collect();
-    let theirs: FamilySet = match announced.is_empty() {
-        true => [Family::Ipv4].into_iter().collect(),
-        false => announced.into_iter().filter_map(AfiSafi::family).collect(),
-    };
-    theirs
-        .iter()
-        .filter(|family| config.families.contains(family))
-        .collect()
-}
-
-fn peer_restart(families: FamilySet, open: &Open) -> Option<PeerRestart> {
-    // RFC 4724 3: if it is there more than once, the last one counts.
-    let graceful = open.capabilities.iter().rev().find_map(|capability| match capability {
-        Capability::GracefulRestart(graceful) => Some(graceful),
-        _ => None,
-    })?;
-    let ours = |(family, forwarding): &(AfiSafi, bool)| {
-        family
-            .family()
-            .filter(|family| families.contains(*family))
-            .map(|family| (family, *forwarding))
-    };
-    let preserved: Vec<_> = graceful.families.iter().filter_map(ours).collect();
-    Some(PeerRestart {
-        restarted: graceful.restarted,
-        restart_time: Duration::from_secs(u64::from(graceful.restart_time)),
-        families: preserved.iter().map(|(family, _)| *family).collect(),
-        forwarding: preserved
-            .iter()
-            .filter(|(_, forwarding)| *forwarding)
-            .map(|(family, _)| *family)
-            .collect(),
-    })
-}
-
-fn refusal(error: &OpenError, config: &PeerConfig) -> Notification {
-    match error {
-        OpenError::BadPeerAs { .. } => Notification::BAD_PEER_AS,
-        OpenError::BadIdentifier(_) => Notification::BAD_IDENTIFIER,
-        OpenError::UnacceptableHoldTime(_) => Notification::UNACCEPTABLE_HOLD_TIME,
-        OpenError::NoCommonFamily => {
-            // RFC 5492 5: the data lists the capabilities that we miss.
-            let missing = config.families.iter().flat_map(|family| {
-                let AfiSafi { afi, safi } = AfiSafi::from(*family);
-                [1, 4, 0, afi as u8, 0, safi]
-            });
-            Notification {
-                data: missing.collect(),
-                ..Notification::bare(2, 7)
-            }
         }
     }
 }
