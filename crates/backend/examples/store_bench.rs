@@ -1,9 +1,10 @@
 //! Measures the embedded store: `cargo run --release -p backend --example store_bench [DIRECTORY]`.
 //!
-//! The directory decides whose disk is measured; the first line is that disk's own `fdatasync`, the floor of the others.
+//! The directory decides whose disk is measured. The disk's own `fdatasync`, the floor of all writes, is measured between
+//! them, so that whatever else the machine does falls on all alike.
 
 use std::error::Error;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +18,15 @@ use futures::future::join_all;
 
 const TIMES: usize = 2000;
 const IN_FLIGHT: usize = 64;
+/// Pages that redb writes for one change, counted with strace.
+const REDB_PAGES: u64 = 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = match std::env::args_os().nth(1) {
         Some(parent) => tempfile::tempdir_in(parent)?,
         None => tempfile::tempdir()?,
     };
-    fdatasync(dir.path())?;
+    let floor = Floor::new(dir.path())?;
     // The server has a runtime of its own, as in a process of its own.
     let (file, socket) = (dir.path().join("store"), dir.path().join("socket"));
     let server = Server::open(&file)?;
@@ -40,8 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     client_side.block_on(async {
         let remote: Arc<dyn Store> = Arc::new(Client::connect(&socket).await?);
-        cas("single CAS in process", local.as_ref()).await?;
-        cas("single CAS over the socket", remote.as_ref()).await?;
+        cas(&floor, local.as_ref(), remote.as_ref()).await?;
         get("get in process", local.as_ref()).await?;
         get("get over the socket", remote.as_ref()).await?;
         watch(remote.as_ref()).await?;
@@ -50,34 +52,53 @@ fn main() -> Result<(), Box<dyn Error>> {
     })
 }
 
-fn fdatasync(dir: &Path) -> Result<(), Box<dyn Error>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(dir.join("floor"))?;
-    file.write_all_at(&vec![0; 1 << 20], 0)?;
-    file.sync_all()?;
-    let mut times = Vec::new();
-    for n in 0..TIMES {
-        let start = Instant::now();
-        file.write_all_at(&[n as u8; 4096], (n as u64 % 256) * 4096)?;
-        file.sync_data()?;
-        times.push(start.elapsed());
+/// A file as large as it will ever be.
+struct Floor(File);
+
+impl Floor {
+    fn new(dir: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(dir.join("floor"))?;
+        file.write_all_at(&vec![0; 1 << 20], 0)?;
+        file.sync_all()?;
+        Ok(Self(file))
     }
-    report("4 KiB write and fdatasync", times);
-    Ok(())
+
+    /// Writes pages here and there, and syncs once.
+    fn sync(&self, pages: u64, n: usize) -> std::io::Result<()> {
+        for page in 0..pages {
+            self.0
+                .write_all_at(&[n as u8; 4096], (n as u64 + page * 23) % 256 * 4096)?;
+        }
+        self.0.sync_data()
+    }
 }
 
-async fn cas(what: &str, store: &dyn Store) -> Result<(), StoreError> {
-    let mut stored = store.create(resource(what, 0)).await?;
-    let mut times = Vec::new();
+async fn cas(floor: &Floor, local: &dyn Store, remote: &dyn Store) -> Result<(), Box<dyn Error>> {
+    let mut in_process = local.create(resource("local", 0)).await?;
+    let mut over_socket = local.create(resource("remote", 0)).await?;
+    let (mut floors, mut syncs, mut locals, mut remotes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for n in 0..TIMES {
         let start = Instant::now();
-        stored = store.update(resource(what, n), &stored.revision).await?;
-        times.push(start.elapsed());
+        floor.sync(1, n)?;
+        floors.push(start.elapsed());
+        let start = Instant::now();
+        floor.sync(REDB_PAGES, n)?;
+        syncs.push(start.elapsed());
+        let start = Instant::now();
+        in_process = local.update(resource("local", n), &in_process.revision).await?;
+        locals.push(start.elapsed());
+        let start = Instant::now();
+        over_socket = remote.update(resource("remote", n), &over_socket.revision).await?;
+        remotes.push(start.elapsed());
     }
-    report(what, times);
+    report("fdatasync after one page", floors);
+    report("fdatasync after as many as redb's", syncs);
+    report("single CAS in process", locals);
+    report("single CAS over the socket", remotes);
     Ok(())
 }
 
@@ -140,5 +161,10 @@ fn resource(name: &str, n: usize) -> Resource {
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    println!("{what:36} p50 {:>9.1?}   p99 {:>9.1?}", at(0.50), at(0.99));
+    println!(
+        "{what:36} p10 {:>9.1?}   p50 {:>9.1?}   p99 {:>9.1?}",
+        at(0.10),
+        at(0.50),
+        at(0.99)
+    );
 }

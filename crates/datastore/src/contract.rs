@@ -641,3 +641,6 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Outc
         Err(format!("{what}: expected {expected:?}, got {got:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::engine::{at_revision, decode, encode};
-use super::outbox::{Outbox, Sent};
+use super::outbox::{CROWD, Outbox, Sent};
 use super::wire::{CREDIT, Frames, PROTOCOL, Reply, Request, frame};
 use crate::ConnectError;
 
@@ -59,6 +59,8 @@ struct Link {
 struct Waiting {
     closed: bool,
     calls: HashMap<u64, Caller>,
+    /// How many of the calls want one answer.
+    under_way: usize,
 }
 
 enum Caller {
@@ -73,6 +75,9 @@ impl Client {
     ///
     /// # Errors
     /// See [`ConnectError`]. Later failures are [`StoreError::Unavailable`], until the server is back.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub async fn connect(socket: &Path) -> Result<Self, ConnectError> {
         let client = Self::lazy(socket);
         client.shared.link().await?;
@@ -266,7 +271,11 @@ impl Link {
             return;
         };
         match caller {
-            Caller::Once(caller) => drop(caller.send(answer)),
+            Caller::Once(caller) => {
+                waiting.under_way -= 1;
+                // Who no longer waits needs no answer.
+                let _ = caller.send(answer);
+            }
             // One that no longer listens is forgotten.
             Caller::Many(caller) => {
                 let listening = caller.send(answer).is_ok();
@@ -277,14 +286,20 @@ impl Link {
 
     /// Sends a request, with `caller` waiting for the answer.
     fn send(&self, id: u64, frame: &[u8], caller: Caller) -> Sent {
-        {
+        let crowd = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed {
                 return Sent::No;
             }
+            waiting.under_way += usize::from(matches!(caller, Caller::Once(_)));
             waiting.calls.insert(id, caller);
-        }
-        let sent = self.outbox.send(frame);
+            waiting.under_way >= CROWD
+        };
+        let sent = if crowd {
+            self.outbox.queue_up(frame)
+        } else {
+            self.outbox.send(frame)
+        };
         if sent == Sent::No {
             self.close();
         }

@@ -31,7 +31,7 @@ pub const MAX_VALUE: usize = 1 << 20;
 /// What is kept for watchers, in memory and in the file.
 pub(crate) const KEPT: Limits = Limits {
     changes: 4096,
-    size: 16 << 20,
+    size: 8 << 20,
 };
 /// The file's log is trimmed in steps of so many changes.
 const TRIM_STEP: u64 = 256;

@@ -1,7 +1,8 @@
 //! The sending side of a connection, usable from any thread without waiting.
 //!
-//! A frame goes out at once if nothing is queued before it: no task has to wake up first. What the socket does not take is
-//! sent by [`Outbox::run`]. Who produces without being asked waits for [`Outbox::room`] first.
+//! Alone, a frame goes out at once: no task has to wake up first ([`Outbox::send`]). In a crowd frames are queued, and
+//! [`Outbox::run`] sends what has come together in one system call ([`Outbox::queue_up`]). Who produces without being asked
+//! waits for [`Outbox::room`] first.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+/// So many requests under way on one connection are a crowd.
+pub(crate) const CROWD: usize = 4;
 /// Producers wait while so many bytes are queued.
 const HIGH_WATER: usize = 256 << 10;
 
@@ -75,13 +78,15 @@ impl Outbox {
         Sent::Yes
     }
 
-    /// Queues a frame for [`Outbox::run`], which sends what has come together in one go.
-    pub(crate) fn queue_up(&self, frame: &[u8]) {
+    /// Queues a whole frame. Never waits.
+    pub(crate) fn queue_up(&self, frame: &[u8]) -> Sent {
         let mut queue = self.queue();
-        if !queue.closed {
-            queue.bytes.extend_from_slice(frame);
-            self.filled.notify_one();
+        if queue.closed {
+            return Sent::No;
         }
+        queue.bytes.extend_from_slice(frame);
+        self.filled.notify_one();
+        Sent::Yes
     }
 
     /// Waits until little is queued, or it is closed.

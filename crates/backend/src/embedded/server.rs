@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::engine::{Engine, Local, RawEvent, encode, number};
 use super::file::{Done, Op, OpenError, Snapshot, StoreFile};
-use super::outbox::Outbox;
+use super::outbox::{CROWD, Outbox};
 use super::wire::{self, CREDIT, Frames, PROTOCOL, Reply, Request, reply_frame};
 
 /// A connection has at most so many requests under way; then the server stops reading from it.
@@ -332,7 +332,7 @@ impl Connection {
             Err(error) => return self.reply(id, &Reply::Failed(error)),
         };
         let permit = self.permit().await;
-        let outbox = Arc::clone(&self.outbox);
+        let (outbox, in_flight) = (Arc::clone(&self.outbox), Arc::clone(&self.in_flight));
         let answer = move |outcome: Result<Done, StoreError>| {
             let frame = match outcome {
                 Ok(Done::Written(revision)) => reply_frame(id, &Reply::<()>::Written(number(revision))),
@@ -345,7 +345,12 @@ impl Connection {
                 ),
                 Err(error) => reply_frame(id, &Reply::<()>::Failed(error)),
             };
-            let _ = outbox.send(&frame);
+            let crowd = in_flight.available_permits() + CROWD <= IN_FLIGHT as usize;
+            let _ = if crowd {
+                outbox.queue_up(&frame)
+            } else {
+                outbox.send(&frame)
+            };
             drop(permit);
         };
         self.engine.write(op, Box::new(answer));
@@ -399,11 +404,8 @@ async fn send_list(id: u64, engine: Arc<Engine>, outbox: Arc<Outbox>, scope: dat
     engine.list(scope, Box::new(move |result| drop(answer.send(result))));
     let Snapshot { items, revision } = match listed.await {
         Ok(Ok(snapshot)) => snapshot,
-        Ok(Err(error)) => return outbox.queue_up(&reply_frame(id, &Reply::<()>::Failed(error))),
-        Err(_) => {
-            let error = StoreError::Unavailable("the list was lost".into());
-            return outbox.queue_up(&reply_frame(id, &Reply::<()>::Failed(error)));
-        }
+        Ok(Err(error)) => return queue_error(id, &outbox, error),
+        Err(_) => return queue_error(id, &outbox, StoreError::Unavailable("the list was lost".into())),
     };
     let (mut part, mut size) = (Vec::new(), 0);
     for item in items {
@@ -423,13 +425,17 @@ async fn send_part(id: u64, outbox: &Outbox, part: Vec<super::file::Item>, revis
         .iter()
         .map(|item| (item.key.clone(), number(item.revision), &*item.value))
         .collect();
-    outbox.queue_up(&reply_frame(
+    let _ = outbox.queue_up(&reply_frame(
         id,
         &Reply::Items {
             items,
             revision: revision.map(number),
         },
     ));
+}
+
+fn queue_error(id: u64, outbox: &Outbox, error: StoreError) {
+    let _ = outbox.queue_up(&reply_frame(id, &Reply::<()>::Failed(error)));
 }
 
 /// Sends a watch as fast as the client grants credit. Meanwhile the log goes on; if it goes on for too long, the watch ends
@@ -454,6 +460,6 @@ async fn send_watch(id: u64, mut events: super::engine::RawWatch, outbox: Arc<Ou
             Ok(RawEvent::InSync(revision)) => reply_frame(id, &Reply::<()>::InSync(number(revision))),
             Err(error) => reply_frame(id, &Reply::<()>::Failed(error)),
         };
-        outbox.queue_up(&frame);
+        let _ = outbox.queue_up(&frame);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::{Key, Kind, Object, ProfileSpec, Resource};
 use datastore::contract::{Subject, all};
-use datastore::{Revision, Scope, SharedStore, Store, StoreError, Stored, WatchEvent};
+use datastore::{Revision, Scope, SharedStore, Store, StoreError, Stored, SyncEvent, Syncer, Update, WatchEvent};
 use futures::future::{FutureExt, join_all};
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
@@ -405,6 +405,37 @@ async fn a_restarted_server_is_found_again_without_an_error() {
 }
 
 #[tokio::test]
+async fn a_syncer_lives_through_a_restart() {
+    let dir = dir();
+    let path = dir.path().join("store");
+    let served = Served::start(Server::open(&path).unwrap(), &dir).await;
+    let client = served.client().await;
+    client.create(profile("a", "1")).await.unwrap();
+    client.create(profile("b", "1")).await.unwrap();
+    let back = Arc::new(tokio::sync::Semaphore::new(0));
+    let wait = Arc::clone(&back);
+    let mut syncer = Syncer::new(client.clone(), vec![Scope::Kind(Kind::Profile)], move |_| {
+        let wait = Arc::clone(&wait);
+        async move { wait.acquire().await.unwrap().forget() }.boxed()
+    });
+    assert_eq!(said(&mut syncer).await, "a b");
+    assert_eq!(said(&mut syncer).await, "in sync");
+    served.stop().await;
+    assert_eq!(said(&mut syncer).await, "down");
+    let local = Server::open(&path).unwrap().store();
+    local.delete(&key("a"), None).await.unwrap();
+    local.create(profile("c", "1")).await.unwrap();
+    drop(local);
+    let served = Served::start(Server::open(&path).unwrap(), &dir).await;
+    back.add_permits(1);
+    assert_eq!(said(&mut syncer).await, "c -a");
+    assert_eq!(said(&mut syncer).await, "in sync");
+    client.create(profile("d", "1")).await.unwrap();
+    assert_eq!(said(&mut syncer).await, "d");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_write_under_way_when_the_connection_breaks_is_unavailable_and_a_read_is_asked_again() {
     let dir = dir();
     let socket = dir.path().join("fake");
@@ -541,6 +572,21 @@ fn text(event: WatchEvent) -> String {
             None => format!("{} gone", update.key.name),
             Some(value) => format!("{}={}", update.key.name, value.metadata().labels["n"]),
         },
+    }
+}
+
+async fn said(syncer: &mut Syncer) -> String {
+    match timely(syncer.next()).await.expect("it never ends") {
+        SyncEvent::InSync => "in sync".into(),
+        SyncEvent::Disconnected(_) => "down".into(),
+        SyncEvent::Updates(updates) => {
+            let sign = |update: &Update| if update.value.is_some() { "" } else { "-" };
+            updates
+                .iter()
+                .map(|update| format!("{}{}", sign(update), update.key.name))
+                .collect::<Vec<_>>()
+                .join(" ")
+        }
     }
 }
 
