@@ -60,17 +60,32 @@ impl CniServer {
     fn intent(&self, request: &Request, pod_mtu: u32) -> Result<Endpoint, Error> {
         let mut endpoint = self.naming().intent(request)?;
         let netns = NetnsId::of(&endpoint.netns).map_err(|error| {
-            let details = format!("CNI_NETNS: {:?}: {error}; must be the path of a network namespace", endpoint.netns);
+            let details = format!(
+                "CNI_NETNS: {:?}: {error}; must be the path of a network namespace",
+                endpoint.netns
+            );
             Error::new(Code::InvalidEnv, "invalid environment", details)
         })?;
         endpoint.netns_id = Some(netns);
         endpoint.mtu = request.config.mtu.unwrap_or(pod_mtu);
         endpoint.ip_forward = request.config.allow_ip_forwarding;
-        if let Some(nodename) = request.config.nodename.as_deref().filter(|name| *name != self.naming().node) {
-            tracing::warn!(nodename, node = self.naming().node, "cni: the configuration names another node; ours is used");
+        if let Some(nodename) = request
+            .config
+            .nodename
+            .as_deref()
+            .filter(|name| *name != self.naming().node)
+        {
+            tracing::warn!(
+                nodename,
+                node = self.naming().node,
+                "cni: the configuration names another node; ours is used"
+            );
         }
         if !request.config.unknown.is_empty() {
-            tracing::debug!(keys = request.config.unknown.join(", "), "cni: unknown keys in the configuration");
+            tracing::debug!(
+                keys = request.config.unknown.join(", "),
+                "cni: unknown keys in the configuration"
+            );
         }
         Ok(endpoint)
     }
@@ -85,7 +100,9 @@ impl CniServer {
             let held = self.held(&existing.handle).await?;
             return Ok(existing.addresses.iter().all(|address| held.contains(address)));
         }
-        let Some(link) = link_of(existing) else { return Ok(false) };
+        let Some(link) = link_of(existing) else {
+            return Ok(false);
+        };
         if let Err(difference) = self.shared.parts.pods.check(link).await {
             tracing::info!(id = %existing.id(), difference, "cni: attached before, but not intact: made anew");
             return Ok(false);
@@ -109,7 +126,9 @@ impl CniServer {
 
     /// Takes the host device from older containers of the same pod. Their addresses stay theirs until their DEL.
     async fn displace(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let Some(device) = &endpoint.host_device else { return Ok(()) };
+        let Some(device) = &endpoint.host_device else {
+            return Ok(());
+        };
         let others: Vec<_> = self
             .memory()
             .values()
@@ -119,7 +138,11 @@ impl CniServer {
         for mut other in others {
             let same_pod = endpoint.args.pod().is_some() && other.args.pod() == endpoint.args.pod();
             if !same_pod || other.container_id == endpoint.container_id {
-                let details = format!("host device {device} is {}'s; {} cannot have it too", other.id(), endpoint.id());
+                let details = format!(
+                    "host device {device} is {}'s; {} cannot have it too",
+                    other.id(),
+                    endpoint.id()
+                );
                 return Err(Error::new(Code::Interface, "the interface cannot be made", details));
             }
             tracing::info!(old = %other.id(), new = %endpoint.id(), device, "cni: a new container takes its pod's device");
@@ -129,8 +152,7 @@ impl CniServer {
                 self.journal().progress(&other).map_err(journal_error)?;
                 self.remember(&other);
             }
-            let refused =
-                |why| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
+            let refused = |why| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
             self.program(&other.id(), None).await.map_err(refused)?;
             self.detach(&other).await.map_err(refused)?;
         }
@@ -177,9 +199,9 @@ impl CniServer {
         let wait = self.shared.settings.store_wait * 3;
         let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
         match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {
-            Ok(addresses) if addresses.is_empty() => {
-                Err(allocation_error(AllocError::Exhausted("no address was assigned".into())))
-            }
+            Ok(addresses) if addresses.is_empty() => Err(allocation_error(AllocError::Exhausted(
+                "no address was assigned".into(),
+            ))),
             other => other.map_err(allocation_error),
         }
     }
@@ -196,7 +218,9 @@ impl CniServer {
     async fn make_durable(&self, file: File) -> Result<(), Error> {
         let journal = self.journal().clone();
         let durable = tokio::task::spawn_blocking(move || journal.make_durable(&file)).await;
-        durable.unwrap_or_else(|stopped| Err(stopped.into())).map_err(journal_error)
+        durable
+            .unwrap_or_else(|stopped| Err(stopped.into()))
+            .map_err(journal_error)
     }
 
     /// Undoes a failed ADD; what cannot be undone now is noted and undone later.
@@ -214,7 +238,11 @@ impl CniServer {
 }
 
 pub(super) fn unfinished_deletion(problems: Vec<String>) -> Error {
-    Error::new(Code::TryAgain, "what this container had before cannot be removed yet", problems.join("; "))
+    Error::new(
+        Code::TryAgain,
+        "what this container had before cannot be removed yet",
+        problems.join("; "),
+    )
 }
 
 /// Whether a request is about an address alone.

@@ -21,7 +21,11 @@ type Answer = Result<Vec<IpAddr>, AllocError>;
 impl Batcher {
     /// Batches in front of this allocator.
     pub fn new(allocator: Arc<dyn Allocator>) -> Self {
-        Self { allocator, queue: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        Self {
+            allocator,
+            queue: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Addresses for one endpoint. If the caller stops waiting the handle may hold something: release it.
@@ -34,7 +38,9 @@ impl Batcher {
         }
         self.serve_queue().await;
         // Not served: the one who had it in hand stopped waiting in the middle.
-        answer.try_recv().unwrap_or_else(|_| Err(AllocError::TryAgain("the allocation was interrupted".into())))
+        answer
+            .try_recv()
+            .unwrap_or_else(|_| Err(AllocError::TryAgain("the allocation was interrupted".into())))
     }
 
     async fn serve_queue(&self) {

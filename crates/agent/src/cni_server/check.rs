@@ -15,23 +15,36 @@ impl CniServer {
         let _attachment = self.hold_attachment(&id).await;
         let endpoint = self.recorded(&id).filter(|endpoint| endpoint.phase == Phase::Attached);
         let Some(endpoint) = endpoint else {
-            return Err(Error::new(Code::UnknownContainer, "the container is not attached", format!("{id} is not in the journal")));
+            return Err(Error::new(
+                Code::UnknownContainer,
+                "the container is not attached",
+                format!("{id} is not in the journal"),
+            ));
         };
         let differs = |details: String| Error::new(Code::CheckFailed, "the container is not as ADD left it", details);
         for ip in request.config.prev_result.iter().flat_map(|result| &result.ips) {
             // Plugins further down the chain may have added addresses to other interfaces.
             let ours = ip.interface.is_none_or(|index| {
                 let interfaces = request.config.prev_result.iter().flat_map(|result| &result.interfaces);
-                interfaces.into_iter().nth(index).is_some_and(|interface| interface.name == id.ifname)
+                interfaces
+                    .into_iter()
+                    .nth(index)
+                    .is_some_and(|interface| interface.name == id.ifname)
             });
             if ours && !endpoint.addresses.contains(&ip.address.addr()) {
-                return Err(differs(format!("prevResult has {}, ADD assigned {:?}", ip.address, endpoint.addresses)));
+                return Err(differs(format!(
+                    "prevResult has {}, ADD assigned {:?}",
+                    ip.address, endpoint.addresses
+                )));
             }
         }
         if let Some(netns) = &request.netns
             && NetnsId::of(netns).ok() != endpoint.netns_id
         {
-            return Err(differs(format!("{} is not the network namespace of ADD", netns.display())));
+            return Err(differs(format!(
+                "{} is not the network namespace of ADD",
+                netns.display()
+            )));
         }
         let held = self.held(&endpoint.handle).await?;
         if let Some(lost) = endpoint.addresses.iter().find(|address| !held.contains(address)) {
@@ -41,10 +54,14 @@ impl CniServer {
             return Ok(());
         }
         let Some(link) = link_of(&endpoint) else {
-            return Err(differs("a newer container of the same pod has taken its host device".into()));
+            return Err(differs(
+                "a newer container of the same pod has taken its host device".into(),
+            ));
         };
         self.shared.parts.pods.check(link).await.map_err(differs)?;
-        self.program(&id, local_of(&endpoint)).await.map_err(|why| differs(format!("routes: {why}")))
+        self.program(&id, local_of(&endpoint))
+            .await
+            .map_err(|why| differs(format!("routes: {why}")))
     }
 
     /// Whether ADD can be served now.

@@ -33,17 +33,26 @@ impl CniServer {
     pub(super) async fn gc(&self, request: Request) -> Result<(), Error> {
         let ipam_only = is_ipam(&request);
         // The plugin refuses a GC without a list; here, too, no list keeps everything.
-        let Some(valid) = request.config.valid_attachments else { return Ok(()) };
+        let Some(valid) = request.config.valid_attachments else {
+            return Ok(());
+        };
         let valid: BTreeSet<Attachment> = valid.into_iter().collect();
         let is_stale = |endpoint: &Endpoint| {
-            let attachment =
-                Attachment { container_id: endpoint.container_id.clone(), ifname: endpoint.ifname.clone() };
+            let attachment = Attachment {
+                container_id: endpoint.container_id.clone(),
+                ifname: endpoint.ifname.clone(),
+            };
             endpoint.phase == Phase::Attached
                 && endpoint.network == request.config.name
                 && endpoint.ipam_only == ipam_only
                 && !valid.contains(&attachment)
         };
-        let stale: Vec<_> = self.memory().values().filter(|endpoint| is_stale(endpoint)).map(pending_of).collect();
+        let stale: Vec<_> = self
+            .memory()
+            .values()
+            .filter(|endpoint| is_stale(endpoint))
+            .map(pending_of)
+            .collect();
         let mut outcome = Ok(());
         for pending in stale {
             tracing::info!(id = %pending.id(), "cni: not on the runtime's list: detached");
@@ -68,7 +77,8 @@ impl CniServer {
 
     /// What is known of an attachment. To be asked with all locks held: a newer container may have taken the device.
     fn known(&self, pending: &Pending) -> Endpoint {
-        self.recorded(&pending.id()).unwrap_or_else(|| self.naming().endpoint(pending))
+        self.recorded(&pending.id())
+            .unwrap_or_else(|| self.naming().endpoint(pending))
     }
 
     /// Removes all that an endpoint has, and nothing that is another's: the device only with its alias, the WorkloadEndpoint
@@ -99,7 +109,12 @@ impl CniServer {
     pub(super) async fn detach(&self, endpoint: &Endpoint) -> Result<(), String> {
         let Some(wired) = wired_of(endpoint) else { return Ok(()) };
         let device = wired.host_device.clone();
-        self.shared.parts.pods.detach(wired).await.map_err(|why| format!("device {device}: {why}"))
+        self.shared
+            .parts
+            .pods
+            .detach(wired)
+            .await
+            .map_err(|why| format!("device {device}: {why}"))
     }
 
     async fn release(&self, handle: &str) -> Result<(), String> {
@@ -107,7 +122,10 @@ impl CniServer {
         let released = tokio::time::timeout(wait, self.shared.parts.allocator.release(handle)).await;
         match released {
             Ok(outcome) => outcome.map_err(|error| format!("handle {handle}: {error}")),
-            Err(_) => Err(format!("handle {handle}: the datastore did not answer within {} s", wait.as_secs())),
+            Err(_) => Err(format!(
+                "handle {handle}: the datastore did not answer within {} s",
+                wait.as_secs()
+            )),
         }
     }
 
@@ -115,14 +133,18 @@ impl CniServer {
     pub(super) async fn note_deletion(&self, pending: &Pending) -> Result<(), Error> {
         let (journal, noted) = (self.journal().clone(), pending.clone());
         let written = tokio::task::spawn_blocking(move || journal.write_pending(&noted)).await;
-        written.unwrap_or_else(|stopped| Err(stopped.into())).map_err(journal_error)?;
+        written
+            .unwrap_or_else(|stopped| Err(stopped.into()))
+            .map_err(journal_error)?;
         self.shared.unfinished.notify_one();
         Ok(())
     }
 
     /// Before an attachment is made anew, what it had before must be gone. To be called with its locks held.
     pub(super) async fn finish_deletion_of(&self, id: &Id) -> Result<(), Error> {
-        let Some(pending) = self.journal().pending(id).map_err(journal_error)? else { return Ok(()) };
+        let Some(pending) = self.journal().pending(id).map_err(journal_error)? else {
+            return Ok(());
+        };
         self.remove(&self.known(&pending)).await.map_err(unfinished_deletion)?;
         self.forget(id).map_err(journal_error)
     }

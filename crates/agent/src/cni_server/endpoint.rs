@@ -46,7 +46,9 @@ impl Naming {
         };
         let names = self.endpoint(&pending);
         if !names.ipam_only && names.wep_name.is_empty() {
-            let name = workload_endpoint_name(&self.ids(&names)).err().map(|error| error.to_string());
+            let name = workload_endpoint_name(&self.ids(&names))
+                .err()
+                .map(|error| error.to_string());
             let details = name.unwrap_or_default();
             return Err(Error::new(Code::InvalidEnv, "the endpoint cannot be named", details));
         }
@@ -77,7 +79,11 @@ impl Naming {
             ip_forward: false,
             netns: pending.netns.clone().unwrap_or_default(),
             netns_id: None,
-            wep_namespace: pending.args.pod().map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace).to_owned(),
+            wep_namespace: pending
+                .args
+                .pod()
+                .map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace)
+                .to_owned(),
             wep_name: String::new(),
             args: pending.args.clone(),
             alias: format!("margay:{container}/{}", pending.ifname),
@@ -110,8 +116,15 @@ impl Naming {
             mac: endpoint.mac.clone(),
             ..WorkloadEndpointSpec::default()
         };
-        let metadata = Metadata { labels, ..Metadata::namespaced(&endpoint.wep_namespace, &endpoint.wep_name) };
-        WorkloadEndpoint { metadata, spec, status: None }
+        let metadata = Metadata {
+            labels,
+            ..Metadata::namespaced(&endpoint.wep_namespace, &endpoint.wep_name)
+        };
+        WorkloadEndpoint {
+            metadata,
+            spec,
+            status: None,
+        }
     }
 
     /// The request for addresses.
@@ -139,7 +152,11 @@ impl Naming {
         WorkloadEndpointIds {
             node: self.node.clone(),
             orchestrator: if pod.is_some() { "k8s" } else { "cni" }.to_owned(),
-            container_id: if pod.is_some() { String::new() } else { endpoint.container_id.clone() },
+            container_id: if pod.is_some() {
+                String::new()
+            } else {
+                endpoint.container_id.clone()
+            },
             pod: pod.unwrap_or_default(),
             endpoint: endpoint.ifname.clone(),
             ..WorkloadEndpointIds::default()
@@ -189,16 +206,27 @@ pub fn wired_of(endpoint: &Endpoint) -> Option<Wired> {
 /// The endpoint as the dataplane sees it, if it has a device and still is its owner.
 pub fn local_of(endpoint: &Endpoint) -> Option<LocalEndpoint> {
     let device = endpoint.host_device.clone().filter(|_| !endpoint.displaced)?;
-    Some(LocalEndpoint { device, addresses: endpoint.addresses.clone() })
+    Some(LocalEndpoint {
+        device,
+        addresses: endpoint.addresses.clone(),
+    })
 }
 
 /// What ADD answers.
 pub fn result_of(endpoint: &Endpoint) -> CniResult {
     let Some(host_device) = &endpoint.host_device else {
         let ips = endpoint.addresses.iter().map(|address| ip(*address, None)).collect();
-        return CniResult { ips, ..CniResult::default() };
+        return CniResult {
+            ips,
+            ..CniResult::default()
+        };
     };
-    let host = Interface { name: host_device.clone(), mac: HOST_MAC.into(), mtu: Some(endpoint.mtu), ..Interface::default() };
+    let host = Interface {
+        name: host_device.clone(),
+        mac: HOST_MAC.into(),
+        mtu: Some(endpoint.mtu),
+        ..Interface::default()
+    };
     let pod = Interface {
         name: endpoint.ifname.clone(),
         mac: endpoint.mac.clone(),
@@ -213,16 +241,29 @@ pub fn result_of(endpoint: &Endpoint) -> CniResult {
         routes.push(default_route(Ipv6Addr::UNSPECIFIED.into(), GATEWAY_V6.into()));
     }
     let ips = endpoint.addresses.iter().map(|address| ip(*address, Some(1))).collect();
-    CniResult { interfaces: vec![host, pod], ips, routes, ..CniResult::default() }
+    CniResult {
+        interfaces: vec![host, pod],
+        ips,
+        routes,
+        ..CniResult::default()
+    }
 }
 
 fn ip(address: IpAddr, interface: Option<usize>) -> Ip {
-    Ip { interface, address: address.into(), gateway: None }
+    Ip {
+        interface,
+        address: address.into(),
+        gateway: None,
+    }
 }
 
 fn default_route(unspecified: IpAddr, gateway: IpAddr) -> Route {
     let dst = IpNet::new(unspecified, 0).expect("0 is a prefix length of both families");
-    Route { dst, gw: Some(gateway), mtu: None }
+    Route {
+        dst,
+        gw: Some(gateway),
+        mtu: None,
+    }
 }
 
 /// The MAC address of a pod's end: chosen here, so that the WorkloadEndpoint can be written while the device is being made,

@@ -56,8 +56,13 @@ impl World {
         let free = (0..addresses).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         Arc::new(World {
             // In memory where there is such a place: the journal syncs often.
-            dir: tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(),
-            state: Mutex::new(State { free, ..State::default() }),
+            dir: tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap(),
+            state: Mutex::new(State {
+                free,
+                ..State::default()
+            }),
             store: MemoryStore::new(),
             readiness: watch::channel(Readiness::Ready { pod_mtu: 1480 }).0,
             blown: Notify::new(),
@@ -69,7 +74,10 @@ impl World {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings { ready_wait: Duration::ZERO, ..Settings::new("n1", self.dir.path().join("state")) }
+        Settings {
+            ready_wait: Duration::ZERO,
+            ..Settings::new("n1", self.dir.path().join("state"))
+        }
     }
 
     pub fn journal(&self) -> Journal {
@@ -158,7 +166,11 @@ impl World {
             "cni.dev/valid-attachments": [],
         });
         let mut problems = Vec::new();
-        let args = if pod.is_empty() { String::new() } else { format!("K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}") };
+        let args = if pod.is_empty() {
+            String::new()
+        } else {
+            format!("K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}")
+        };
         Request {
             verb,
             role: Role::Main,
@@ -178,37 +190,59 @@ impl World {
     }
 
     pub async fn del(&self, server: &CniServer, container: &str, pod: &str) {
-        assert_eq!(server.handle(self.request(Verb::Del, container, pod)).await, Reply::Ok(None));
+        assert_eq!(
+            server.handle(self.request(Verb::Del, container, pod)).await,
+            Reply::Ok(None)
+        );
     }
 
     pub async fn weps(&self) -> BTreeMap<String, WorkloadEndpoint> {
         let listing = self.store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap();
         let endpoint = |stored: Stored| WorkloadEndpoint::try_from(stored.resource).unwrap();
-        listing.items.into_iter().map(endpoint).map(|wep| (wep.metadata.name.clone(), wep)).collect()
+        listing
+            .items
+            .into_iter()
+            .map(endpoint)
+            .map(|wep| (wep.metadata.name.clone(), wep))
+            .collect()
     }
 
     /// Addresses, devices, routes, WorkloadEndpoints and journal all tell the same, and nothing is left to do.
     pub async fn assert_consistent(&self, server: &CniServer) {
         let endpoints = server.endpoints();
-        assert!(endpoints.iter().all(|endpoint| endpoint.phase == Phase::Attached), "{endpoints:?}");
+        assert!(
+            endpoints.iter().all(|endpoint| endpoint.phase == Phase::Attached),
+            "{endpoints:?}"
+        );
         assert_eq!(self.journal().endpoints().unwrap().records, endpoints);
         assert_eq!(self.journal().all_pending().unwrap().records, []);
         let weps = self.weps().await;
-        let with_device = || endpoints.iter().filter(|endpoint| endpoint.host_device.is_some() && !endpoint.displaced);
+        let with_device = || {
+            endpoints
+                .iter()
+                .filter(|endpoint| endpoint.host_device.is_some() && !endpoint.displaced)
+        };
         let state = self.state();
-        let held: BTreeMap<_, _> = endpoints.iter().map(|e| (e.handle.clone(), e.addresses.clone())).collect();
+        let held: BTreeMap<_, _> = endpoints
+            .iter()
+            .map(|e| (e.handle.clone(), e.addresses.clone()))
+            .collect();
         assert_eq!(state.held, held);
-        let devices: BTreeMap<_, _> =
-            with_device().map(|e| (e.host_device.clone().unwrap(), (e.alias.clone(), e.addresses.clone()))).collect();
+        let devices: BTreeMap<_, _> = with_device()
+            .map(|e| (e.host_device.clone().unwrap(), (e.alias.clone(), e.addresses.clone())))
+            .collect();
         // What a displaced container still has may stay until its successor or its DEL takes it away.
         let is_displaced = |alias: &String| endpoints.iter().any(|e| e.displaced && e.alias == *alias);
         let mut found = state.devices.clone();
         found.retain(|_, (alias, _)| !is_displaced(alias));
         assert_eq!(found, devices);
-        let routes: BTreeMap<_, _> =
-            with_device().map(|e| (e.id().to_string(), super::endpoint::local_of(e).unwrap())).collect();
+        let routes: BTreeMap<_, _> = with_device()
+            .map(|e| (e.id().to_string(), super::endpoint::local_of(e).unwrap()))
+            .collect();
         assert_eq!(state.routes, routes);
-        let wanted: BTreeMap<_, _> = with_device().map(|e| (e.wep_name.clone(), e.container_id.clone())).collect();
+        let wanted: BTreeMap<_, _> = with_device()
+            .map(|e| (e.wep_name.clone(), e.container_id.clone()))
+            .collect();
         let displaced = |id: &String| endpoints.iter().any(|e| e.displaced && e.container_id == *id);
         let found = weps.into_iter().map(|(name, wep)| (name, wep.spec.container_id));
         let found: BTreeMap<_, _> = found.filter(|(_, id)| !displaced(id)).collect();
@@ -235,7 +269,11 @@ impl State {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        assert!(!self.held.contains_key(&want.handle), "a second address for {}", want.handle);
+        assert!(
+            !self.held.contains_key(&want.handle),
+            "a second address for {}",
+            want.handle
+        );
         let address = match want.address {
             Some(address) => Some(address).filter(|address| self.free.contains(address)),
             None => self.free.front().copied(),
@@ -291,7 +329,9 @@ impl Pods for World {
     fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.step("attach").await?;
-            self.state().devices.insert(link.host_device, (link.alias, link.addresses));
+            self.state()
+                .devices
+                .insert(link.host_device, (link.alias, link.addresses));
             let _ = self.step("attached").await;
             Ok(())
         })
@@ -302,7 +342,11 @@ impl Pods for World {
             self.step("detach").await?;
             {
                 let mut state = self.state();
-                if state.devices.get(&wired.host_device).is_some_and(|(found, _)| *found == wired.alias) {
+                if state
+                    .devices
+                    .get(&wired.host_device)
+                    .is_some_and(|(found, _)| *found == wired.alias)
+                {
                     state.devices.remove(&wired.host_device);
                     // Routes go with their device.
                     state.routes.retain(|_, local| local.device != wired.host_device);
@@ -334,8 +378,11 @@ impl Pods for World {
 impl Dataplane for World {
     fn program(&self, id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            let (before, after) =
-                if endpoint.is_some() { ("program", "programmed") } else { ("unprogram", "unprogrammed") };
+            let (before, after) = if endpoint.is_some() {
+                ("program", "programmed")
+            } else {
+                ("unprogram", "unprogrammed")
+            };
             self.step(before).await?;
             {
                 let mut state = self.state();

@@ -45,17 +45,30 @@ pub struct Deps {
 /// Serves container runtimes for as long as the agent lives: `cni.sock` in the run directory, the journal under `cni` in the
 /// state directory. Hands the journal's endpoints to the loop, then says through `ready` whether it serves, or why not yet.
 pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync) {
-    let Deps { config, store, ipam, events, facts } = deps;
+    let Deps {
+        config,
+        store,
+        ipam,
+        events,
+        facts,
+    } = deps;
     let path = config.run_dir.join("cni.sock");
     let state_dir = config.state_dir.join("cni");
     let settings = Settings {
-        naming: Naming { node: config.node_name.clone(), prefix: config.interface_prefix },
+        naming: Naming {
+            node: config.node_name.clone(),
+            prefix: config.interface_prefix,
+        },
         ..Settings::new(config.node_name.clone(), state_dir)
     };
     let (say, readiness) = watch::channel(readiness(&facts.borrow()));
     let labels = NodeLabels::new(store.clone(), config.node_name.clone());
     let parts = Parts {
-        allocator: Arc::new(IpamAllocator { ipam, node: config.node_name, labels: labels.clone() }),
+        allocator: Arc::new(IpamAllocator {
+            ipam,
+            node: config.node_name,
+            labels: labels.clone(),
+        }),
         pods: Arc::new(LinuxPods::default()),
         dataplane: Arc::new(LoopDataplane { events: events.clone() }),
         store: store.clone(),
@@ -105,7 +118,11 @@ async fn recover(
     for (id, endpoint) in recovered.endpoints {
         // Nobody waits for these: they are most likely in place already.
         let (done, _) = oneshot::channel();
-        let _ = events.send(Event::Endpoint { id, endpoint: Some(local(endpoint)), done });
+        let _ = events.send(Event::Endpoint {
+            id,
+            endpoint: Some(local(endpoint)),
+            done,
+        });
     }
     // A record that cannot be read may be a live pod's: then no interface is swept.
     if recovered.damaged == 0 {
@@ -140,7 +157,10 @@ fn readiness(facts: &Facts) -> Readiness {
 }
 
 fn local(endpoint: LocalEndpoint) -> dataplane::LocalEndpoint {
-    dataplane::LocalEndpoint { device: IfName(endpoint.device), addresses: endpoint.addresses }
+    dataplane::LocalEndpoint {
+        device: IfName(endpoint.device),
+        addresses: endpoint.addresses,
+    }
 }
 
 /// The agent's loop as the owner of the host's routes.
@@ -153,8 +173,14 @@ impl Dataplane for LoopDataplane {
         async move {
             let (done, outcome) = oneshot::channel();
             let stopping = |_| "the agent is stopping".to_owned();
-            let event = Event::Endpoint { id, endpoint: endpoint.map(local), done };
-            self.events.send(event).map_err(|_| "the agent is stopping".to_owned())?;
+            let event = Event::Endpoint {
+                id,
+                endpoint: endpoint.map(local),
+                done,
+            };
+            self.events
+                .send(event)
+                .map_err(|_| "the agent is stopping".to_owned())?;
             outcome.await.map_err(stopping)?
         }
         .boxed()
@@ -168,7 +194,9 @@ pub struct LinuxPods {
 
 impl Default for LinuxPods {
     fn default() -> Self {
-        Self { at_once: Arc::new(Semaphore::new(WIRED_AT_ONCE)) }
+        Self {
+            at_once: Arc::new(Semaphore::new(WIRED_AT_ONCE)),
+        }
     }
 }
 
@@ -179,13 +207,19 @@ impl LinuxPods {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let _permit = self.at_once.acquire().await.map_err(|error| error.to_string())?;
-        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())?
     }
 }
 
 impl Pods for LinuxPods {
     fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
-        let attach = move || linux::pod::attach(&interface(link)).map(drop).map_err(|error| error.to_string());
+        let attach = move || {
+            linux::pod::attach(&interface(link))
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
         self.run(attach).boxed()
     }
 
@@ -240,7 +274,11 @@ struct NodeLabels {
 
 impl NodeLabels {
     fn new(store: SharedStore, node: String) -> Self {
-        Self { store, key: Key::cluster(Kind::Node, node), known: Arc::new(watch::channel(None).0) }
+        Self {
+            store,
+            key: Key::cluster(Kind::Node, node),
+            known: Arc::new(watch::channel(None).0),
+        }
     }
 
     async fn follow(&self) {
@@ -259,12 +297,19 @@ impl NodeLabels {
         if let Some(labels) = self.known.borrow().clone() {
             return Ok(labels);
         }
-        Ok(self.store.get(&self.key).await?.map(|stored| labels_of(stored.resource)).unwrap_or_default())
+        Ok(self
+            .store
+            .get(&self.key)
+            .await?
+            .map(|stored| labels_of(stored.resource))
+            .unwrap_or_default())
     }
 }
 
 fn labels_of(resource: Resource) -> BTreeMap<String, String> {
-    Node::try_from(resource).map(|node| node.metadata.labels).unwrap_or_default()
+    Node::try_from(resource)
+        .map(|node| node.metadata.labels)
+        .unwrap_or_default()
 }
 
 /// IPAM for this node's pods.
@@ -282,8 +327,14 @@ impl IpamAllocator {
         };
         let now = Timestamp::now();
         let (given, any): (Vec<_>, Vec<_>) = wants.iter().enumerate().partition(|(_, want)| want.address.is_some());
-        let mut answers: Vec<_> = wants.iter().map(|_| Err(AllocError::TryAgain("not asked".into()))).collect();
-        let requests: Vec<_> = any.iter().map(|(_, want)| self.any_address(now, want, &labels)).collect();
+        let mut answers: Vec<_> = wants
+            .iter()
+            .map(|_| Err(AllocError::TryAgain("not asked".into())))
+            .collect();
+        let requests: Vec<_> = any
+            .iter()
+            .map(|(_, want)| self.any_address(now, want, &labels))
+            .collect();
         if !requests.is_empty() {
             let assigned = self.ipam.auto_assign_many(now, &requests).await;
             for ((index, _), assigned) in any.into_iter().zip(assigned) {
@@ -319,9 +370,10 @@ impl IpamAllocator {
             intended_use: AllowedUse::Workload,
             host_labels: labels.clone(),
             // Of a namespace only the name is known here; Kubernetes puts it on every namespace as this label.
-            namespace_labels: want.namespace.as_ref().map(|namespace| {
-                BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.clone())])
-            }),
+            namespace_labels: want
+                .namespace
+                .as_ref()
+                .map(|namespace| BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.clone())])),
             ..AutoAssign::default()
         }
     }
@@ -333,7 +385,14 @@ impl Allocator for IpamAllocator {
     }
 
     fn release<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<(), AllocError>> {
-        async move { self.ipam.release_handle(Timestamp::now(), handle).await.map(drop).map_err(alloc_error) }.boxed()
+        async move {
+            self.ipam
+                .release_handle(Timestamp::now(), handle)
+                .await
+                .map(drop)
+                .map_err(alloc_error)
+        }
+        .boxed()
     }
 
     fn held<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, AllocError>> {
@@ -371,7 +430,78 @@ fn store_error(error: &StoreError) -> AllocError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    async fn allocator(pools: &[serde_json::Value]) -> IpamAllocator {
+        let store: SharedStore = Arc::new(datastore::MemoryStore::new());
+        for spec in pools {
+            let pool = json!({"kind": "IPPool", "metadata": {"name": "pool"}, "spec": spec});
+            store.create(serde_json::from_value(pool).unwrap()).await.unwrap();
+        }
+        let node = json!({"kind": "Node", "metadata": {"name": "n1", "labels": {"rack": "a"}}, "spec": {}});
+        store.create(serde_json::from_value(node).unwrap()).await.unwrap();
+        IpamAllocator {
+            ipam: Ipam::new(store.clone()),
+            node: "n1".into(),
+            labels: NodeLabels::new(store, "n1".into()),
+        }
+    }
+
+    fn want(handle: &str) -> Want {
+        Want {
+            handle: handle.into(),
+            ipv4: true,
+            ..Want::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_come_from_ipam_and_go_back_to_it() {
+        let allocator =
+            allocator(&[json!({"cidr": "10.0.0.0/29", "blockSize": 30, "nodeSelector": "rack == 'a'"})]).await;
+        let given = Want {
+            address: Some([10, 0, 0, 6].into()),
+            ..want("net.c")
+        };
+        let answers = allocator.assign(vec![want("net.a"), given, want("net.b")]).await;
+        let assigned: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        assert_eq!(assigned[1], [IpAddr::from([10, 0, 0, 6])]);
+        assert_ne!(assigned[0], assigned[2]);
+        assert_eq!(allocator.held("net.a").await, Ok(assigned[0].clone()));
+        let taken = Want {
+            address: Some([10, 0, 0, 6].into()),
+            ..want("net.d")
+        };
+        assert!(matches!(
+            allocator.assign(vec![taken]).await[..],
+            [Err(AllocError::Invalid(_))]
+        ));
+        for _ in 0..2 {
+            allocator.release("net.a").await.unwrap();
+            assert_eq!(allocator.held("net.a").await, Ok(vec![]));
+        }
+    }
+
+    #[tokio::test]
+    async fn why_there_is_no_address_is_told_apart() {
+        let full = allocator(&[json!({"cidr": "10.0.0.0/30", "blockSize": 30})]).await;
+        let wants = (0..5).map(|number| want(&format!("net.{number}"))).collect();
+        let answers = full.assign(wants).await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 4);
+        assert!(
+            answers
+                .iter()
+                .any(|answer| matches!(answer, Err(AllocError::Exhausted(_)))),
+            "{answers:?}"
+        );
+        let unselected = json!({"cidr": "10.0.0.0/30", "blockSize": 30, "nodeSelector": "rack == 'b'"});
+        for pools in [&[unselected][..], &[]] {
+            let answers = allocator(pools).await.assign(vec![want("net.a")]).await;
+            assert!(matches!(answers[..], [Err(AllocError::NoPools(_))]), "{answers:?}");
+        }
+    }
 
     #[test]
     fn add_waits_for_the_datastore_and_for_the_registration() {

@@ -15,7 +15,11 @@ impl Locks {
     /// Waits until nobody else holds this name. Served in order of asking.
     pub async fn hold(self: &Arc<Self>, name: String) -> Held {
         let lock = self.map().entry(name.clone()).or_default().clone();
-        Held { guard: Some(lock.lock_owned().await), name, locks: self.clone() }
+        Held {
+            guard: Some(lock.lock_owned().await),
+            name,
+            locks: self.clone(),
+        }
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {

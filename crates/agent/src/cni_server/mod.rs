@@ -67,7 +67,10 @@ impl Settings {
     /// The usual patience for this node and directory.
     pub fn new(node: impl Into<String>, state_dir: impl Into<PathBuf>) -> Self {
         Self {
-            naming: Naming { node: node.into(), prefix: "cali".into() },
+            naming: Naming {
+                node: node.into(),
+                prefix: "cali".into(),
+            },
             state_dir: state_dir.into(),
             ready_wait: Duration::from_secs(30),
             store_wait: Duration::from_secs(10),
@@ -120,7 +123,9 @@ impl CniServer {
             settings,
             parts,
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// The endpoints of this node, as the journal has them.
@@ -206,7 +211,8 @@ impl CniServer {
     async fn held(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
         let wait = self.shared.settings.store_wait;
         let held = tokio::time::timeout(wait, self.shared.parts.allocator.held(handle)).await;
-        held.unwrap_or_else(|_| Err(store_is_slow(wait))).map_err(allocation_error)
+        held.unwrap_or_else(|_| Err(store_is_slow(wait)))
+            .map_err(allocation_error)
     }
 }
 

@@ -5,9 +5,9 @@ use std::io;
 
 use cni::journal::{Endpoint, NetnsId, Phase};
 
+use super::CniServer;
 use super::endpoint::{local_of, pending_of};
 use super::ports::LocalEndpoint;
-use super::CniServer;
 
 /// What the journal held.
 #[derive(Debug, Default)]
@@ -25,11 +25,20 @@ impl CniServer {
     /// and so is an endpoint that is proven dead; [`CniServer::serve`] finishes them. Nothing else is touched.
     pub async fn recover(&self) -> io::Result<Recovered> {
         let loaded = self.journal().endpoints()?;
-        let mut recovered = Recovered { damaged: loaded.damaged.len(), ..Recovered::default() };
+        let mut recovered = Recovered {
+            damaged: loaded.damaged.len(),
+            ..Recovered::default()
+        };
         for (path, why) in &loaded.damaged {
             tracing::error!(path = %path.display(), why, "cni: a record of the journal cannot be read");
         }
-        let noted: BTreeSet<_> = self.journal().all_pending()?.records.iter().map(|pending| pending.id()).collect();
+        let noted: BTreeSet<_> = self
+            .journal()
+            .all_pending()?
+            .records
+            .iter()
+            .map(|pending| pending.id())
+            .collect();
         recovered.to_remove = noted.len();
         for endpoint in loaded.records {
             self.remember(&endpoint);

@@ -35,7 +35,10 @@ async fn add_answers_the_wiring_of_a_pod() {
     assert_eq!(wep.metadata.namespace.as_deref(), Some("ns"));
     assert_eq!((wep.spec.orchestrator.as_str(), wep.spec.pod.as_str()), ("k8s", "p"));
     assert_eq!(wep.spec.profiles, ["kns.ns", "ksa.ns.default"]);
-    assert_eq!((&wep.spec.interface_name, wep.spec.mac.as_str()), (&device, mac.as_str().unwrap()));
+    assert_eq!(
+        (&wep.spec.interface_name, wep.spec.mac.as_str()),
+        (&device, mac.as_str().unwrap())
+    );
     assert_eq!(wep.spec.ip_networks, ["10.0.0.0/32".parse().unwrap()]);
     world.assert_consistent(&server).await;
 }
@@ -48,9 +51,15 @@ async fn a_container_without_a_pod_is_named_by_its_id() {
     assert_eq!(result.interfaces[0].name, "cali0123456789a");
     let weps = world.weps().await;
     let wep = &weps["n1-cni-0123456789abcdef-eth0"];
-    assert_eq!((wep.spec.orchestrator.as_str(), wep.spec.container_id.as_str()), ("cni", "0123456789abcdef"));
+    assert_eq!(
+        (wep.spec.orchestrator.as_str(), wep.spec.container_id.as_str()),
+        ("cni", "0123456789abcdef")
+    );
     assert_eq!(wep.spec.profiles, ["net"]);
-    assert_eq!(world.add(&server, "short", "").await.unwrap().interfaces[0].name, "calishort");
+    assert_eq!(
+        world.add(&server, "short", "").await.unwrap().interfaces[0].name,
+        "calishort"
+    );
 }
 
 #[tokio::test]
@@ -111,7 +120,11 @@ async fn what_cannot_be_undone_at_once_is_undone_later() {
         assert_eq!(world.add(&server, "a", "p").await.unwrap_err().code, Code::Dataplane);
         // It is in the way of the next one until it is done.
         if undo != "unprogram" {
-            assert_eq!(world.add(&server, "a", "p").await.unwrap_err().code, Code::TryAgain, "{undo}");
+            assert_eq!(
+                world.add(&server, "a", "p").await.unwrap_err().code,
+                Code::TryAgain,
+                "{undo}"
+            );
         }
         world.fail(&[]);
         let restarted = world.server().await;
@@ -125,8 +138,14 @@ async fn reasons_without_an_address_are_told_apart() {
     let cases = [
         (AllocError::Exhausted("pool a is full".into()), Code::NoAddress),
         (AllocError::NoPools("pool a is disabled".into()), Code::NoPool),
-        (AllocError::TryAgain("the datastore is not available".into()), Code::TryAgain),
-        (AllocError::Invalid("10.0.0.1 is already assigned".into()), Code::InvalidConfig),
+        (
+            AllocError::TryAgain("the datastore is not available".into()),
+            Code::TryAgain,
+        ),
+        (
+            AllocError::Invalid("10.0.0.1 is already assigned".into()),
+            Code::InvalidConfig,
+        ),
         (AllocError::Refused("forbidden".into()), Code::Datastore),
     ];
     for (refusal, code) in cases {
@@ -145,33 +164,51 @@ async fn bad_names_and_namespaces_are_refused_before_anything_is_made() {
     let server = world.server().await;
     let mut request = world.request(Verb::Add, "a", "p");
     request.netns = Some("/nowhere/at/all".into());
-    let Reply::Error(error) = server.handle(request).await else { panic!("there is no such namespace") };
+    let Reply::Error(error) = server.handle(request).await else {
+        panic!("there is no such namespace")
+    };
     assert_eq!(error.code, Code::InvalidEnv);
     assert!(error.details.contains("/nowhere/at/all"), "{error}");
-    assert_eq!(world.add(&server, "ends-with-", "").await.unwrap_err().code, Code::InvalidEnv);
+    assert_eq!(
+        world.add(&server, "ends-with-", "").await.unwrap_err().code,
+        Code::InvalidEnv
+    );
     world.assert_empty(&server).await;
 }
 
 #[tokio::test]
 async fn before_the_agent_is_ready_add_asks_to_try_again() {
     let world = World::new(4);
-    world.readiness.send_replace(Readiness::Waiting("the datastore has not been read".into()));
+    world
+        .readiness
+        .send_replace(Readiness::Waiting("the datastore has not been read".into()));
     let server = world.server().await;
     let error = world.add(&server, "a", "p").await.unwrap_err();
     assert_eq!(error.code, Code::TryAgain);
     assert!(error.details.contains("the datastore has not been read"), "{error}");
-    let Reply::Error(error) = server.handle(world.request(Verb::Status, "", "")).await else { panic!("not ready") };
+    let Reply::Error(error) = server.handle(world.request(Verb::Status, "", "")).await else {
+        panic!("not ready")
+    };
     assert_eq!(error.code, Code::NotAvailable);
     world.readiness.send_replace(Readiness::Ready { pod_mtu: 1450 });
-    assert_eq!(server.handle(world.request(Verb::Status, "", "")).await, Reply::Ok(None));
-    assert_eq!(world.add(&server, "a", "p").await.unwrap().interfaces[1].mtu, Some(1450));
+    assert_eq!(
+        server.handle(world.request(Verb::Status, "", "")).await,
+        Reply::Ok(None)
+    );
+    assert_eq!(
+        world.add(&server, "a", "p").await.unwrap().interfaces[1].mtu,
+        Some(1450)
+    );
 }
 
 #[tokio::test]
 async fn an_add_that_waits_goes_on_when_the_agent_is_ready() {
     let world = World::new(4);
     world.readiness.send_replace(Readiness::Waiting("starting".into()));
-    let settings = super::Settings { ready_wait: std::time::Duration::from_secs(3600), ..world.settings() };
+    let settings = super::Settings {
+        ready_wait: std::time::Duration::from_secs(3600),
+        ..world.settings()
+    };
     let server = world.server_with(settings).await;
     let add = world.add(&server, "a", "p");
     let ready = async {
@@ -303,7 +340,10 @@ async fn gc_detaches_what_is_not_on_the_list() {
     assert_eq!(server.handle(request.clone()).await, Reply::Ok(None));
     assert_eq!(server.endpoints().len(), 3, "no list, or another network's");
     request.config.name = "net".into();
-    request.config.valid_attachments = Some(vec![Attachment { container_id: "b".into(), ifname: "eth0".into() }]);
+    request.config.valid_attachments = Some(vec![Attachment {
+        container_id: "b".into(),
+        ifname: "eth0".into(),
+    }]);
     assert_eq!(server.handle(request).await, Reply::Ok(None));
     world.assert_consistent(&server).await;
     assert_eq!(server.endpoints()[0].container_id, "b");
@@ -331,10 +371,22 @@ async fn check_says_what_differs() {
     };
     let differs = |part| Err((Code::CheckFailed, part));
     check(&|_, _| {}, Ok(())).await;
-    check(&|_, request| request.container_id = "b".into(), Err((Code::UnknownContainer, "b/eth0"))).await;
-    check(&|world, request| request.netns = Some(world.netns("b")), differs("netns-b")).await;
+    check(
+        &|_, request| request.container_id = "b".into(),
+        Err((Code::UnknownContainer, "b/eth0")),
+    )
+    .await;
+    check(
+        &|world, request| request.netns = Some(world.netns("b")),
+        differs("netns-b"),
+    )
+    .await;
     check(&|world, _| world.state().devices.clear(), differs("cali")).await;
-    check(&|world, _| world.state().held.clear(), differs("not allocated to net.a")).await;
+    check(
+        &|world, _| world.state().held.clear(),
+        differs("not allocated to net.a"),
+    )
+    .await;
     check(&|world, _| world.fail(&["program"]), differs("routes")).await;
     check(&|world, _| world.fail(&["held"]), Err((Code::TryAgain, "held fails"))).await;
     let other = |_: &World, request: &mut protocol::Request| {
@@ -347,9 +399,17 @@ async fn check_says_what_differs() {
 async fn as_ipam_plugin_only_the_address_is_ours() {
     let world = World::new(4);
     let server = world.server().await;
-    let request = |verb| protocol::Request { role: Role::Ipam, ..world.request(verb, "a", "") };
-    let Reply::Ok(Some(result)) = server.handle(request(Verb::Add)).await else { panic!("no address") };
-    assert_eq!(result.to_json(Version::V1_0_0)["ips"], json!([{"address": "10.0.0.0/32"}]));
+    let request = |verb| protocol::Request {
+        role: Role::Ipam,
+        ..world.request(verb, "a", "")
+    };
+    let Reply::Ok(Some(result)) = server.handle(request(Verb::Add)).await else {
+        panic!("no address")
+    };
+    assert_eq!(
+        result.to_json(Version::V1_0_0)["ips"],
+        json!([{"address": "10.0.0.0/32"}])
+    );
     assert_eq!(server.handle(request(Verb::Add)).await, Reply::Ok(Some(result)));
     assert_eq!(server.handle(request(Verb::Check)).await, Reply::Ok(None));
     world.assert_consistent(&server).await;
@@ -364,7 +424,9 @@ async fn a_given_address_is_asked_for() {
     let server = world.server().await;
     let mut request = world.request(Verb::Add, "a", "p");
     request.args.ip = Some([10, 0, 0, 5].into());
-    let Reply::Ok(Some(result)) = server.handle(request).await else { panic!("no address") };
+    let Reply::Ok(Some(result)) = server.handle(request).await else {
+        panic!("no address")
+    };
     assert_eq!(result.ips[0].address, "10.0.0.5/32".parse().unwrap());
 }
 
@@ -398,9 +460,16 @@ async fn only_proof_of_death_removes_an_endpoint() {
     datastore::Store::delete(&world.store, &key, None).await.unwrap();
     let restarted = world.server().await;
     let programmed: Vec<_> = world.state().routes.keys().cloned().collect();
-    assert_eq!(programmed, ["no-device/eth0", "no-netns/eth0", "no-wep/eth0", "other-netns/eth0"]);
+    assert_eq!(
+        programmed,
+        ["no-device/eth0", "no-netns/eth0", "no-wep/eth0", "other-netns/eth0"]
+    );
     assert_eq!(restarted.finish_deletions().await, 0);
-    let left: Vec<_> = restarted.endpoints().into_iter().map(|endpoint| endpoint.container_id).collect();
+    let left: Vec<_> = restarted
+        .endpoints()
+        .into_iter()
+        .map(|endpoint| endpoint.container_id)
+        .collect();
     assert_eq!(left, ["no-device", "no-netns", "no-wep", "other-netns"]);
     assert_eq!(world.state().held.len(), 4);
 }
@@ -457,7 +526,10 @@ async fn crash_and_recover(verb: Verb, before: &[&str], point: usize, then: Then
         return false;
     }
     if let Then::NotedDel = then {
-        let naming = super::Naming { node: "n1".into(), prefix: "cali".into() };
+        let naming = super::Naming {
+            node: "n1".into(),
+            prefix: "cali".into(),
+        };
         let noted = pending_of(&naming.intent(&request).unwrap());
         world.journal().write_pending(&noted).unwrap();
     }
@@ -467,7 +539,11 @@ async fn crash_and_recover(verb: Verb, before: &[&str], point: usize, then: Then
         Then::Add => drop(world.add(&server, "a", "p").await.unwrap()),
         Then::Del => world.del(&server, "a", "p").await,
     }
-    assert_eq!(server.finish_deletions().await, 0, "{verb:?} {before:?} {point} {then:?}");
+    assert_eq!(
+        server.finish_deletions().await,
+        0,
+        "{verb:?} {before:?} {point} {then:?}"
+    );
     world.assert_consistent(&server).await;
     let others = before.iter().filter(|name| **name != "a").count();
     let left = server.endpoints().len() - others;
@@ -516,14 +592,28 @@ async fn races_leak_nothing() {
 
 #[tokio::test]
 async fn races_with_failures_leak_nothing() {
-    let steps = ["assign", "attach", "program", "unprogram", "detach", "release", "store", "held", "check"];
+    let steps = [
+        "assign",
+        "attach",
+        "program",
+        "unprogram",
+        "detach",
+        "release",
+        "store",
+        "held",
+        "check",
+    ];
     for seed in 0..100 {
         let world = World::new(16);
         let server = world.server().await;
         world.shuffle(seed);
         let mut tasks = Vec::new();
         for number in 0..8 {
-            let verb = if (seed as usize + number) % 3 == 0 { Verb::Del } else { Verb::Add };
+            let verb = if (seed as usize + number) % 3 == 0 {
+                Verb::Del
+            } else {
+                Verb::Add
+            };
             let (server, request) = (server.clone(), world.request(verb, ["a", "b"][number % 2], "p"));
             tasks.push(tokio::spawn(async move { server.handle(request).await }));
         }
@@ -576,10 +666,14 @@ async fn the_plugins_client_is_served() {
         .unwrap()
     };
     let asked = async {
-        let Reply::Ok(Some(result)) = ask(protocol::encode(&request).unwrap()).await else { panic!("no result") };
+        let Reply::Ok(Some(result)) = ask(protocol::encode(&request).unwrap()).await else {
+            panic!("no result")
+        };
         assert_eq!(result.ips.len(), 1);
         for bad in [&[0, 0, 0, 2, b'{', b'}'][..], &[0xff; 4]] {
-            let Reply::Error(error) = ask(bad.to_vec()).await else { panic!("it cannot be decoded") };
+            let Reply::Error(error) = ask(bad.to_vec()).await else {
+                panic!("it cannot be decoded")
+            };
             assert_eq!(error.code, Code::Decode);
         }
     };

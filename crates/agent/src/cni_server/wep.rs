@@ -19,12 +19,23 @@ impl CniServer {
         }
         let wait = self.shared.settings.store_wait * 3;
         let written = tokio::time::timeout(wait, self.put(self.naming().workload_endpoint(endpoint))).await;
-        let late = || Err(StoreError::Unavailable(format!("no answer within {} s", wait.as_secs())));
+        let late = || {
+            Err(StoreError::Unavailable(format!(
+                "no answer within {} s",
+                wait.as_secs()
+            )))
+        };
         written.unwrap_or_else(|_| late()).map_err(|error| match error {
-            StoreError::Refused(_) => {
-                Error::new(Code::Datastore, "the datastore refused the WorkloadEndpoint", error.to_string())
-            }
-            _ => Error::new(Code::TryAgain, "the WorkloadEndpoint cannot be written now", error.to_string()),
+            StoreError::Refused(_) => Error::new(
+                Code::Datastore,
+                "the datastore refused the WorkloadEndpoint",
+                error.to_string(),
+            ),
+            _ => Error::new(
+                Code::TryAgain,
+                "the WorkloadEndpoint cannot be written now",
+                error.to_string(),
+            ),
         })
     }
 
@@ -37,7 +48,10 @@ impl CniServer {
         let wait = self.shared.settings.store_wait;
         match tokio::time::timeout(wait, self.delete_if_of(&key, &endpoint.container_id)).await {
             Ok(outcome) => outcome.map_err(|error| format!("{key}: {error}")),
-            Err(_) => Err(format!("{key}: the datastore did not answer within {} s", wait.as_secs())),
+            Err(_) => Err(format!(
+                "{key}: the datastore did not answer within {} s",
+                wait.as_secs()
+            )),
         }
     }
 
@@ -50,7 +64,9 @@ impl CniServer {
                 Err(StoreError::Exists(_)) => {}
                 other => return other.map(drop),
             }
-            let Some((current, revision)) = self.get(&wanted.key()).await? else { continue };
+            let Some((current, revision)) = self.get(&wanted.key()).await? else {
+                continue;
+            };
             let next = adopt(current, &wanted);
             match store.update(next.into(), &revision).await {
                 Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {}
@@ -62,7 +78,9 @@ impl CniServer {
 
     async fn delete_if_of(&self, key: &Key, container_id: &str) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
-            let Some((current, revision)) = self.get(key).await? else { return Ok(()) };
+            let Some((current, revision)) = self.get(key).await? else {
+                return Ok(());
+            };
             if current.spec.container_id != container_id {
                 return Ok(());
             }
@@ -76,10 +94,11 @@ impl CniServer {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<(WorkloadEndpoint, Revision)>, StoreError> {
-        let Some(stored) = self.shared.parts.store.get(key).await? else { return Ok(None) };
-        let endpoint = WorkloadEndpoint::try_from(stored.resource).map_err(|other: Resource| {
-            StoreError::Refused(format!("{key} is stored as a {}", other.kind()))
-        })?;
+        let Some(stored) = self.shared.parts.store.get(key).await? else {
+            return Ok(None);
+        };
+        let endpoint = WorkloadEndpoint::try_from(stored.resource)
+            .map_err(|other: Resource| StoreError::Refused(format!("{key} is stored as a {}", other.kind())))?;
         Ok(Some((endpoint, stored.revision)))
     }
 }
