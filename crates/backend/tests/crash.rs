@@ -1,5 +1,7 @@
 //! Kills a server in the middle of writes: every write that it has answered is there afterwards.
 
+#![allow(clippy::unwrap_used)] // helpers of a test
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

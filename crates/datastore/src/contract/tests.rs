@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::ready;
+use futures::stream::BoxStream;
 
 use super::*;
 use crate::MemoryStore;
 use crate::block_on::block_on;
-use crate::store::Listing;
+use crate::store::{Listing, Store, Stored};
 
 #[test]
 fn an_update_that_ignores_the_revision_is_caught() {
