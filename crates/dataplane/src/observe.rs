@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kernel::{Address, IfName, IpFamily, KernelError, KernelEvent, Link, Observation, Route, RouteKey, TABLE_MAIN};
+use kernel::{
+    Address, IfName, IpFamily, KernelError, KernelEvent, Link, Observation, Route, RouteKey, RouteTarget, TABLE_MAIN,
+};
 
 use crate::dataplane::{Dataplane, LocalEndpoint, device_sysctls, forwarding};
 use crate::view::{is_ours, uses};
@@ -54,13 +56,7 @@ impl Dataplane {
                 self.view.foreign.remove(&route.key);
                 self.routes.saw(route.key.clone(), Some(route));
             }
-            KernelEvent::Route(route) if route.key.table == TABLE_MAIN => {
-                self.routes.saw(route.key.clone(), None);
-                let key = route.key.clone();
-                if self.view.foreign.insert(key.clone(), route.clone()).as_ref() != Some(&route) {
-                    self.routes.retry(|parked, _| *parked == key);
-                }
-            }
+            KernelEvent::Route(route) if route.key.table == TABLE_MAIN => self.foreign_route(route),
             KernelEvent::RouteGone(route) if is_ours(&route) => self.routes.saw(route.key, None),
             KernelEvent::RouteGone(route) => {
                 if self.view.foreign.remove(&route.key).is_some() {
@@ -102,6 +98,19 @@ impl Dataplane {
         }
         let endpoints: Vec<LocalEndpoint> = self.endpoints.values().cloned().collect();
         endpoints.iter().for_each(|endpoint| self.trust_sysctls_of(endpoint));
+    }
+
+    fn foreign_route(&mut self, route: Route) {
+        let key = route.key.clone();
+        self.routes.saw(key.clone(), None);
+        if self.view.foreign.insert(key.clone(), route.clone()).as_ref() == Some(&route) {
+            return;
+        }
+        self.routes.retry(|parked, _| *parked == key);
+        // A subnet that became reachable: gateways in it can be used now.
+        if let RouteTarget::Link { device } = &route.target {
+            self.retry_on(device);
+        }
     }
 
     fn link(&mut self, link: Link) {

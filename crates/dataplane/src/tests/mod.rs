@@ -5,4 +5,5 @@ mod fake;
 mod oracle;
 mod property;
 mod rules;
+mod shared_fake;
 mod world;

@@ -9,7 +9,7 @@ use super::oracle::tunnel_in_use;
 use super::world::World;
 use crate::Cleanup;
 
-const HISTORIES: u64 = 10_000;
+const HISTORIES: u64 = 5_000;
 
 const PREFIXES: [&str; 9] = [
     "192.168.1.0/26",
