@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -263,6 +264,26 @@ impl Journal {
     /// All deletions to be finished.
     pub fn all_pending(&self) -> io::Result<Loaded<Pending>> {
         load(&self.dir.join("pending-delete"), last_line)
+    }
+
+    /// Removes what interrupted writers left. For the agent alone, at its start: it is the only writer of endpoints; a
+    /// plugin that notes a deletion is done long before `patience` is over.
+    pub fn sweep(&self, patience: Duration) -> io::Result<()> {
+        for (part, patience) in [("endpoints", Duration::ZERO), ("pending-delete", patience)] {
+            let entries = match fs::read_dir(self.dir.join(part)) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let is_old = || Some(entry.metadata().ok()?.modified().ok()?.elapsed().ok()? >= patience);
+                if entry.file_name().to_string_lossy().starts_with('.') && is_old() == Some(true) {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes one of the directories, for root alone.

@@ -248,6 +248,8 @@ fn log_success(verb: Verb, id: &Id, result: Option<&CniResult>) {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::Duration;
 
 use cni::journal::{Endpoint, NetnsId, Phase};
 
 use super::CniServer;
 use super::endpoint::{local_of, pending_of};
 use super::ports::LocalEndpoint;
+
+/// After this time a half-written note of a deletion is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// What the journal held.
 #[derive(Debug, Default)]
@@ -24,6 +28,7 @@ impl CniServer {
     /// Reads the journal; needs neither datastore nor dataplane. An ADD that did not come to its end is noted for deletion,
     /// and so is an endpoint that is proven dead; [`CniServer::serve`] finishes them. Nothing else is touched.
     pub async fn recover(&self) -> io::Result<Recovered> {
+        self.journal().sweep(ABANDONED)?;
         let loaded = self.journal().endpoints()?;
         let mut recovered = Recovered {
             damaged: loaded.damaged.len(),

@@ -157,3 +157,22 @@ fn no_temporary_file_stays() {
         assert_eq!(names, ["a-eth0.json"]);
     }
 }
+
+#[test]
+fn what_interrupted_writers_left_is_swept() {
+    let (_dir, journal) = journal();
+    journal.sweep(Duration::ZERO).unwrap();
+    journal.begin(&endpoint("a")).unwrap();
+    journal.write_pending(&pending("b")).unwrap();
+    let left_over = |part: &str| journal.dir().join(part).join(".1-0.c-eth0.json");
+    for part in ["endpoints", "pending-delete"] {
+        fs::write(left_over(part), "{").unwrap();
+    }
+    journal.sweep(Duration::from_secs(3600)).unwrap();
+    assert!(!left_over("endpoints").exists());
+    assert!(left_over("pending-delete").exists(), "a plugin may be at it");
+    journal.sweep(Duration::ZERO).unwrap();
+    assert!(!left_over("pending-delete").exists());
+    assert_eq!(journal.endpoints().unwrap().records, [endpoint("a")]);
+    assert_eq!(journal.all_pending().unwrap().records, [pending("b")]);
+}
