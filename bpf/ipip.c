@@ -26,10 +26,11 @@
 #define ECN_MASK 3
 #define ECN_CE 3
 #define OUTER_TTL 64
+/* Changes of routes and of neighbours' MAC addresses come into force within this time. */
+#define KNOWN_FOR_NS 100000000ULL
 
-/* First two bytes of a peer's MAC address; the other four are its IPv4 address. */
-#define MAC_ROUTED bpf_htons(0x0202)  /* the peer is found by the routing table */
-#define MAC_ON_LINK bpf_htons(0x0203) /* the peer is a neighbour on the underlay */
+/* First two bytes of a peer's MAC address on tunl0; the other four are its IPv4 address. */
+#define MAC_PREFIX bpf_htons(0x0202)
 
 /* Constants of one attachment. The same layout as `Config` in program.rs. */
 struct config {
@@ -51,12 +52,19 @@ struct counters {
 	__u64 malformed;
 };
 
+/* Whom we exchange packets with, and how frames towards them are addressed. All zero where that is not known. */
+struct peer {
+	__u64 until;   /* coarse monotonic time until which it is known, ns */
+	__u32 macs[3]; /* destination and source, as in a frame */
+	__u32 unused;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u32); /* IPv4 address, network order */
-	__type(value, __u32);
+	__type(value, struct peer);
 } peers SEC(".maps");
 
 struct {
@@ -92,6 +100,28 @@ static __always_inline __u16 header_checksum(const struct iphdr *ip)
 	return fold(sum);
 }
 
+/*
+ * Asks the kernel how frames to a peer are addressed. What it does not know yet it learns by the packet at hand, which
+ * takes the long way. Few packets come here, so the long way also keeps the kernel's neighbour entry alive.
+ */
+static __always_inline void learn(struct __sk_buff *skb, __u32 address, __u64 now)
+{
+	struct bpf_fib_lookup fib = {
+		.family = AF_INET,
+		.l4_protocol = IPPROTO_IPIP,
+		.ipv4_src = config.local,
+		.ipv4_dst = address,
+		.ifindex = config.underlay,
+	};
+	struct peer peer = { .until = now + KNOWN_FOR_NS };
+
+	if (bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT) || fib.ifindex != config.underlay)
+		return;
+	__builtin_memcpy(peer.macs, fib.dmac, ETH_ALEN);
+	__builtin_memcpy((void *)peer.macs + ETH_ALEN, fib.smac, ETH_ALEN);
+	bpf_map_update_elem(&peers, &address, &peer, BPF_EXIST);
+}
+
 SEC("classifier/encap")
 int encap(struct __sk_buff *skb)
 {
@@ -100,8 +130,9 @@ int encap(struct __sk_buff *skb)
 	struct ethhdr *eth = data;
 	struct iphdr *inner = data + ETH_HLEN;
 	struct iphdr outer = {};
-	__u32 peer, length;
-	__u16 kind;
+	struct peer *peer;
+	__u32 address, length;
+	__u64 now;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_SHOT; /* nothing else is ever routed here */
@@ -116,9 +147,11 @@ int encap(struct __sk_buff *skb)
 			goto malformed;
 	}
 
-	kind = *(__u16 *)eth->h_dest;
-	peer = *(__u32 *)(eth->h_dest + 2);
-	if ((kind != MAC_ROUTED && kind != MAC_ON_LINK) || !peer)
+	address = *(__u32 *)(eth->h_dest + 2);
+	if (*(__u16 *)eth->h_dest != MAC_PREFIX)
+		goto no_peer;
+	peer = bpf_map_lookup_elem(&peers, &address);
+	if (!peer)
 		goto no_peer;
 
 	length = skb->len - ETH_HLEN + sizeof(outer);
@@ -133,7 +166,7 @@ int encap(struct __sk_buff *skb)
 	outer.ttl = OUTER_TTL;
 	outer.protocol = IPPROTO_IPIP;
 	outer.saddr = config.local;
-	outer.daddr = peer;
+	outer.daddr = address;
 	outer.check = header_checksum(&outer);
 
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
@@ -151,11 +184,16 @@ int encap(struct __sk_buff *skb)
 	*(struct iphdr *)(data + ETH_HLEN) = outer;
 
 	COUNT(encapsulated);
-	if (kind == MAC_ON_LINK) {
-		struct bpf_redir_neigh to = { .nh_family = AF_INET, .ipv4_nh = peer };
+	now = bpf_ktime_get_coarse_ns();
+	if (now < peer->until) {
+		__u32 *macs = data;
 
-		return bpf_redirect_neigh(config.underlay, &to, sizeof(to), 0);
+		macs[0] = peer->macs[0];
+		macs[1] = peer->macs[1];
+		macs[2] = peer->macs[2];
+		return bpf_redirect(config.underlay, 0);
 	}
+	learn(skb, address, now);
 	return bpf_redirect_neigh(config.underlay, 0, 0, 0);
 
 no_peer:
@@ -257,7 +295,7 @@ int decap(struct __sk_buff *skb)
 	end = (void *)(long)skb->data_end;
 	if (data + ETH_HLEN > end)
 		goto malformed;
-	*(__u16 *)data = MAC_ROUTED; /* tunl0's own MAC address, or it would be somebody else's packet */
+	*(__u16 *)data = MAC_PREFIX; /* tunl0's own MAC address, or it would be somebody else's packet */
 	*(__u32 *)(data + 2) = 0;
 
 	COUNT(decapsulated);

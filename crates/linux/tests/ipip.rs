@@ -267,22 +267,9 @@ fn bulk_tcp_passes_with_every_mix_of_offloads() {
             ns.sh(&format!("ethtool -K {device} tso {state} gso {state} gro {state}"));
         }
         for direction in ["", "-R"] {
-            transfer(&a.pod, &b.pod, b.pod_address, direction);
+            transfer(&a.pod, &b.pod, b.pod_address, direction, 32);
         }
     }
-}
-
-/// Moves some megabytes; `-R`: towards the client.
-#[track_caller]
-fn transfer(client: &Ns, server: &Ns, address: Ipv4Addr, direction: &str) {
-    let mut listener = server.start("iperf3", &["-s", "-1"]);
-    // The kernel says when it listens; refused connections are tried again.
-    let script = format!(
-        "for try in $(seq 50); do timeout 60 iperf3 -c {address} -n 32M {direction} && exit; ping -c 1 -W 0.1 {address} >&2; done"
-    );
-    let text = client.sh(&script);
-    assert!(text.contains("receiver"), "{direction}: {text}");
-    listener.wait().unwrap();
 }
 
 #[test]
@@ -304,7 +291,7 @@ fn packets_can_be_relayed_from_tunnel_to_tunnel() {
     }
     a.ns.sh("ip route replace 192.168.3.0/26 via 10.1.0.2 dev tunl0 onlink proto 80");
     assert_ping(&a.pod, c.pod_address, "-c 2 -i 0.05");
-    transfer(&a.pod, &c.pod, c.pod_address, "");
+    transfer(&a.pod, &c.pod, c.pod_address, "", 32);
     assert!(b.counters().encapsulated > 100, "{:?}", b.counters());
 }
 

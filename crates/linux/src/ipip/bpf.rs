@@ -288,7 +288,11 @@ pub fn bind_map(program: &OwnedFd, map: &Map) -> io::Result<()> {
         map: u32,
         flags: u32,
     }
-    let mut attr = Attr { program: program.as_raw_fd() as u32, map: map.as_raw_fd() as u32, flags: 0 };
+    let mut attr = Attr {
+        program: program.as_raw_fd() as u32,
+        map: map.as_raw_fd() as u32,
+        flags: 0,
+    };
     call(PROG_BIND_MAP, &mut attr).map(drop)
 }
 

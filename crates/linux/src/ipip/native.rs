@@ -52,7 +52,6 @@ pub fn ensure(rtnl: &mut Rtnl, name: &str, mtu: u32) -> Result<Device, KernelErr
         &Change {
             flags: up,
             mtu: Some(mtu),
-            no_ipv6: true,
             ..Change::default()
         },
     )?;

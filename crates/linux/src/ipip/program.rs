@@ -137,7 +137,11 @@ impl Programs {
         let (encap, decap) = (load("encap")?, load("decap")?);
         // Its neighbours are its peers; but should the underlay vanish and take the other program along, they are here.
         bpf::bind_map(&encap, &kept.peers).map_err(|error| failed("bind the peers to the program", &error))?;
-        Ok(Self { encap, decap, maps: kept })
+        Ok(Self {
+            encap,
+            decap,
+            maps: kept,
+        })
     }
 }
 

@@ -99,8 +99,6 @@ pub struct Change<'a> {
     pub mac: Option<Mac>,
     pub alias: Option<&'a str>,
     pub name: Option<&'a str>,
-    /// No IPv6 link-local address of its own accord.
-    pub no_ipv6: bool,
 }
 
 /// What the kernel answered instead of doing it.
@@ -212,12 +210,17 @@ impl Rtnl {
         if let Some(name) = change.name {
             message.text(libc::IFLA_IFNAME, name);
         }
-        if change.no_ipv6 {
-            message.nest(libc::IFLA_AF_SPEC, |families| {
-                families.nest(libc::AF_INET6 as u16, |v6| v6.bytes(8, &[1]));
-            });
-        }
         done(self.call(message, "change the device")?).map(drop)
+    }
+
+    /// Forbids a device to make itself an IPv6 link-local address. Fine where there is no IPv6.
+    pub fn forbid_ipv6_link_local(&mut self, index: u32) -> Result<(), KernelError> {
+        let mut message = Message::link(RTM_SETLINK, NLM_F_ACK, index);
+        message.nest(libc::IFLA_AF_SPEC, |families| {
+            families.nest(libc::AF_INET6 as u16, |v6| v6.bytes(8, &[1]));
+        });
+        let answer = self.call(message, "forbid link-local addresses")?;
+        accept(answer.map(drop), &[libc::EAFNOSUPPORT, libc::EOPNOTSUPP])
     }
 
     /// Deletes a device; absence is fine.

@@ -45,12 +45,12 @@ pub fn ensure(rtnl: &mut Rtnl, name: &str, mtu: u32) -> Result<Device, KernelErr
     let far = rtnl.device(&far_end)?.ok_or_else(|| no_device(&far_end))?;
     let up = Some((libc::IFF_UP | libc::IFF_NOARP, libc::IFF_UP | libc::IFF_NOARP));
     for (index, mtu) in [(far.index, None), (device.index, Some(mtu))] {
+        rtnl.forbid_ipv6_link_local(index)?;
         rtnl.change(
             index,
             &Change {
                 flags: up,
                 mtu,
-                no_ipv6: true,
                 ..Change::default()
             },
         )?;
@@ -66,13 +66,19 @@ pub fn put_neighbor(rtnl: &mut Rtnl, device: &Device, peer: Ipv4Addr) -> Result<
 /// The peers that are reachable as next hops.
 pub fn neighbors(rtnl: &mut Rtnl, device: &Device) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
     let all = rtnl.neighbors(device.index)?;
-    Ok(all.into_iter().filter(|(address, mac)| *mac == spell(*address)).map(|(address, _)| address).collect())
+    Ok(all
+        .into_iter()
+        .filter(|(address, mac)| *mac == spell(*address))
+        .map(|(address, _)| address)
+        .collect())
 }
 
 /// Adds the neighbours of those peers that have none, as after the device was made anew.
 pub fn put_missing_neighbors(rtnl: &mut Rtnl, device: &Device, peers: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
     let present = neighbors(rtnl, device)?;
-    peers.difference(&present).try_for_each(|peer| put_neighbor(rtnl, device, *peer))
+    peers
+        .difference(&present)
+        .try_for_each(|peer| put_neighbor(rtnl, device, *peer))
 }
 
 fn create(rtnl: &mut Rtnl, name: &str, far_end: &str, mtu: u32) -> Result<Device, KernelError> {

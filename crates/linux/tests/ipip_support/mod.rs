@@ -265,3 +265,19 @@ pub fn assert_ping(from: &Ns, to: Ipv4Addr, options: &str) -> String {
     assert!(fine && text.contains(" 0% packet loss"), "{text}");
     text
 }
+
+/// Moves some megabytes by TCP; `-R`: towards the client.
+#[track_caller]
+pub fn transfer(client: &Ns, server: &Ns, address: Ipv4Addr, direction: &str, megabytes: u32) {
+    let mut listener = server.start("iperf3", &["-s", "-1"]);
+    // Connections are refused until it listens.
+    let text = client.sh(&format!(
+        "for try in $(seq 50); do
+             timeout 60 iperf3 -c {address} -n {megabytes}M {direction} && exit
+             ping -c 1 -W 0.1 {address} >&2
+         done
+         exit 1"
+    ));
+    assert!(text.contains("receiver"), "{direction}: {text}");
+    listener.wait().unwrap();
+}
