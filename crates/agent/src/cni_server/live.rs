@@ -266,14 +266,14 @@ fn interface(link: PodLink) -> PodInterface {
 
 /// This node's labels, which pools select by. Followed, so that an allocation need not read them.
 #[derive(Clone)]
-struct NodeLabels {
+pub(super) struct NodeLabels {
     store: SharedStore,
     key: Key,
     known: Arc<watch::Sender<Option<BTreeMap<String, String>>>>,
 }
 
 impl NodeLabels {
-    fn new(store: SharedStore, node: String) -> Self {
+    pub(super) fn new(store: SharedStore, node: String) -> Self {
         Self {
             store,
             key: Key::cluster(Kind::Node, node),
@@ -313,10 +313,10 @@ fn labels_of(resource: Resource) -> BTreeMap<String, String> {
 }
 
 /// IPAM for this node's pods.
-struct IpamAllocator {
-    ipam: Ipam,
-    node: String,
-    labels: NodeLabels,
+pub(super) struct IpamAllocator {
+    pub(super) ipam: Ipam,
+    pub(super) node: String,
+    pub(super) labels: NodeLabels,
 }
 
 impl IpamAllocator {

@@ -252,4 +252,6 @@ mod crash_tests;
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod live_tests;
+#[cfg(test)]
 mod tests;
