@@ -39,6 +39,8 @@ struct config {
 	__u32 underlay; /* interface index */
 	__u32 device;   /* interface index of tunl0 */
 	__u32 native;   /* 1: the kernel's driver decapsulates */
+	__u32 owns_clsact; /* for the user side */
+	__u32 unused;
 };
 
 volatile const struct config config = {};

@@ -43,6 +43,9 @@ const DECAP: FilterId = FilterId {
     protocol: 0x0800,
 };
 
+/// Start of the alias of a tunnel of ours; the underlay's name follows.
+const LABEL: &str = "margay ipip over ";
+
 /// Makes the tunnel as described.
 ///
 /// On a tunnel that already is so, changes nothing. Other constants or another version of the programs replace the old
@@ -76,14 +79,8 @@ pub fn remove(name: &IfName) -> Result<(), KernelError> {
     let mut rtnl = Rtnl::open()?;
     let device = rtnl.device(&name.0)?;
     let ours = device.filter(|device| veth::is_ours(device) || native::is_ours(device));
-    let label = ours.as_ref().and_then(|device| Label::parse(&device.alias));
-    for (index, _) in decapsulating(&mut rtnl)? {
-        rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
-    }
-    if let Some(label) = label.filter(|label| label.clsact)
-        && let Some(underlay) = rtnl.device(&label.underlay)?
-    {
-        rtnl.delete_clsact_if_empty(underlay.index)?;
+    for (index, found) in decapsulating(&mut rtnl)? {
+        detach(&mut rtnl, index, &found.config)?;
     }
     match ours {
         Some(device) if veth::is_ours(&device) => rtnl.delete_device(device.index),
@@ -186,12 +183,8 @@ impl Working {
             () if native::works(&device) => IpipFlavour::Native,
             () => return Ok(None),
         };
-        let Some(label) = Label::parse(&device.alias) else {
-            return Ok(None);
-        };
-        let Some(underlay) = rtnl.device(&label.underlay)? else {
-            return Ok(None);
-        };
+        let Some(underlay) = labelled(&device) else { return Ok(None) };
+        let Some(underlay) = rtnl.device(underlay)? else { return Ok(None) };
         let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress, DECAP)? else {
             return Ok(None);
         };
@@ -223,35 +216,14 @@ impl Working {
     }
 }
 
-/// What the device's alias says: that it is ours, and what cannot be read from anywhere else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Label {
-    underlay: String,
-    /// The underlay's `clsact` was made by us.
-    clsact: bool,
+/// A device's alias: that it is ours, and over what.
+fn label(underlay: &str) -> String {
+    format!("{LABEL}{underlay}")
 }
 
-impl Label {
-    const MARK: &str = "margay ipip over ";
-    const CLSACT: &str = " with clsact";
-
-    fn parse(alias: &str) -> Option<Self> {
-        let rest = alias.strip_prefix(Self::MARK)?;
-        let underlay = rest.strip_suffix(Self::CLSACT);
-        Some(Self {
-            underlay: underlay.unwrap_or(rest).to_string(),
-            clsact: underlay.is_some(),
-        })
-    }
-
-    fn text(&self) -> String {
-        format!(
-            "{}{}{}",
-            Self::MARK,
-            self.underlay,
-            if self.clsact { Self::CLSACT } else { "" }
-        )
-    }
+/// The underlay's name in an alias of ours.
+fn labelled(device: &Device) -> Option<&str> {
+    device.alias.strip_prefix(LABEL)
 }
 
 /// Makes `address` the device's only one.
@@ -272,86 +244,53 @@ fn put_address(rtnl: &mut Rtnl, device: &Device, address: Option<Ipv4Addr>) -> R
 
 /// Makes sure that the right programs are attached with the right constants, here and nowhere else.
 fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Device) -> Result<Maps, KernelError> {
+    if labelled(device) != Some(&underlay.name) {
+        rtnl.change(device.index, &Change { alias: Some(&label(&underlay.name)), ..Change::default() })?;
+    }
     let native = tunnel.flavour == IpipFlavour::Native;
-    let config = Config {
+    let decap = attached(rtnl, underlay.index, Hook::Ingress, DECAP)?;
+    let encap = if native { None } else { attached(rtnl, device.index, Hook::Egress, ENCAP)? };
+    let mut config = Config {
         build: program::build(),
         local: tunnel.local,
         underlay: underlay.index,
         device: device.index,
         native,
-    };
-    let label = Label::parse(&device.alias);
-    let decap = attached(rtnl, underlay.index, Hook::Ingress, DECAP)?;
-    let encap = if native {
-        None
-    } else {
-        attached(rtnl, device.index, Hook::Egress, ENCAP)?
+        owns_clsact: decap.as_ref().is_some_and(|decap| decap.config.owns_clsact),
     };
     let decap = match (decap, &encap) {
-        (Some(decap), _) if native && decap.config == config => {
-            return relabel(rtnl, device, label, underlay, false, decap.maps);
-        }
-        (Some(decap), Some(encap)) if decap.config == config && pairs(encap, &decap) => {
-            return relabel(rtnl, device, label, underlay, false, decap.maps);
-        }
+        (Some(decap), _) if native && decap.config == config => return Ok(decap.maps),
+        (Some(decap), Some(encap)) if decap.config == config && pairs(encap, &decap) => return Ok(decap.maps),
         (decap, _) => decap,
     };
 
     let mut strays = decapsulating(rtnl)?;
     strays.retain(|(index, _)| *index != underlay.index);
-    let stray_indices: Vec<u32> = strays.iter().map(|(index, _)| *index).collect();
+    let stray_configs: Vec<(u32, Config)> = strays.iter().map(|(index, stray)| (*index, stray.config)).collect();
     let old = decap.or(encap).or(strays.into_iter().next().map(|(_, stray)| stray));
 
-    let programs = Programs::load(config, old.map(|attached| attached.maps))?;
-    let made_clsact = rtnl.ensure_clsact(underlay.index)?;
+    let made = rtnl.ensure_clsact(underlay.index)?;
+    config.owns_clsact |= made;
+    let loaded = Programs::load(config, old.map(|attached| attached.maps));
+    if made && loaded.is_err() {
+        rtnl.delete_clsact_if_empty(underlay.index)?;
+    }
+    let programs = loaded?;
     rtnl.put_filter(underlay.index, Hook::Ingress, DECAP, &programs.decap)?;
     if !native {
         rtnl.ensure_clsact(device.index)?;
         rtnl.put_filter(device.index, Hook::Egress, ENCAP, &programs.encap)?;
     }
-    for index in stray_indices {
-        rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
-        let named = label
-            .as_ref()
-            .filter(|label| label.clsact)
-            .map(|label| label.underlay.as_str());
-        if named.is_some()
-            && rtnl
-                .device_by_index(index)?
-                .is_some_and(|stray| Some(stray.name.as_str()) == named)
-        {
-            rtnl.delete_clsact_if_empty(index)?;
-        }
+    for (index, config) in stray_configs {
+        detach(rtnl, index, &config)?;
     }
-    relabel(rtnl, device, label, underlay, made_clsact, programs.maps)
+    Ok(programs.maps)
 }
 
-/// Writes the label if it says something else.
-fn relabel(
-    rtnl: &mut Rtnl,
-    device: &Device,
-    old: Option<Label>,
-    underlay: &Device,
-    made_clsact: bool,
-    maps: Maps,
-) -> Result<Maps, KernelError> {
-    let inherited = old
-        .as_ref()
-        .is_some_and(|old| old.clsact && old.underlay == underlay.name);
-    let new = Label {
-        underlay: underlay.name.clone(),
-        clsact: made_clsact || inherited,
-    };
-    if old.as_ref() != Some(&new) {
-        rtnl.change(
-            device.index,
-            &Change {
-                alias: Some(&new.text()),
-                ..Change::default()
-            },
-        )?;
-    }
-    Ok(maps)
+/// Takes the program off an underlay, and `clsact` if we made it and nobody else uses it.
+fn detach(rtnl: &mut Rtnl, index: u32, config: &Config) -> Result<(), KernelError> {
+    rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
+    if config.owns_clsact { rtnl.delete_clsact_if_empty(index) } else { Ok(()) }
 }
 
 /// Our program in that place, if there is one.
@@ -377,21 +316,4 @@ fn decapsulating(rtnl: &mut Rtnl) -> Result<Vec<(u32, Attached)>, KernelError> {
 /// Whether two programs belong together.
 fn pairs(encap: &Attached, decap: &Attached) -> bool {
     encap.config == decap.config && encap.maps.peers.id == decap.maps.peers.id
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_read_as_written() {
-        for (underlay, clsact) in [("eth0", false), ("eth0", true), ("bond0.17", true)] {
-            let label = Label {
-                underlay: underlay.into(),
-                clsact,
-            };
-            assert_eq!(Label::parse(&label.text()), Some(label));
-        }
-        assert_eq!(Label::parse("somebody's"), None);
-    }
 }

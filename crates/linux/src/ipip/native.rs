@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use kernel::KernelError;
 
-use super::Label;
+use super::labelled;
 use super::rtnl::{Change, Device, Rtnl, done, no_device};
 use super::veth;
 
@@ -20,7 +20,7 @@ pub fn is_driver(device: &Device) -> bool {
 
 /// Whether a device is the driver's and set up by us.
 pub fn is_ours(device: &Device) -> bool {
-    is_driver(device) && Label::parse(&device.alias).is_some()
+    is_driver(device) && labelled(device).is_some()
 }
 
 /// Whether it is ours and can carry packets.

@@ -93,6 +93,7 @@ fn bpf() -> Result<(), KernelError> {
         underlay: device.index,
         device: device.index,
         native: false,
+        owns_clsact: false,
     };
     let programs = Programs::load(config, None)?;
     rtnl.ensure_clsact(device.index)?;

@@ -23,6 +23,8 @@ pub struct Config {
     pub device: u32,
     /// The kernel's driver does the work, the program only filters.
     pub native: bool,
+    /// The underlay's `clsact` queueing discipline was made by us. Only noted here.
+    pub owns_clsact: bool,
 }
 
 /// What outlives a change of the programs.
@@ -250,7 +252,7 @@ impl Maps {
 }
 
 impl Config {
-    const SIZE: usize = 24;
+    const SIZE: usize = 32;
 
     fn encode(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
@@ -258,7 +260,8 @@ impl Config {
         bytes[8..12].copy_from_slice(&self.local.octets());
         bytes[12..16].copy_from_slice(&self.underlay.to_ne_bytes());
         bytes[16..20].copy_from_slice(&self.device.to_ne_bytes());
-        bytes[20..].copy_from_slice(&u32::from(self.native).to_ne_bytes());
+        bytes[20..24].copy_from_slice(&u32::from(self.native).to_ne_bytes());
+        bytes[24..28].copy_from_slice(&u32::from(self.owns_clsact).to_ne_bytes());
         bytes
     }
 
@@ -272,6 +275,7 @@ impl Config {
             underlay: u32::from_ne_bytes(word(12)),
             device: u32::from_ne_bytes(word(16)),
             native: u32::from_ne_bytes(word(20)) != 0,
+            owns_clsact: u32::from_ne_bytes(word(24)) != 0,
         })
     }
 }
@@ -340,6 +344,7 @@ mod tests {
             underlay: 7,
             device: 9,
             native: true,
+            owns_clsact: false,
         };
         assert_eq!(Config::decode(&config.encode()), Some(config));
         assert_eq!(Config::decode(&config.encode()[1..]), None);
