@@ -317,6 +317,15 @@ pub fn operations_happen_in_order_and_fail_alone(bench: &mut dyn Bench) -> BoxFu
             let seen = observe(bench).await;
             assert_eq!(seen.routes.get(&link.key), Some(&link));
             assert_eq!(seen.routes.get(&over.key), Some(&over));
+            // What is replaced is replaced in its turn: while its gateway can still be reached.
+            let black = Route {
+                target: RouteTarget::Blackhole,
+                ..over.clone()
+            };
+            all_fine(bench, &[Op::PutRoute(black)]).await;
+            let removal = Op::RemoveRoute(link.key.clone(), PROTOCOL_OURS);
+            all_fine(bench, &[Op::PutRoute(over.clone()), removal]).await;
+            assert_eq!(observe(bench).await.routes.get(&over.key), Some(&over));
         }
     })
 }

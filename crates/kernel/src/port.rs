@@ -102,12 +102,13 @@ pub struct Observation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
     /// A device appeared or changed. If it is no longer up, its routes went with it: IPv6 ones are announced, IPv4 ones
-    /// are not (Linux drops them without a word), nor are IPv4 routes that prefer the source of a removed address.
+    /// are not (Linux drops them without a word).
     Link(Link),
     /// A device went, and everything on it: its IPv4 routes without a further event. Renaming is `LinkGone` of the old
     /// name, then `Link`.
     LinkGone(IfName),
-    /// An address appeared (`true`) or went (`false`).
+    /// An address appeared (`true`) or went (`false`). With its last IPv4 address a device loses its IPv4 routes, and with
+    /// any address go the IPv4 routes that prefer it as source: neither is announced.
     Address(Address, bool),
     /// A route appeared or was replaced.
     Route(Route),

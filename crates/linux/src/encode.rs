@@ -32,9 +32,9 @@ pub(crate) fn canonical(key: &RouteKey) -> RouteKey {
 }
 
 /// A route for `RTM_NEWROUTE`. Targets of kind `Other` cannot be written.
-pub(crate) fn route(
-    route: &Route,
-    mut index: impl FnMut(&IfName) -> Result<u32, KernelError>,
+pub(crate) fn route<'r>(
+    route: &'r Route,
+    mut index: impl FnMut(&'r IfName) -> Result<u32, KernelError>,
 ) -> Result<RouteMessage, KernelError> {
     let mut message = route_key(&route.key);
     message.header.protocol = RouteProtocol::from(route.protocol);

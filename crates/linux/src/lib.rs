@@ -4,6 +4,7 @@
 //! namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet capture and TCP options.
 //! Decides nothing about what should be in the kernel; runs no external program.
 
+mod apply;
 pub mod capture;
 mod decode;
 mod encode;

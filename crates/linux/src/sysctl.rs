@@ -1,6 +1,7 @@
 //! Sysctls below `/proc/sys/net`, of the calling thread's network namespace.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use kernel::{IfName, KernelError, Sysctl};
@@ -8,7 +9,11 @@ use kernel::{IfName, KernelError, Sysctl};
 /// Writes a sysctl. A missing file below `conf/DEVICE` or `neigh/DEVICE` is a missing device.
 pub fn write(sysctl: &Sysctl) -> Result<(), KernelError> {
     let path = full(&sysctl.path)?;
-    std::fs::write(&path, &sysctl.value).map_err(|error| explain(sysctl, &path, &error))
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(sysctl.value.as_bytes()))
+        .map_err(|error| explain(sysctl, &path, &error))
 }
 
 /// Reads a sysctl, without the newline; `None` if there is no such.

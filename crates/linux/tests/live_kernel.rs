@@ -227,6 +227,44 @@ fn sysctls_reach_the_namespace_and_name_what_is_missing() {
     });
 }
 
+/// Prints the figures; the limit only catches what would be felt.
+#[test]
+fn twenty_thousand_routes_take_a_fraction_of_a_second() {
+    in_netns(|| async {
+        devices();
+        let mut kernel = LiveKernel::open().expect("opens");
+        let put = |gateway: &str| -> Vec<Op> {
+            let net = |i: u32| format!("10.{}.{}.{}/26", i >> 10, (i >> 2) & 255, (i & 3) << 6);
+            (0..20_000)
+                .map(|i| Op::PutRoute(via(&net(i), gateway, "a0", true)))
+                .collect()
+        };
+        let (add, replace) = (put("192.0.2.9"), put("192.0.2.8"));
+        let remove: Vec<Op> = add
+            .iter()
+            .filter_map(|op| match op {
+                Op::PutRoute(route) => Some(Op::RemoveRoute(route.key.clone(), OURS)),
+                _ => None,
+            })
+            .collect();
+        for (what, ops) in [("add", &add), ("replace", &replace), ("remove", &remove)] {
+            let start = std::time::Instant::now();
+            assert!(kernel.apply(ops).await.iter().all(Result::is_ok));
+            let took = start.elapsed();
+            println!("{what} 20,000 routes: {took:?}");
+            if what == "replace" {
+                let start = std::time::Instant::now();
+                let seen = kernel.observe(&"tunl0".into()).await.expect("observes");
+                println!("read back {} routes: {:?}", seen.routes.len(), start.elapsed());
+                let start = std::time::Instant::now();
+                assert_eq!(kernel.apply(&add[..1]).await, [Ok(())]);
+                println!("replace one of 20,000: {:?}", start.elapsed());
+            }
+            assert!(took < Duration::from_secs(10));
+        }
+    });
+}
+
 /// Two devices that are up and have addresses.
 fn devices() {
     for (device, peer, v4, v6) in [

@@ -162,20 +162,31 @@ fn a_failure_on_the_way_leaves_nothing() {
 #[test]
 fn wiring_takes_about_a_millisecond_and_unwiring_does_not_wait_for_the_kernel() {
     in_netns(|| async {
-        let (mut adds, mut deletes, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 1..=20 {
-            let pod = Pod::new(number);
+        let timed = |work: &mut dyn FnMut()| {
             let start = Instant::now();
-            pod::attach(&pod.interface).expect("attaches");
-            adds.push(start.elapsed());
-            let start = Instant::now();
-            pod.detach().expect("detaches");
-            deletes.push(start.elapsed());
-            pod::attach(&pod.interface).expect("attaches");
-            let start = Instant::now();
-            link::delete(&mut Socket::open().expect("opens"), &pod.interface.host_device).expect("deletes");
-            plain.push(start.elapsed());
-        }
+            work();
+            start.elapsed()
+        };
+        // All namespaces live to the end: their own teardown would be measured too.
+        let pods: Vec<Pod> = (1..=20).map(Pod::new).collect();
+        let attach = |pod: &Pod| {
+            timed(&mut || {
+                pod::attach(&pod.interface).expect("attaches");
+            })
+        };
+        let mut adds: Vec<Duration> = pods.iter().map(attach).collect();
+        let mut deletes: Vec<Duration> = pods
+            .iter()
+            .map(|pod| timed(&mut || pod.detach().expect("detaches")))
+            .collect();
+        adds.extend(pods.iter().map(attach));
+        let mut socket = Socket::open().expect("opens");
+        let mut delete = |pod: &Pod| {
+            timed(&mut || {
+                link::delete(&mut socket, &pod.interface.host_device).expect("deletes");
+            })
+        };
+        let mut plain: Vec<Duration> = pods.iter().map(&mut delete).collect();
         let median = |times: &mut Vec<Duration>| {
             times.sort();
             times[times.len() / 2]

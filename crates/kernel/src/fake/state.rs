@@ -188,14 +188,27 @@ impl State {
         Ok(())
     }
 
-    /// What goes when a device goes down: its routes (the IPv4 ones without a word), its IPv6 addresses, its neighbours.
+    /// What goes when a device goes down: its routes, its IPv6 addresses, its neighbours.
     fn down(&mut self, name: &IfName) {
+        for family in IpFamily::BOTH {
+            self.disable(name, family);
+        }
+        for address in self.addresses_of(name) {
+            if address.net.addr().is_ipv6() {
+                self.remove_address(&address);
+            }
+        }
+    }
+
+    /// Routes (the IPv4 ones without a word) and neighbours of one family.
+    fn disable(&mut self, name: &IfName, family: IpFamily) {
         let links = &self.observation.links;
         let usable = |device: &IfName| device != name && links.get(device).is_some_and(|link| link.up);
         let dead: Vec<RouteKey> = self
             .observation
             .routes
             .values()
+            .filter(|route| IpFamily::of(&route.key.destination.addr()) == family)
             .filter(|route| match &route.target {
                 RouteTarget::Link { device } => device == name,
                 RouteTarget::Via(hops) => {
@@ -206,17 +219,12 @@ impl State {
             .map(|route| route.key.clone())
             .collect();
         for key in dead {
-            match key.destination {
-                IpNet::V4(_) => drop(self.observation.routes.remove(&key)),
-                IpNet::V6(_) => self.delete_route(&key),
+            match family {
+                IpFamily::V4 => drop(self.observation.routes.remove(&key)),
+                IpFamily::V6 => self.delete_route(&key),
             }
         }
-        for address in self.addresses_of(name) {
-            if address.net.addr().is_ipv6() {
-                self.remove_address(&address);
-            }
-        }
-        self.remove_neighbors(|neighbor| neighbor.device == *name);
+        self.remove_neighbors(|neighbor| neighbor.device == *name && IpFamily::of(&neighbor.address) == family);
     }
 
     fn link(&self, device: &IfName) -> Result<&Link, KernelError> {
@@ -256,6 +264,11 @@ impl State {
             // Routes that prefer this source go without a word.
             self.observation.routes.retain(|_, route| route.source != Some(own));
         }
+        let rest = self.addresses_of(&address.device);
+        if own.is_ipv4() && !rest.iter().any(|other| other.net.addr().is_ipv4()) {
+            // With its last address a device loses IPv4.
+            self.disable(&address.device, IpFamily::V4);
+        }
     }
 
     /// The route that comes with an address, if its device is up.
@@ -293,10 +306,12 @@ impl State {
                 }
                 hops.sort();
                 for hop in hops.iter() {
-                    self.usable(&what, &hop.device)?;
+                    self.link(&hop.device)?;
+                    // Linux looks at the gateway before it looks at the device.
                     if !hop.onlink && !self.reaches(hop, route.key.table) {
                         return Err(unreachable_gateway(what, &hop.gateway));
                     }
+                    self.usable(&what, &hop.device)?;
                 }
             }
             RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Prohibit => {}
