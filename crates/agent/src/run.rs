@@ -1,11 +1,12 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use calc::{Graph, NodeChange};
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
+use ipnet::IpNet;
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,6 +38,8 @@ pub enum Event {
     Report(oneshot::Sender<DataplaneReport>),
     /// Time to try failed operations again.
     Retry,
+    /// Time to move packets into a new tunnel, or to give up an old one.
+    Switch,
 }
 
 /// What other tasks of the agent follow of the loop's state.
@@ -58,14 +61,31 @@ pub struct Loop<K> {
     dataplane: Dataplane,
     kernel: K,
     tunnel: IfName,
-    bgp: mpsc::UnboundedSender<speaker::Command>,
-    bgp_wanted: Option<bgp::Config>,
+    bgp: Bgp,
     facts: watch::Sender<Facts>,
-    waiting: HashMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
+    /// For events that the loop sends to itself, later.
+    myself: mpsc::UnboundedSender<Event>,
+    waiting: HashMap<String, Vec<Waiter>>,
+    leaving: Vec<Waiter>,
+    switch_due: bool,
     sync: SyncState,
     synced: bool,
     observe: bool,
     applied: Applied,
+}
+
+type Waiter = oneshot::Sender<Result<(), String>>;
+
+/// How long after a pool's mode changed packets take the new way: by then every node is ready to receive them.
+/// A watch delivers in milliseconds; a node whose watch is broken for longer loses the packets in between.
+const SWITCH_AFTER: Duration = Duration::from_secs(2);
+
+/// What the speaker is to be told: what follows from the datastore, and the addresses that no block announces.
+struct Bgp {
+    speaker: mpsc::UnboundedSender<speaker::Command>,
+    config: Option<bgp::Config>,
+    borrowed: BTreeSet<IpNet>,
+    changed: bool,
 }
 
 /// What the loop counts.
@@ -90,16 +110,21 @@ impl<K: Kernel> Loop<K> {
         tunnel: IfName,
         bgp: mpsc::UnboundedSender<speaker::Command>,
         facts: watch::Sender<Facts>,
+        myself: mpsc::UnboundedSender<Event>,
     ) -> Self {
+        let mut dataplane = dataplane;
+        dataplane.hold_switches();
         Self {
             graph,
             dataplane,
             kernel,
             tunnel,
-            bgp,
-            bgp_wanted: None,
+            bgp: Bgp { speaker: bgp, config: None, borrowed: BTreeSet::new(), changed: false },
             facts,
+            myself,
             waiting: HashMap::new(),
+            leaving: Vec::new(),
+            switch_due: false,
             sync: SyncState::Connecting,
             synced: false,
             observe: true,
@@ -144,13 +169,20 @@ impl<K: Kernel> Loop<K> {
             Event::BgpConverged => self.dataplane.allow_cleanup(Cleanup::Bgp),
             Event::EndpointsLoaded => self.dataplane.allow_cleanup(Cleanup::Endpoints),
             Event::Endpoint { id, endpoint, done } => {
-                self.dataplane.endpoint(id.clone(), endpoint);
-                self.waiting.entry(id).or_default().push(done);
+                match endpoint.is_some() {
+                    true => self.waiting.entry(id.clone()).or_default().push(done),
+                    false => self.leaving.push(done),
+                }
+                self.dataplane.endpoint(id, endpoint);
             }
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
             Event::Retry => self.dataplane.retry(),
+            Event::Switch => {
+                self.switch_due = false;
+                self.dataplane.switch();
+            }
         }
     }
 
@@ -175,6 +207,8 @@ impl<K: Kernel> Loop<K> {
             }
         }
         self.answer_waiting();
+        self.schedule_switch();
+        self.configure_bgp();
         let (pod_mtu, synced) = (self.dataplane.pod_mtu(), self.synced);
         self.facts.send_if_modified(|facts| {
             let changed = facts.pod_mtu != pod_mtu || facts.synced != synced;
@@ -204,16 +238,41 @@ impl<K: Kernel> Loop<K> {
         }
         for change in changes {
             match change {
-                NodeChange::Bgp(config) => self.bgp_wanted = config,
+                NodeChange::Bgp(config) => (self.bgp.config, self.bgp.changed) = (config, true),
                 change => self.dataplane.set(change),
             }
         }
-        // Both wait until the datastore was read: half a picture would withdraw blocks and remove routes that are ours.
         if self.synced {
             self.dataplane.allow_cleanup(Cleanup::Datastore);
-            if let Some(config) = self.bgp_wanted.take() {
-                let _ = self.bgp.send(speaker::Command::Config(Box::new(config)));
-            }
+        }
+    }
+
+    /// Tells the speaker what changed, once the datastore was read: half a picture would withdraw blocks that are ours.
+    fn configure_bgp(&mut self) {
+        let borrowed = self.dataplane.addresses_outside_blocks();
+        if self.bgp.borrowed != borrowed {
+            (self.bgp.borrowed, self.bgp.changed) = (borrowed, true);
+        }
+        if !self.synced || !std::mem::take(&mut self.bgp.changed) {
+            return;
+        }
+        let state = self.graph.state();
+        let Some(mut config) = self.bgp.config.clone() else { return };
+        let exported = |net: &&IpNet| state.pools.iter().any(|(pool, options)| options.exported && pool.contains(*net));
+        for net in self.bgp.borrowed.iter().filter(exported) {
+            let metric = if net.addr().is_ipv4() { state.settings.ipv4_metric } else { state.settings.ipv6_metric };
+            config.originated.insert(*net, bgp::LocalRoute { metric });
+        }
+        let _ = self.bgp.speaker.send(speaker::Command::Config(Box::new(config)));
+    }
+
+    fn schedule_switch(&mut self) {
+        if self.dataplane.wants_switch() && !std::mem::replace(&mut self.switch_due, true) {
+            let myself = self.myself.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SWITCH_AFTER).await;
+                let _ = myself.send(Event::Switch);
+            });
         }
     }
 
@@ -233,6 +292,7 @@ impl<K: Kernel> Loop<K> {
     }
 
     fn answer_waiting(&mut self) {
+        self.leaving.drain(..).for_each(|waiter| drop(waiter.send(Ok(()))));
         let dataplane = &self.dataplane;
         self.waiting.retain(|id, waiters| {
             let Some(outcome) = dataplane.is_programmed(id) else { return true };

@@ -79,7 +79,7 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
         tunnel: tunnel.clone(),
         ipip_flavour: flavour,
     });
-    tokio::spawn(Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out).run(inbox));
+    tokio::spawn(Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out, events.clone()).run(inbox));
     tokio::spawn(speaker::run(bgp_commands, events.clone(), restarted));
     tokio::spawn(feed(kernel_events.map(Event::Kernel), events.clone()));
     tokio::spawn(retry(events.clone()));

@@ -14,9 +14,8 @@ use crate::facts::Facts;
 use crate::graph::GraphConfig;
 use crate::nodes::Nodes;
 use crate::peering::{self, Router, Routers};
-use crate::pools::Pool;
 use crate::problem::Problem;
-use crate::state::Settings;
+use crate::state::{PoolState, Settings};
 
 /// Port of BGP where nobody says otherwise.
 pub(crate) const BGP_PORT: u16 = 179;
@@ -41,7 +40,7 @@ pub(crate) struct Inputs<'a> {
     pub config: &'a GraphConfig,
     pub facts: &'a Facts,
     pub nodes: &'a Nodes,
-    pub pools: &'a BTreeMap<IpNet, Pool>,
+    pub pools: &'a BTreeMap<IpNet, PoolState>,
     pub blocks: &'a BTreeSet<IpNet>,
     pub settings: &'a Settings,
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::bgp_config::{self, RouterId};
 use crate::facts::{Changed, Facts};
 use crate::nodes::{self, Nodes};
-use crate::pools::{self, Pool};
+use crate::pools;
 use crate::problem::Problem;
 use crate::settings;
 use crate::state::{NodeChange, NodeState, PoolState};
@@ -41,7 +41,7 @@ pub struct Graph {
 #[derive(Debug, Default)]
 struct Parts {
     nodes: (Nodes, Vec<Problem>),
-    pools: (BTreeMap<IpNet, Pool>, Vec<Problem>),
+    pools: (BTreeMap<IpNet, PoolState>, Vec<Problem>),
     settings: (crate::Settings, Vec<Problem>),
     bgp: (Option<bgp::Config>, Vec<Problem>),
 }
@@ -192,7 +192,7 @@ impl Parts {
             settings: self.settings.0.clone(),
             this_node: self.nodes.0.this.clone(),
             peers: self.nodes.0.others.clone(),
-            pools: self.pool_states(),
+            pools: self.pools.0.clone(),
             blocks: blocks(facts),
             bgp: self.bgp.0.clone(),
         }
@@ -217,7 +217,7 @@ impl Parts {
         if dirty.pools {
             difference(
                 &mut state.pools,
-                self.pool_states(),
+                self.pools.0.clone(),
                 &mut changes,
                 &mut removals,
                 NodeChange::Pool,
@@ -248,14 +248,6 @@ impl Parts {
         }
         changes.extend(removals.into_iter().rev());
         changes
-    }
-
-    fn pool_states(&self) -> BTreeMap<IpNet, PoolState> {
-        self.pools
-            .0
-            .iter()
-            .map(|(range, pool)| (*range, pool.state.clone()))
-            .collect()
     }
 
     fn problems(&self) -> Vec<Problem> {

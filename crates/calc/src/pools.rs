@@ -9,18 +9,10 @@ use crate::facts::{Aged, Facts};
 use crate::problem::Problem;
 use crate::state::PoolState;
 
-/// A pool as the rest of the graph sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pool {
-    pub state: PoolState,
-    /// Blocks in it are announced. Disabling a pool stops new allocations only: pods that are there stay reachable.
-    pub exported: bool,
-}
-
 /// The pools by range. Of two that overlap the older one stands.
-pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, Pool>, Vec<Problem>) {
+pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut pools: BTreeMap<IpNet, Pool> = BTreeMap::new();
+    let mut pools: BTreeMap<IpNet, PoolState> = BTreeMap::new();
     let mut names: BTreeMap<IpNet, &str> = BTreeMap::new();
     let mut claims: Vec<(&String, &Aged<IpPoolSpec>)> = facts.pools.iter().collect();
     claims.sort_by_key(|(name, pool)| (pool.age, name.as_str()));
@@ -43,14 +35,9 @@ pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, Pool>, Vec<Problem>) {
             ipip: spec.ipip_mode,
             vxlan: spec.vxlan_mode,
             nat_outgoing: spec.nat_outgoing,
+            exported: !spec.disable_bgp_export,
         };
-        pools.insert(
-            spec.cidr,
-            Pool {
-                state,
-                exported: !spec.disable_bgp_export,
-            },
-        );
+        pools.insert(spec.cidr, state);
     }
     (pools, problems)
 }

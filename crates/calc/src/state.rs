@@ -69,6 +69,8 @@ pub struct PoolState {
     pub vxlan: EncapMode,
     /// Masquerade traffic that leaves the pools.
     pub nat_outgoing: bool,
+    /// Blocks in it are announced. Disabling a pool stops new allocations only: pods that are there stay reachable.
+    pub exported: bool,
 }
 
 /// Agent settings after precedence (built-in, `default`, `node.<name>`).

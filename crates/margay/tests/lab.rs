@@ -80,13 +80,13 @@ fn the_walk_through_shows_what_its_reader_expects() {
 fn down_leaves_nothing_behind() {
     let before = {
         let Some(_turn) = turn() else { return };
-        machine()
+        machine("t-trace")
     };
     let Some(lab) = Lab::up("t-trace", &["--nodes", "2", "--pods-per-node", "1"]) else { return };
-    assert_ne!(machine(), before, "the snapshot sees a lab");
+    assert_ne!(machine("t-trace"), before, "the snapshot sees a lab");
     drop(lab);
     let Some(_turn) = turn() else { return };
-    assert_eq!(machine(), before);
+    assert_eq!(machine("t-trace"), before);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn the_cluster_switches_encapsulation_without_losing_a_packet() {
     let Some(lab) = Lab::up("t-mode", &[]) else { return };
     let far_block = block(&lab.address("cni-2"));
     let route = || lab.exec("k8s-125-node1", &["ip", "route", "show", &far_block]);
-    let pool = lab.ctl(&["get", "ippool", "default-ipv4-ippool", "-o", "yaml"]);
+    let pool = lab.ctl(&["get", "ippool", "default-ipv4-ippool", "-o", "yaml", "--export"]);
     assert!(pool.contains("ipipMode: Always"), "{pool}");
     lab.no_packet_is_lost("cni-1", "cni-2", 800, || {
         for (mode, device) in [("Never", "dev ens33"), ("Always", "dev tunl0"), ("CrossSubnet", "dev ens33"), ("Always", "dev tunl0")] {
@@ -231,7 +231,7 @@ fn up_cleans_up_after_a_crash() {
 #[test]
 fn what_is_in_use_is_refused_and_nothing_is_half_made() {
     let Some(_turn) = turn() else { return };
-    let before = machine();
+    let before = machine("t-used");
     run(&["ip", "netns", "add", "t-used.k8s-125-node1"]);
     let refused = margay_lab(&["up", "--name", "t-used"]);
     run(&["ip", "netns", "delete", "t-used.k8s-125-node1"]);
@@ -245,18 +245,22 @@ fn what_is_in_use_is_refused_and_nothing_is_half_made() {
         let refused = margay_lab(&[vec!["up", "--name", "t-used"], args].concat());
         assert!(!refused.status.success() && text(&refused).contains(words), "{words}: {}", text(&refused));
     }
-    assert_eq!(machine(), before);
+    assert_eq!(machine("t-used"), before);
 }
 
-/// What a lab could leave: links, namespaces, routes, mounts, files, processes.
-fn machine() -> String {
+/// What a lab of this name could leave: links and routes of the machine, and by name: namespaces, mounts, files, processes.
+/// Other labs may come and go meanwhile.
+fn machine(lab: &str) -> String {
+    let named = |text: String| text.lines().filter(|line| line.contains(lab)).map(|line| format!("{line}\n")).collect::<String>();
     [
         run(&["ip", "-o", "link"]),
-        run(&["ip", "netns", "list"]),
+        run(&["ip", "-o", "address"]),
+        run(&["ip", "rule"]),
         run(&["ip", "route", "show", "table", "all"]),
-        run(&["sh", "-c", "cut -d' ' -f5 /proc/self/mountinfo | sort"]),
-        run(&["sh", "-c", "ls -A /run/margay-lab /run/margay /var/lib/margay 2>&1"]),
-        run(&["sh", "-c", "grep -l MARGAY_LAB_PROCESS /proc/[0-9]*/environ 2>/dev/null | wc -l"]),
+        named(run(&["ip", "netns", "list"])),
+        named(run(&["cut", "-d ", "-f5", "/proc/self/mountinfo"])),
+        named(run(&["find", "/run", "/tmp", "/var/lib/margay", "-maxdepth", "2"])),
+        named(run(&["sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep MARGAY_LAB_PROCESS"])),
     ]
     .join("\n---\n")
 }

@@ -26,6 +26,7 @@ pub fn pool(range: &str, ipip: EncapMode) -> NodeChange {
             ipip,
             vxlan: EncapMode::Never,
             nat_outgoing: false,
+            exported: true,
         }),
     )
 }
