@@ -50,7 +50,8 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct Lab {
     /// Name of the lab; others than the default carry it in front of their namespaces' names
-    #[arg(long, env = "MARGAY_LAB", default_value = DEFAULT_NAME, value_parser = lab_name)]
+    // Its own id: commands that take a NAME are flattened together with this.
+    #[arg(id = "lab_name", long = "name", value_name = "NAME", env = "MARGAY_LAB", default_value = DEFAULT_NAME, value_parser = lab_name)]
     pub name: String,
 }
 

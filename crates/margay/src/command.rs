@@ -231,3 +231,21 @@ fn ended<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_arguments_of_a_command_share_a_name() {
+        Margay::command().debug_assert();
+        Calicoctl::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pod_is_added_by_name_to_a_lab_by_name() {
+        for line in ["margay lab pod add web --node n1 --name other", "margay lab pod delete web --name other"] {
+            assert!(Margay::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}
