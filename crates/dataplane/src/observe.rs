@@ -190,6 +190,17 @@ impl Dataplane {
         if !news {
             return;
         }
+        let is_v4 = |address: &Address| address.net.addr().is_ipv4();
+        let left = || {
+            self.view
+                .addresses
+                .iter()
+                .any(|held| held.device == address.device && is_v4(held))
+        };
+        if !present && is_v4(&address) && !left() {
+            // With the last IPv4 address of a device the kernel drops its IPv4 routes, without a word.
+            self.forget_routes(|route| route.key.destination.addr().is_ipv4() && uses(route, &address.device));
+        }
         if address.device == self.config.tunnel {
             if let Some(mut seen) = self.tunnel.seen(&self.config.tunnel).cloned() {
                 let wanted = self
@@ -211,10 +222,15 @@ impl Dataplane {
     }
 
     fn forget_routes_through(&mut self, device: &IfName) {
-        let gone = |(key, route): (&RouteKey, &Route)| uses(route, device).then(|| key.clone());
-        let keys: Vec<RouteKey> = self.routes.all_seen().iter().filter_map(gone).collect();
+        self.forget_routes(|route| uses(route, device));
+    }
+
+    /// Routes that the kernel dropped without announcing it.
+    fn forget_routes(&mut self, gone: impl Fn(&Route) -> bool) {
+        let key = |(key, route): (&RouteKey, &Route)| gone(route).then(|| key.clone());
+        let keys: Vec<RouteKey> = self.routes.all_seen().iter().filter_map(key).collect();
         keys.into_iter().for_each(|key| self.routes.saw(key, None));
-        self.view.foreign.retain(|_, route| !uses(route, device));
+        self.view.foreign.retain(|_, route| !gone(route));
     }
 
     fn forget_sysctls(&mut self, device: &IfName) {

@@ -10,7 +10,12 @@ use linux::link;
 use linux::request::Socket;
 
 /// Asks who has `target`; the answering MAC and the time it took, or `None` if nobody answers in time.
-pub fn who_has(device: &str, own: Ipv4Addr, target: Ipv4Addr, patience: Duration) -> io::Result<Option<(Mac, Duration)>> {
+pub fn who_has(
+    device: &str,
+    own: Ipv4Addr,
+    target: Ipv4Addr,
+    patience: Duration,
+) -> io::Result<Option<(Mac, Duration)>> {
     let device = IfName::from(device);
     let details = link::find(&mut Socket::open()?, &device).map_err(|error| io::Error::other(error.to_string()))?;
     let missing = || io::Error::other(format!("no Ethernet device {device}"));
@@ -19,8 +24,12 @@ pub fn who_has(device: &str, own: Ipv4Addr, target: Ipv4Addr, patience: Duration
     let started = Instant::now();
     capture.send(&device, BROADCAST, ETHERTYPE_ARP, &question(mac, own, target))?;
     loop {
-        let Some(left) = patience.checked_sub(started.elapsed()) else { return Ok(None) };
-        let Some(packet) = capture.next_within(left)? else { continue };
+        let Some(left) = patience.checked_sub(started.elapsed()) else {
+            return Ok(None);
+        };
+        let Some(packet) = capture.next_within(left)? else {
+            continue;
+        };
         if packet.ethertype == ETHERTYPE_ARP
             && let Some(answer) = answer(&packet.bytes, target)
         {
@@ -35,7 +44,15 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 fn question(mac: Mac, own: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    [&ETHERNET_IPV4[..], &[0, 1], &mac.0, &own.octets(), &[0; 6], &target.octets()].concat()
+    [
+        &ETHERNET_IPV4[..],
+        &[0, 1],
+        &mac.0,
+        &own.octets(),
+        &[0; 6],
+        &target.octets(),
+    ]
+    .concat()
 }
 
 /// The sender of a reply about `target`.

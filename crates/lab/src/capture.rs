@@ -33,7 +33,9 @@ impl Tap {
         let what = format!("capturing on {device} of {netns}");
         let place = Netns::open(&netns::path(netns)).map_err(LabError::io(what.clone()))?;
         let device = IfName::from(device);
-        let capture = place.run(|| Capture::open(Some(&device), Selection::ArpAndIpv4)).map_err(LabError::io(what.clone()))?;
+        let capture = place
+            .run(|| Capture::open(Some(&device), Selection::ArpAndIpv4))
+            .map_err(LabError::io(what.clone()))?;
         let mut capture = capture.map_err(LabError::io(what))?;
         let (send, packets) = mpsc::channel();
         let wanted = Arc::new(());
@@ -51,7 +53,10 @@ impl Tap {
                 }
             }
         });
-        Ok(Self { packets, _wanted: wanted })
+        Ok(Self {
+            packets,
+            _wanted: wanted,
+        })
     }
 
     /// The first packet that `wanted` likes, if it comes in time.
@@ -68,7 +73,13 @@ impl Tap {
 }
 
 /// Prints packets as they come.
-pub fn follow(folder: &Folder, node: &str, device: &str, count: Option<usize>, out: &mut dyn Write) -> Result<(), LabError> {
+pub fn follow(
+    folder: &Folder,
+    node: &str,
+    device: &str,
+    count: Option<usize>,
+    out: &mut dyn Write,
+) -> Result<(), LabError> {
     let record = folder.read()?;
     let (netns, _) = record.place(node)?;
     let tap = Tap::open(&netns, device)?;

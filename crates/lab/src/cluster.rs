@@ -123,17 +123,33 @@ pub fn add_node(folder: &Folder, name: &str, agent: bool) -> Result<NodeRecord, 
         return Err(crate::spec::usage("node", name, "is in the lab already"));
     }
     let taken: Vec<Ipv4Addr> = record.nodes.iter().map(|node| node.address).collect();
-    let free = crate::spec::FABRIC.hosts().skip(6).find(|address| !taken.contains(address));
+    let free = crate::spec::FABRIC
+        .hosts()
+        .skip(6)
+        .find(|address| !taken.contains(address));
     let address = free.ok_or_else(|| crate::spec::usage("node", name, "finds no free address on the fabric"))?;
-    let node = NodeRecord { name: name.to_string(), netns: folder.netns(name), address, agent };
+    let node = NodeRecord {
+        name: name.to_string(),
+        netns: folder.netns(name),
+        address,
+        agent,
+    };
     refuse_taken(&node.netns)?;
     record.nodes.push(node.clone());
     folder.write(&record)?;
     let made = make_node(&record, &node, crate::spec::FABRIC).and_then(|()| {
-        if agent { start_agent(folder, &node).and_then(|()| wait_until_ready(folder, &[&node])) } else { Ok(()) }
+        if agent {
+            start_agent(folder, &node).and_then(|()| wait_until_ready(folder, &[&node]))
+        } else {
+            Ok(())
+        }
     });
     if made.is_err() {
-        processes::end(folder.path(), &|role| role == format!("agent/{name}"), Duration::from_secs(2));
+        processes::end(
+            folder.path(),
+            &|role| role == format!("agent/{name}"),
+            Duration::from_secs(2),
+        );
         let _ = netns::delete(&node.netns);
         record.nodes.retain(|node| node.name != name);
         folder.write(&record)?;
@@ -144,7 +160,11 @@ pub fn add_node(folder: &Folder, name: &str, agent: bool) -> Result<NodeRecord, 
 /// Ends a node's agent: `SIGTERM`, or at once with `SIGKILL`. What it programmed stays.
 pub fn stop_agent(folder: &Folder, node: &NodeRecord, at_once: bool) {
     let role = format!("agent/{}", node.name);
-    let patience = if at_once { Duration::ZERO } else { Duration::from_secs(5) };
+    let patience = if at_once {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(5)
+    };
     if at_once && let Some(pid) = processes::find(folder.path()).get(&role) {
         let _ = nix::sys::signal::kill(*pid, nix::sys::signal::Signal::SIGKILL);
     }
@@ -156,7 +176,9 @@ pub fn start_agent(folder: &Folder, node: &NodeRecord) -> Result<(), LabError> {
     let mut command = Command::new(folder.bin().join("margay"));
     command.arg("agent");
     exec::environment(folder, node, &mut command);
-    command.env("MARGAY_STATE_DIR", folder.state_dir(&node.name)).env("FELIX_HEALTHPORT", "9099");
+    command
+        .env("MARGAY_STATE_DIR", folder.state_dir(&node.name))
+        .env("FELIX_HEALTHPORT", "9099");
     let role = format!("agent/{}", node.name);
     daemon(folder, &role, &node.name, command, Some(&node.netns))
 }
@@ -169,7 +191,10 @@ pub fn wait_until_ready(folder: &Folder, nodes: &[&NodeRecord]) -> Result<(), La
             true => Ok(()),
             false => {
                 let open = report.conditions.iter().filter(|c| c.required && !c.ok);
-                Err(open.map(|c| format!("{}: {}", c.name, c.message)).collect::<Vec<_>>().join("; "))
+                Err(open
+                    .map(|c| format!("{}: {}", c.name, c.message))
+                    .collect::<Vec<_>>()
+                    .join("; "))
             }
         })?;
     }
@@ -182,13 +207,18 @@ fn wait_until_routed(folder: &Folder, record: &Record) -> Result<(), LabError> {
     for node in record.nodes.iter().filter(|node| node.agent) {
         wait_for(folder, node, deadline, |report| {
             let down = report.bgp.peers.iter().find(|peer| peer.state != "Established");
-            down.map_or(Ok(()), |peer| Err(format!("BGP session with {} is {}", peer.address, peer.state)))
+            down.map_or(Ok(()), |peer| {
+                Err(format!("BGP session with {} is {}", peer.address, peer.state))
+            })
         })?;
         loop {
             let missing = missing_route(record, node)?;
             let Some(missing) = missing else { break };
             if Instant::now() > deadline {
-                return Err(LabError::NotReady { what: format!("the route from {} to {missing}", node.name), why: log_hint(folder, &node.name) });
+                return Err(LabError::NotReady {
+                    what: format!("the route from {} to {missing}", node.name),
+                    why: log_hint(folder, &node.name),
+                });
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -198,9 +228,17 @@ fn wait_until_routed(folder: &Folder, record: &Record) -> Result<(), LabError> {
 
 /// A pod's address that a node's kernel would not send anywhere.
 fn missing_route(record: &Record, node: &NodeRecord) -> Result<Option<IpAddr>, LabError> {
-    let elsewhere = record.pods.iter().filter(|pod| pod.node != node.name).flat_map(|pod| pod.addresses.iter().copied());
+    let elsewhere = record
+        .pods
+        .iter()
+        .filter(|pod| pod.node != node.name)
+        .flat_map(|pod| pod.addresses.iter().copied());
     let routes = inside(&node.netns, exec::routes)??;
-    Ok(elsewhere.into_iter().find(|address| !routes.iter().any(|route| route.prefix_len() > 0 && route.contains(address))))
+    Ok(elsewhere.into_iter().find(|address| {
+        !routes
+            .iter()
+            .any(|route| route.prefix_len() > 0 && route.contains(address))
+    }))
 }
 
 fn wait_for(
@@ -221,8 +259,15 @@ fn wait_for(
         let role = format!("agent/{}", node.name);
         let gone = !processes::find(folder.path()).contains_key(&role);
         if gone || Instant::now() > deadline {
-            let why = if gone { format!("its process has ended. {}", log_hint(folder, &node.name)) } else { why };
-            return Err(LabError::NotReady { what: format!("the agent of {}", node.name), why });
+            let why = if gone {
+                format!("its process has ended. {}", log_hint(folder, &node.name))
+            } else {
+                why
+            };
+            return Err(LabError::NotReady {
+                what: format!("the agent of {}", node.name),
+                why,
+            });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -233,24 +278,38 @@ fn log_hint(folder: &Folder, what: &str) -> String {
     let path = folder.log(what);
     let text = fs::read_to_string(&path).unwrap_or_default();
     let last: Vec<&str> = text.lines().rev().take(5).collect();
-    format!("Last lines of {}:\n{}", path.display(), last.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    format!(
+        "Last lines of {}:\n{}",
+        path.display(),
+        last.into_iter().rev().collect::<Vec<_>>().join("\n")
+    )
 }
 
 /// The lab's datastore.
 pub async fn store(folder: &Folder) -> Result<SharedStore, LabError> {
-    let client = Client::connect(&folder.store_socket()).await.map_err(|error| LabError::Refused(error.to_string()))?;
+    let client = Client::connect(&folder.store_socket())
+        .await
+        .map_err(|error| LabError::Refused(error.to_string()))?;
     Ok(Arc::new(client))
 }
 
 /// A runtime for the lab's own dealings with the store.
 pub fn runtime() -> Result<tokio::runtime::Runtime, LabError> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LabError::io("starting"))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LabError::io("starting"))
 }
 
 async fn write_resources(store: &SharedStore, resources: &[Resource]) -> Result<(), LabError> {
     let problems: Vec<String> = resources
         .iter()
-        .flat_map(|resource| resource.problems().into_iter().map(move |problem| format!("{}: {problem}", resource.key())))
+        .flat_map(|resource| {
+            resource
+                .problems()
+                .into_iter()
+                .map(move |problem| format!("{}: {problem}", resource.key()))
+        })
         .collect();
     if !problems.is_empty() {
         return Err(LabError::Resources(problems));
@@ -276,7 +335,11 @@ fn planned(folder: &Folder, spec: &ClusterSpec) -> Record {
         fabric: folder.netns("margay-fabric"),
         gateway: spec.gateway(),
         nodes: spec.nodes.iter().map(node).collect(),
-        pods: spec.pods.iter().map(|plan| PodRecord::planned(folder, &plan.name, &plan.node)).collect(),
+        pods: spec
+            .pods
+            .iter()
+            .map(|plan| PodRecord::planned(folder, &plan.name, &plan.node))
+            .collect(),
         complete: false,
     }
 }
@@ -289,7 +352,9 @@ fn install_names(folder: &Folder) -> Result<(), LabError> {
         let binary = std::env::current_exe()?;
         // A copy, not a link: a rebuilt tree does not change a running lab.
         fs::copy(binary, bin.join("margay"))?;
-        ["calicoctl", "calico", "calico-ipam"].iter().try_for_each(|name| symlink("margay", bin.join(name)))
+        ["calicoctl", "calico", "calico-ipam"]
+            .iter()
+            .try_for_each(|name| symlink("margay", bin.join(name)))
     };
     place().map_err(LabError::io(bin.display().to_string()))
 }
@@ -303,7 +368,14 @@ fn make_fabric(record: &Record, fabric: Ipv4Net) -> Result<(), LabError> {
             let (lo, bridge) = (IfName::from("lo"), IfName::from(BRIDGE));
             link::up(&mut socket, &lo).map_err(refused)?;
             link::create_bridge(&mut socket, &bridge).map_err(refused)?;
-            link::add_address(&mut socket, &Address { device: bridge.clone(), net: IpNet::V4(gateway) }).map_err(refused)?;
+            link::add_address(
+                &mut socket,
+                &Address {
+                    device: bridge.clone(),
+                    net: IpNet::V4(gateway),
+                },
+            )
+            .map_err(refused)?;
             link::up(&mut socket, &bridge).map_err(refused)
         })
         .map_err(LabError::io("fabric"))?
@@ -320,11 +392,23 @@ fn make_node(record: &Record, node: &NodeRecord, fabric: Ipv4Net) -> Result<(), 
     outside
         .run(|| {
             let mut socket = open_socket()?;
-            let end = |name| VethEnd { name, netns: None, mac: None, mtu: None };
-            let far = VethEnd { netns: Some(inside.as_fd()), ..end(&underlay) };
+            let end = |name| VethEnd {
+                name,
+                netns: None,
+                mac: None,
+                mtu: None,
+            };
+            let far = VethEnd {
+                netns: Some(inside.as_fd()),
+                ..end(&underlay)
+            };
             link::create_veth(&mut socket, &end(&port), &far).map_err(refused)?;
             let bridge = link::index(&socket, &IfName::from(BRIDGE)).map_err(refused)?;
-            let settings = LinkSettings { up: Some(true), master: Some(bridge), ..LinkSettings::default() };
+            let settings = LinkSettings {
+                up: Some(true),
+                master: Some(bridge),
+                ..LinkSettings::default()
+            };
             link::set(&mut socket, &port, &settings).map_err(refused)
         })
         .map_err(LabError::io(format!("node {}", node.name)))??;
@@ -334,7 +418,14 @@ fn make_node(record: &Record, node: &NodeRecord, fabric: Ipv4Net) -> Result<(), 
         .run(|| {
             let mut socket = open_socket()?;
             link::up(&mut socket, &IfName::from("lo")).map_err(refused)?;
-            link::add_address(&mut socket, &Address { device: underlay.clone(), net: IpNet::V4(net) }).map_err(refused)?;
+            link::add_address(
+                &mut socket,
+                &Address {
+                    device: underlay.clone(),
+                    net: IpNet::V4(net),
+                },
+            )
+            .map_err(refused)?;
             link::up(&mut socket, &underlay).map_err(refused)?;
             link::put_route(&mut socket, &default_route(gateway, &underlay)).map_err(refused)
         })
@@ -343,9 +434,17 @@ fn make_node(record: &Record, node: &NodeRecord, fabric: Ipv4Net) -> Result<(), 
 
 fn default_route(gateway: Ipv4Addr, device: &IfName) -> Route {
     let everything = IpNet::V4(Ipv4Net::default());
-    let next_hop = NextHop { gateway: IpAddr::V4(gateway), device: device.clone(), onlink: false };
+    let next_hop = NextHop {
+        gateway: IpAddr::V4(gateway),
+        device: device.clone(),
+        onlink: false,
+    };
     Route {
-        key: RouteKey { table: TABLE_MAIN, destination: everything, metric: 0 },
+        key: RouteKey {
+            table: TABLE_MAIN,
+            destination: everything,
+            metric: 0,
+        },
         target: RouteTarget::Via(vec![next_hop]),
         protocol: PROTOCOL_STATIC,
         source: None,
@@ -354,13 +453,20 @@ fn default_route(gateway: Ipv4Addr, device: &IfName) -> Route {
 
 fn start_store(folder: &Folder) -> Result<(), LabError> {
     let mut command = Command::new(folder.bin().join("margay"));
-    command.args(["store", "serve", "--file"]).arg(folder.store_file()).arg("--socket").arg(folder.store_socket());
+    command
+        .args(["store", "serve", "--file"])
+        .arg(folder.store_file())
+        .arg("--socket")
+        .arg(folder.store_socket());
     daemon(folder, "store", "store", command, None)?;
     let deadline = Instant::now() + PATIENCE;
     while std::os::unix::net::UnixStream::connect(folder.store_socket()).is_err() {
         let gone = !processes::find(folder.path()).contains_key("store");
         if gone || Instant::now() > deadline {
-            return Err(LabError::NotReady { what: "the store".into(), why: log_hint(folder, "store") });
+            return Err(LabError::NotReady {
+                what: "the store".into(),
+                why: log_hint(folder, "store"),
+            });
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -371,7 +477,11 @@ fn start_store(folder: &Folder) -> Result<(), LabError> {
 fn daemon(folder: &Folder, role: &str, log: &str, mut command: Command, netns: Option<&str>) -> Result<(), LabError> {
     let path = folder.log(log);
     let what = format!("starting {role}");
-    let file = File::options().create(true).append(true).open(&path).map_err(LabError::io(path.display().to_string()))?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(LabError::io(path.display().to_string()))?;
     let copy = file.try_clone().map_err(LabError::io(what.clone()))?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     command.env(processes::MARK, processes::mark(folder.path(), role));
@@ -379,7 +489,9 @@ fn daemon(folder: &Folder, role: &str, log: &str, mut command: Command, netns: O
     command.process_group(0);
     if let Some(name) = netns {
         let netns = Netns::open(&netns::path(name)).map_err(LabError::io(name.to_string()))?;
-        netns.enter_before_exec(&mut command, false).map_err(LabError::io(what.clone()))?;
+        netns
+            .enter_before_exec(&mut command, false)
+            .map_err(LabError::io(what.clone()))?;
     }
     let child = command.spawn().map_err(LabError::io(what))?;
     // It is found by its mark; nobody waits for it here.
@@ -391,7 +503,11 @@ fn daemon(folder: &Folder, role: &str, log: &str, mut command: Command, netns: O
 fn remove(folder: &Folder) -> Result<(), LabError> {
     processes::end(folder.path(), &|_| true, Duration::from_secs(5));
     if let Ok(record) = folder.read() {
-        let names = record.pods.iter().map(|pod| &pod.netns).chain(record.nodes.iter().map(|node| &node.netns));
+        let names = record
+            .pods
+            .iter()
+            .map(|pod| &pod.netns)
+            .chain(record.nodes.iter().map(|node| &node.netns));
         for name in names.chain([&record.fabric]) {
             netns::delete(name).map_err(LabError::io(format!("namespace {name}")))?;
         }
@@ -407,10 +523,16 @@ fn remove(folder: &Folder) -> Result<(), LabError> {
 fn is_healthy(folder: &Folder, record: &Record) -> bool {
     let running = processes::find(folder.path());
     let agents = record.nodes.iter().filter(|node| node.agent);
-    let names = record.nodes.iter().map(|node| &node.netns).chain(record.pods.iter().map(|pod| &pod.netns));
+    let names = record
+        .nodes
+        .iter()
+        .map(|node| &node.netns)
+        .chain(record.pods.iter().map(|pod| &pod.netns));
     record.complete
         && running.contains_key("store")
-        && agents.into_iter().all(|node| running.contains_key(&format!("agent/{}", node.name)))
+        && agents
+            .into_iter()
+            .all(|node| running.contains_key(&format!("agent/{}", node.name)))
         && names.into_iter().all(|name| netns::path(name).exists())
 }
 
@@ -441,7 +563,12 @@ fn preflight(folder: &Folder, spec: &ClusterSpec) -> Result<(), LabError> {
     let try_devices = || {
         let mut socket = open_socket()?;
         let (a, b, bridge) = (IfName::from("a"), IfName::from("b"), IfName::from("c"));
-        let end = |name| VethEnd { name, netns: None, mac: None, mtu: None };
+        let end = |name| VethEnd {
+            name,
+            netns: None,
+            mac: None,
+            mtu: None,
+        };
         link::create_veth(&mut socket, &end(&a), &end(&b)).map_err(refused)?;
         link::create_bridge(&mut socket, &bridge).map_err(refused)
     };
@@ -462,7 +589,11 @@ fn refuse_taken(name: &str) -> Result<(), LabError> {
 }
 
 fn require_root() -> Result<(), LabError> {
-    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(LabError::NotRoot) }
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(LabError::NotRoot)
+    }
 }
 
 /// One lab command at a time changes a lab.
@@ -471,7 +602,10 @@ fn lock(folder: &Folder) -> Result<Flock<File>, LabError> {
     let what = format!("lock on {}", parent.display());
     fs::create_dir_all(parent).map_err(LabError::io(what.clone()))?;
     let file = File::open(parent).map_err(LabError::io(what.clone()))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io { what, source: errno.into() })
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
+        what,
+        source: errno.into(),
+    })
 }
 
 fn host_routes() -> Result<Vec<IpNet>, LabError> {

@@ -220,7 +220,12 @@ fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
         Command::Tour(lab) => tour::walk(&lab.folder(), out),
         Command::Pod(PodCommand::Add { name, node, lab }) => {
             let pod = pods::add(&lab.folder(), checked_name("pod", name)?, node)?;
-            let addresses = pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let addresses = pod
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
             say(out, &format!("pod {name} on {node}: {addresses}"))
         }
         Command::Pod(PodCommand::Delete { name, lab }) => {
@@ -237,7 +242,11 @@ fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
         Command::Capture(args) => capture::follow(&args.lab.folder(), &args.node, &args.device, args.count, out),
         Command::Env(lab) => environment(&lab.folder(), out),
         Command::Down(lab) => {
-            let text = if cluster::down(&lab.folder())? { "the lab is down; nothing of it is left" } else { "no lab is up" };
+            let text = if cluster::down(&lab.folder())? {
+                "the lab is down; nothing of it is left"
+            } else {
+                "no lab is up"
+            };
             say(out, text)
         }
     }
@@ -250,7 +259,8 @@ fn up(args: &UpArgs, out: &mut dyn Write) -> Result<(), LabError> {
         Some(path) => {
             let name = path.display().to_string();
             let text = std::fs::read_to_string(path).map_err(LabError::io(name.clone()))?;
-            let problems = |found: Vec<api::Problem>| LabError::Resources(found.iter().map(ToString::to_string).collect());
+            let problems =
+                |found: Vec<api::Problem>| LabError::Resources(found.iter().map(ToString::to_string).collect());
             api::document::read(&name, &text).map_err(problems)?
         }
     };
@@ -259,15 +269,30 @@ fn up(args: &UpArgs, out: &mut dyn Write) -> Result<(), LabError> {
         Mode::Always => EncapMode::Always,
         Mode::CrossSubnet => EncapMode::CrossSubnet,
     };
-    let wishes = Wishes { nodes: args.nodes, pods_per_node: args.pods_per_node, ipip_mode, pool: args.pool, resources };
+    let wishes = Wishes {
+        nodes: args.nodes,
+        pods_per_node: args.pods_per_node,
+        ipip_mode,
+        pool: args.pool,
+        resources,
+    };
     let mut progress = |step: &str| eprintln!("[{:5.2} s] {step}", started.elapsed().as_secs_f64());
     let folder = args.lab.folder();
     match cluster::up(&folder, wishes, &mut progress)? {
-        Up::Already(record) => say(out, &format!("the lab is up already, with {} nodes", record.nodes.len())),
+        Up::Already(record) => say(
+            out,
+            &format!("the lab is up already, with {} nodes", record.nodes.len()),
+        ),
         Up::Made(record) => {
             let counts = format!("{} nodes and {} pods", record.nodes.len(), record.pods.len());
-            say(out, &format!("the lab is up: {counts} in {:.2} s", started.elapsed().as_secs_f64()))?;
-            say(out, "look at it with `margay lab tour` and `margay lab status`; take it down with `margay lab down`")
+            say(
+                out,
+                &format!("the lab is up: {counts} in {:.2} s", started.elapsed().as_secs_f64()),
+            )?;
+            say(
+                out,
+                "look at it with `margay lab tour` and `margay lab status`; take it down with `margay lab down`",
+            )
         }
     }
 }
@@ -302,11 +327,26 @@ fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {
     let record = folder.read()?;
     let (netns, _) = record.place(&args.from)?;
     if !(0.0..=3600.0).contains(&args.interval) {
-        return Err(usage("--interval", &args.interval.to_string(), "is out of range: 0 to 3600 seconds"));
+        return Err(usage(
+            "--interval",
+            &args.interval.to_string(),
+            "is out of range: 0 to 3600 seconds",
+        ));
     }
     let target = address_of(&record, &args.to)?;
-    let echo = Echo { target, count: args.count, interval: Duration::from_secs_f64(args.interval), patience: Duration::from_secs(2) };
-    say(out, &format!("from {} to {} ({target}): {} echo requests", args.from, args.to, args.count))?;
+    let echo = Echo {
+        target,
+        count: args.count,
+        interval: Duration::from_secs_f64(args.interval),
+        patience: Duration::from_secs(2),
+    };
+    say(
+        out,
+        &format!(
+            "from {} to {} ({target}): {} echo requests",
+            args.from, args.to, args.count
+        ),
+    )?;
     let quiet = args.quiet;
     let mut lines = Vec::new();
     let replies = cluster::inside(&netns, || {
@@ -325,8 +365,18 @@ fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {
     .map_err(LabError::io("sending echo requests"))?;
     lines.iter().try_for_each(|line| say(out, line))?;
     let lost = replies.lost();
-    say(out, &format!("{} sent, {} answered, {lost} lost", replies.sent, replies.sent - lost))?;
-    if lost == 0 { Ok(()) } else { Err(LabError::Refused(format!("{lost} of {} requests were not answered", replies.sent))) }
+    say(
+        out,
+        &format!("{} sent, {} answered, {lost} lost", replies.sent, replies.sent - lost),
+    )?;
+    if lost == 0 {
+        Ok(())
+    } else {
+        Err(LabError::Refused(format!(
+            "{lost} of {} requests were not answered",
+            replies.sent
+        )))
+    }
 }
 
 /// The IPv4 address of a pod, a node, or written out.
@@ -352,7 +402,10 @@ pub(crate) fn address_of(record: &crate::record::Record, name: &str) -> Result<I
 fn environment(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
     folder.read()?;
     for (name, value) in exec::variables(folder) {
-        say(out, &format!("export {name}='{}'", value.to_string_lossy().replace('\'', r"'\''")))?;
+        say(
+            out,
+            &format!("export {name}='{}'", value.to_string_lossy().replace('\'', r"'\''")),
+        )?;
     }
     Ok(())
 }
@@ -366,7 +419,11 @@ fn checked_name<'a>(what: &str, name: &'a str) -> Result<&'a str, LabError> {
     if api::names::is_label(name) {
         return Ok(name);
     }
-    Err(usage(what, name, "is no DNS label: up to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit"))
+    Err(usage(
+        what,
+        name,
+        "is no DNS label: up to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit",
+    ))
 }
 
 fn lab_name(text: &str) -> Result<String, String> {

@@ -39,9 +39,17 @@ pub fn ip(bytes: &[u8]) -> Option<Packet> {
     if outer.payload_ip_number() == IpNumber::IPV4
         && let Ok(inner) = Ipv4Slice::from_slice(inside)
     {
-        return Some(Packet { outer: header(&outer), inner: Some(header(&inner)), payload: payload(&inner) });
+        return Some(Packet {
+            outer: header(&outer),
+            inner: Some(header(&inner)),
+            payload: payload(&inner),
+        });
     }
-    Some(Packet { outer: header(&outer), inner: None, payload: payload(&outer) })
+    Some(Packet {
+        outer: header(&outer),
+        inner: None,
+        payload: payload(&outer),
+    })
 }
 
 impl Packet {
@@ -100,13 +108,22 @@ fn header(slice: &Ipv4Slice<'_>) -> IpHeader {
 fn payload(slice: &Ipv4Slice<'_>) -> String {
     let bytes = slice.payload().payload;
     if slice.is_payload_fragmented() {
-        return format!("fragment at {} of {} bytes", slice.header().fragments_offset().byte_offset(), bytes.len());
+        return format!(
+            "fragment at {} of {} bytes",
+            slice.header().fragments_offset().byte_offset(),
+            bytes.len()
+        );
     }
     match slice.payload_ip_number() {
         IpNumber::ICMP => icmp(bytes),
         IpNumber::TCP => ports("TCP", bytes),
         IpNumber::UDP => ports("UDP", bytes),
-        other => format!("protocol {} ({}), {} bytes", other.0, protocol_name(other.0), bytes.len()),
+        other => format!(
+            "protocol {} ({}), {} bytes",
+            other.0,
+            protocol_name(other.0),
+            bytes.len()
+        ),
     }
 }
 
@@ -115,7 +132,10 @@ fn icmp(bytes: &[u8]) -> String {
         return "ICMP, cut short".into();
     };
     let echo = |what: &str| {
-        let (id, seq) = (u16::from_be_bytes([id_high, id_low]), u16::from_be_bytes([seq_high, seq_low]));
+        let (id, seq) = (
+            u16::from_be_bytes([id_high, id_low]),
+            u16::from_be_bytes([seq_high, seq_low]),
+        );
         format!("ICMP {what} id {id} seq {seq}")
     };
     match (kind, code) {
@@ -131,7 +151,12 @@ fn icmp(bytes: &[u8]) -> String {
 fn ports(name: &str, bytes: &[u8]) -> String {
     match bytes.first_chunk::<4>() {
         Some(&[a, b, c, d]) => {
-            format!("{name} {} -> {}  {} bytes", u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), bytes.len())
+            format!(
+                "{name} {} -> {}  {} bytes",
+                u16::from_be_bytes([a, b]),
+                u16::from_be_bytes([c, d]),
+                bytes.len()
+            )
         }
         None => format!("{name}, cut short"),
     }
@@ -181,7 +206,10 @@ mod tests {
     fn a_plain_packet_has_one_header() {
         check(
             &IPIP_ECHO[20..],
-            &["IPv4 192.168.36.75 -> 192.168.202.5  protocol 1 (ICMP)  ttl 63  length 32  id 7 DF", "  ICMP echo request id 9 seq 1"],
+            &[
+                "IPv4 192.168.36.75 -> 192.168.202.5  protocol 1 (ICMP)  ttl 63  length 32  id 7 DF",
+                "  ICMP echo request id 9 seq 1",
+            ],
         );
     }
 

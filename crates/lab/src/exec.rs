@@ -17,7 +17,10 @@ pub fn replace(folder: &Folder, place: &str, command: &[OsString]) -> Result<std
     let record = folder.read()?;
     let (netns, node) = record.place(place)?;
     let mut child = prepared(folder, node, &netns, command)?;
-    Err(LabError::Io { what: format!("cannot run `{}`", shown(command)), source: child.exec() })
+    Err(LabError::Io {
+        what: format!("cannot run `{}`", shown(command)),
+        source: child.exec(),
+    })
 }
 
 /// Runs a program in the namespace of a node or pod and answers with what it printed, both streams together.
@@ -33,13 +36,18 @@ pub fn output(folder: &Folder, place: &str, command: &[&str]) -> Result<String, 
 
 fn prepared(folder: &Folder, node: &NodeRecord, netns: &str, command: &[OsString]) -> Result<Command, LabError> {
     let Some((program, args)) = command.split_first() else {
-        return Err(crate::spec::usage("command", "", "is missing: margay lab exec PLACE -- COMMAND…"));
+        return Err(crate::spec::usage(
+            "command",
+            "",
+            "is missing: margay lab exec PLACE -- COMMAND…",
+        ));
     };
     let mut child = Command::new(program);
     child.args(args);
     environment(folder, node, &mut child);
     let open = Netns::open(&netns::path(netns)).map_err(LabError::io(format!("network namespace {netns}")))?;
-    open.enter_before_exec(&mut child, true).map_err(LabError::io(format!("network namespace {netns}")))?;
+    open.enter_before_exec(&mut child, true)
+        .map_err(LabError::io(format!("network namespace {netns}")))?;
     Ok(child)
 }
 
@@ -48,7 +56,9 @@ pub fn environment(folder: &Folder, node: &NodeRecord, command: &mut Command) {
     for (name, value) in variables(folder) {
         command.env(name, value);
     }
-    command.env("NODENAME", &node.name).env("MARGAY_RUN_DIR", folder.run_dir(&node.name));
+    command
+        .env("NODENAME", &node.name)
+        .env("MARGAY_RUN_DIR", folder.run_dir(&node.name));
 }
 
 /// What a shell needs to talk to the lab's store.
@@ -71,9 +81,18 @@ pub fn routes() -> Result<Vec<IpNet>, LabError> {
     let observe = async { LiveKernel::open()?.observe(&IfName::from("tunl0")).await };
     let seen = runtime.block_on(observe).map_err(crate::cluster::refused)?;
     let leads = |target: &RouteTarget| !matches!(target, RouteTarget::Other(_));
-    Ok(seen.routes.into_values().filter(|route| leads(&route.target)).map(|route| route.key.destination).collect())
+    Ok(seen
+        .routes
+        .into_values()
+        .filter(|route| leads(&route.target))
+        .map(|route| route.key.destination)
+        .collect())
 }
 
 fn shown(command: &[OsString]) -> String {
-    command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    command
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -69,12 +69,20 @@ pub fn ping(echo: &Echo, heard: &mut dyn FnMut(Reply)) -> io::Result<Replies> {
             match socket.send_to(&request(id, done.sent), &target) {
                 Ok(_) => {}
                 // No route now is a lost packet, not the end: routes come and go while one watches.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable
+                    ) => {}
                 Err(error) => return Err(error),
             }
             continue;
         }
-        let deadline = if done.sent < echo.count { due } else { sent_at.last().map_or(now, |last| *last + echo.patience) };
+        let deadline = if done.sent < echo.count {
+            due
+        } else {
+            sent_at.last().map_or(now, |last| *last + echo.patience)
+        };
         if done.replies.len() >= usize::from(echo.count) || now >= deadline {
             return Ok(done);
         }
@@ -85,9 +93,18 @@ pub fn ping(echo: &Echo, heard: &mut dyn FnMut(Reply)) -> io::Result<Replies> {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => continue,
             Err(error) => return Err(error),
         };
-        let Some((sequence, ttl, length)) = answer(&buffer[..length], id, echo.target) else { continue };
-        let Some(at) = sent_at.get(usize::from(sequence).wrapping_sub(1)) else { continue };
-        let reply = Reply { sequence, ttl, length, time: at.elapsed() };
+        let Some((sequence, ttl, length)) = answer(&buffer[..length], id, echo.target) else {
+            continue;
+        };
+        let Some(at) = sent_at.get(usize::from(sequence).wrapping_sub(1)) else {
+            continue;
+        };
+        let reply = Reply {
+            sequence,
+            ttl,
+            length,
+            time: at.elapsed(),
+        };
         heard(reply);
         done.replies.push(reply);
     }
@@ -110,7 +127,9 @@ const PAYLOAD: &[u8] = b"margay lab: every node is a router, every pod is a rout
 fn answer(packet: &[u8], id: u16, from: Ipv4Addr) -> Option<(u16, u8, usize)> {
     let ip = Ipv4Slice::from_slice(packet).ok()?;
     let icmp = ip.payload().payload;
-    let &[0, 0, _, _, a, b, c, d] = icmp.first_chunk::<8>()? else { return None };
+    let &[0, 0, _, _, a, b, c, d] = icmp.first_chunk::<8>()? else {
+        return None;
+    };
     let ours = u16::from_be_bytes([a, b]) == id && ip.header().source_addr() == from;
     ours.then(|| (u16::from_be_bytes([c, d]), ip.header().ttl(), icmp.len()))
 }

@@ -20,12 +20,22 @@ const INTERFACE: &str = "eth0";
 
 /// Makes the planned pods of a new lab, which the record lists already, and writes down their addresses.
 pub fn add_all(folder: &Folder, record: &mut Record, plans: &[PodPlan]) -> Result<(), LabError> {
-    let planned: Vec<PodRecord> = plans.iter().map(|plan| record.pod(&plan.name).cloned()).collect::<Result<_, _>>()?;
+    let planned: Vec<PodRecord> = plans
+        .iter()
+        .map(|plan| record.pod(&plan.name).cloned())
+        .collect::<Result<_, _>>()?;
     for chunk in planned.chunks(AT_ONCE) {
         let attach = |pod: &PodRecord| make(folder, record, pod);
         let made: Vec<Result<PodRecord, LabError>> = std::thread::scope(|scope| {
             let threads: Vec<_> = chunk.iter().map(|pod| scope.spawn(|| attach(pod))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(LabError::Refused("a thread panicked".into())))).collect()
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|_| Err(LabError::Refused("a thread panicked".into())))
+                })
+                .collect()
         });
         for pod in made {
             let pod = pod?;
@@ -79,18 +89,40 @@ fn replace(record: &mut Record, pod: PodRecord) {
 
 fn make(folder: &Folder, record: &Record, pod: &PodRecord) -> Result<PodRecord, LabError> {
     create_netns(&pod.netns)?;
-    inside(&pod.netns, || open_socket().and_then(|mut socket| link::up(&mut socket, &"lo".into()).map_err(refused)))??;
+    inside(&pod.netns, || {
+        open_socket().and_then(|mut socket| link::up(&mut socket, &"lo".into()).map_err(refused))
+    })??;
     let answer = plugin(folder, record, pod, "ADD")?;
     let result: Value = serde_json::from_str(&answer).unwrap_or_default();
-    let addresses = result["ips"].as_array().into_iter().flatten().filter_map(|ip| ip["address"].as_str());
-    let addresses: Vec<IpAddr> = addresses.filter_map(|net| net.split('/').next()?.parse().ok()).collect();
+    let addresses = result["ips"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip["address"].as_str());
+    let addresses: Vec<IpAddr> = addresses
+        .filter_map(|net| net.split('/').next()?.parse().ok())
+        .collect();
     // The result lists the node's end first, then the pod's.
-    let host_device = result["interfaces"].as_array().into_iter().flatten().find(|interface| interface["sandbox"].as_str().is_none_or(str::is_empty));
-    let host_device = host_device.and_then(|interface| interface["name"].as_str()).map(str::to_string);
+    let host_device = result["interfaces"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|interface| interface["sandbox"].as_str().is_none_or(str::is_empty));
+    let host_device = host_device
+        .and_then(|interface| interface["name"].as_str())
+        .map(str::to_string);
     if addresses.is_empty() {
-        return Err(LabError::Cni { verb: "ADD", pod: pod.name.clone(), answer });
+        return Err(LabError::Cni {
+            verb: "ADD",
+            pod: pod.name.clone(),
+            answer,
+        });
     }
-    Ok(PodRecord { addresses, host_device, ..pod.clone() })
+    Ok(PodRecord {
+        addresses,
+        host_device,
+        ..pod.clone()
+    })
 }
 
 fn unmake(folder: &Folder, record: &Record, pod: &PodRecord) -> Result<(), LabError> {
@@ -101,7 +133,11 @@ fn unmake(folder: &Folder, record: &Record, pod: &PodRecord) -> Result<(), LabEr
 /// Executes the plugin on the pod's node and answers with what it printed.
 pub fn plugin(folder: &Folder, record: &Record, pod: &PodRecord, verb: &'static str) -> Result<String, LabError> {
     let node = record.node(&pod.node)?;
-    let failed = |answer: String| LabError::Cni { verb, pod: pod.name.clone(), answer };
+    let failed = |answer: String| LabError::Cni {
+        verb,
+        pod: pod.name.clone(),
+        answer,
+    };
     let mut command = Command::new(folder.bin().join("calico"));
     exec::environment(folder, node, &mut command);
     let name = &pod.name;
@@ -112,19 +148,29 @@ pub fn plugin(folder: &Folder, record: &Record, pod: &PodRecord, verb: &'static 
         .env("CNI_NETNS", netns::path(&pod.netns))
         .env("CNI_IFNAME", INTERFACE)
         .env("CNI_PATH", folder.bin())
-        .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"))
+        .env(
+            "CNI_ARGS",
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let open = Netns::open(&netns::path(&node.netns)).map_err(LabError::io(node.netns.clone()))?;
-    open.enter_before_exec(&mut command, false).map_err(LabError::io(node.netns.clone()))?;
+    open.enter_before_exec(&mut command, false)
+        .map_err(LabError::io(node.netns.clone()))?;
     let mut child = command.spawn().map_err(LabError::io("executing the CNI plugin"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(configuration(folder, &node.name).to_string().as_bytes()).map_err(LabError::io("CNI plugin"))?;
+        stdin
+            .write_all(configuration(folder, &node.name).to_string().as_bytes())
+            .map_err(LabError::io("CNI plugin"))?;
     }
     let done = child.wait_with_output().map_err(LabError::io("CNI plugin"))?;
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    if done.status.success() { Ok(printed) } else { Err(failed(printed + &String::from_utf8_lossy(&done.stderr))) }
+    if done.status.success() {
+        Ok(printed)
+    } else {
+        Err(failed(printed + &String::from_utf8_lossy(&done.stderr)))
+    }
 }
 
 /// The network configuration that a runtime would read from `10-calico.conflist`.

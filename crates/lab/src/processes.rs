@@ -19,14 +19,24 @@ pub fn mark(folder: &Path, role: &str) -> String {
 
 /// The running processes of the lab in `folder`, by role.
 pub fn find(folder: &Path) -> BTreeMap<String, Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| Some((role_of(pid, folder)?, Pid::from_raw(pid)))).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeMap::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((role_of(pid, folder)?, Pid::from_raw(pid))))
+        .collect()
 }
 
 /// Ends the lab's processes: asks, waits up to `patience`, then kills. Only processes that carry the mark are touched.
 pub fn end(folder: &Path, roles: &dyn Fn(&str) -> bool, patience: Duration) {
-    let chosen = || find(folder).into_iter().filter(|(role, _)| roles(role)).collect::<Vec<_>>();
+    let chosen = || {
+        find(folder)
+            .into_iter()
+            .filter(|(role, _)| roles(role))
+            .collect::<Vec<_>>()
+    };
     for (_, pid) in chosen() {
         let _ = kill(pid, Signal::SIGTERM);
     }
@@ -45,7 +55,9 @@ pub fn end(folder: &Path, roles: &dyn Fn(&str) -> bool, patience: Duration) {
 fn role_of(pid: i32, folder: &Path) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let prefix = format!("{MARK}={}:", folder.display());
-    let entry = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    let entry = environment
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
     // A process that has ended but was not waited for yet has an empty environment, or is a zombie.
     let zombie = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     (!zombie).then(|| String::from_utf8_lossy(std::ffi::OsStr::from_bytes(entry).as_bytes()).into_owned())

@@ -65,7 +65,10 @@ pub struct PodRecord {
 impl Folder {
     /// The folder of the lab `name`.
     pub fn of(name: &str) -> Self {
-        Self { name: name.to_string(), root: Path::new("/run/margay-lab").join(name) }
+        Self {
+            name: name.to_string(),
+            root: Path::new("/run/margay-lab").join(name),
+        }
     }
 
     /// The folder itself.
@@ -105,7 +108,11 @@ impl Folder {
 
     /// The name of a namespace of this lab; labs other than the default one carry their name in front.
     pub fn netns(&self, name: &str) -> String {
-        if self.name == DEFAULT_NAME { name.to_string() } else { format!("{}.{name}", self.name) }
+        if self.name == DEFAULT_NAME {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.name)
+        }
     }
 
     /// Reads the record; [`LabError::NotUp`] if there is none.
@@ -114,7 +121,12 @@ impl Folder {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(LabError::NotUp),
-            Err(source) => return Err(LabError::Io { what: path.display().to_string(), source }),
+            Err(source) => {
+                return Err(LabError::Io {
+                    what: path.display().to_string(),
+                    source,
+                });
+            }
         };
         // A record that cannot be read is as good as none: `up` and `down` clean up by names.
         serde_json::from_str(&text).map_err(|_| LabError::NotUp)
@@ -155,16 +167,34 @@ impl Record {
     /// The node, or an error that lists the nodes.
     pub fn node(&self, name: &str) -> Result<&NodeRecord, LabError> {
         self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
-            let known = self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-            LabError::Unknown { kind: "node", name: name.to_string(), known }
+            let known = self
+                .nodes
+                .iter()
+                .map(|node| node.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            LabError::Unknown {
+                kind: "node",
+                name: name.to_string(),
+                known,
+            }
         })
     }
 
     /// The pod, or an error that lists the pods.
     pub fn pod(&self, name: &str) -> Result<&PodRecord, LabError> {
         self.pods.iter().find(|pod| pod.name == name).ok_or_else(|| {
-            let known = self.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>().join(", ");
-            LabError::Unknown { kind: "pod", name: name.to_string(), known }
+            let known = self
+                .pods
+                .iter()
+                .map(|pod| pod.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
+            LabError::Unknown {
+                kind: "pod",
+                name: name.to_string(),
+                known,
+            }
         })
     }
 
@@ -176,8 +206,16 @@ impl Record {
         if let Ok(node) = self.node(name) {
             return Ok((node.netns.clone(), node));
         }
-        let names = self.nodes.iter().map(|node| &node.name).chain(self.pods.iter().map(|pod| &pod.name));
+        let names = self
+            .nodes
+            .iter()
+            .map(|node| &node.name)
+            .chain(self.pods.iter().map(|pod| &pod.name));
         let known = names.map(String::as_str).collect::<Vec<_>>().join(", ");
-        Err(LabError::Unknown { kind: "node or pod", name: name.to_string(), known })
+        Err(LabError::Unknown {
+            kind: "node or pod",
+            name: name.to_string(),
+            known,
+        })
     }
 }

@@ -67,7 +67,8 @@ impl ClusterSpec {
         let mut notes = Vec::new();
         let nodes = nodes(&wishes, fabric)?;
         let mut resources = wishes.resources.clone();
-        let has_pool = |resources: &[Resource]| resources.iter().any(|resource| matches!(resource, Resource::IPPool(_)));
+        let has_pool =
+            |resources: &[Resource]| resources.iter().any(|resource| matches!(resource, Resource::IPPool(_)));
         if !has_pool(&resources) {
             resources.push(default_pool(&wishes, host_routes, &mut notes)?.into());
         }
@@ -78,14 +79,34 @@ impl ClusterSpec {
         }
         // Nodes of the file are written too: an agent adopts the entry that it finds under its name.
         for node in &nodes {
-            let known = resources.iter().any(|r| matches!(r, Resource::Node(n) if n.metadata.name == node.name));
+            let known = resources
+                .iter()
+                .any(|r| matches!(r, Resource::Node(n) if n.metadata.name == node.name));
             if !known {
-                let bgp = NodeBgp { ipv4_address: Ipv4Net::new(node.address, fabric.prefix_len()).ok(), ..NodeBgp::default() };
-                resources.push(Node::new(&node.name, NodeSpec { bgp: Some(bgp), ..NodeSpec::default() }).into());
+                let bgp = NodeBgp {
+                    ipv4_address: Ipv4Net::new(node.address, fabric.prefix_len()).ok(),
+                    ..NodeBgp::default()
+                };
+                resources.push(
+                    Node::new(
+                        &node.name,
+                        NodeSpec {
+                            bgp: Some(bgp),
+                            ..NodeSpec::default()
+                        },
+                    )
+                    .into(),
+                );
             }
         }
         let pods = pods(&wishes, &nodes);
-        Ok(Self { fabric, nodes, pods, resources, notes })
+        Ok(Self {
+            fabric,
+            nodes,
+            pods,
+            resources,
+            notes,
+        })
     }
 
     /// First address of the fabric: its bridge, the nodes' default gateway.
@@ -99,19 +120,46 @@ pub const FABRIC: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 211, 55, 0), 2
 const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16);
 
 fn nodes(wishes: &Wishes, fabric: Ipv4Net) -> Result<Vec<NodePlan>, LabError> {
-    let named: Vec<&Node> = wishes.resources.iter().filter_map(|resource| <&Node>::try_from(resource).ok()).collect();
+    let named: Vec<&Node> = wishes
+        .resources
+        .iter()
+        .filter_map(|resource| <&Node>::try_from(resource).ok())
+        .collect();
     if !named.is_empty() {
         if wishes.nodes.is_some() {
-            return Err(usage("--nodes", &named.len().to_string(), "contradicts the Nodes in the file; leave it out"));
+            return Err(usage(
+                "--nodes",
+                &named.len().to_string(),
+                "contradicts the Nodes in the file; leave it out",
+            ));
         }
-        return named.into_iter().enumerate().map(|(i, node)| node_of_file(node, i, fabric)).collect();
+        return named
+            .into_iter()
+            .enumerate()
+            .map(|(i, node)| node_of_file(node, i, fabric))
+            .collect();
     }
     let count = wishes.nodes.unwrap_or(3);
     if !(1..=MAX_NODES).contains(&count) {
-        return Err(usage("--nodes", &count.to_string(), &format!("is out of range: 1 to {MAX_NODES}")));
+        return Err(usage(
+            "--nodes",
+            &count.to_string(),
+            &format!("is out of range: 1 to {MAX_NODES}"),
+        ));
     }
-    let name = |i: usize| if i == 0 { "k8s-125-master".to_string() } else { format!("k8s-125-node{i}") };
-    Ok((0..count).map(|i| NodePlan { name: name(i), address: address(fabric, i) }).collect())
+    let name = |i: usize| {
+        if i == 0 {
+            "k8s-125-master".to_string()
+        } else {
+            format!("k8s-125-node{i}")
+        }
+    };
+    Ok((0..count)
+        .map(|i| NodePlan {
+            name: name(i),
+            address: address(fabric, i),
+        })
+        .collect())
 }
 
 fn node_of_file(node: &Node, position: usize, fabric: Ipv4Net) -> Result<NodePlan, LabError> {
@@ -121,7 +169,11 @@ fn node_of_file(node: &Node, position: usize, fabric: Ipv4Net) -> Result<NodePla
         Some(net) if fabric.contains(&net.addr()) => net.addr(),
         Some(net) => {
             let problem = format!("is outside the lab's fabric {fabric}; leave it out or choose one inside");
-            return Err(usage(&format!("Node {name}: spec.bgp.ipv4Address"), &net.to_string(), &problem));
+            return Err(usage(
+                &format!("Node {name}: spec.bgp.ipv4Address"),
+                &net.to_string(),
+                &problem,
+            ));
         }
         None => address(fabric, position),
     };
@@ -137,12 +189,20 @@ fn pods(wishes: &Wishes, nodes: &[NodePlan]) -> Vec<PodPlan> {
     if let Some(count) = wishes.pods_per_node {
         let of = |(i, node): (usize, &NodePlan)| {
             let node = node.name.clone();
-            (1..=count).map(move |k| PodPlan { name: format!("pod-{i}-{k}"), node: node.clone() }).collect::<Vec<_>>()
+            (1..=count)
+                .map(move |k| PodPlan {
+                    name: format!("pod-{i}-{k}"),
+                    node: node.clone(),
+                })
+                .collect::<Vec<_>>()
         };
         return nodes.iter().enumerate().flat_map(of).collect();
     }
     let node = |i: usize| nodes[i.min(nodes.len() - 1)].name.clone();
-    let pod = |name: &str, node: String| PodPlan { name: name.to_string(), node };
+    let pod = |name: &str, node: String| PodPlan {
+        name: name.to_string(),
+        node,
+    };
     vec![pod("cni-1", node(1)), pod("cni-2", node(2)), pod("c1", node(1))]
 }
 
@@ -160,17 +220,27 @@ fn default_pool(wishes: &Wishes, host_routes: &[IpNet], notes: &mut Vec<String>)
                 remedy: "choose a range with --pool".into(),
             })?;
             if cidr != IpNet::V4(DEFAULT_POOL) {
-                notes.push(format!("this machine has routes into {DEFAULT_POOL}; the pool is {cidr} instead"));
+                notes.push(format!(
+                    "this machine has routes into {DEFAULT_POOL}; the pool is {cidr} instead"
+                ));
             }
             cidr
         }
     };
     let mut spec = IpPoolSpec::new(cidr);
     spec.block_size = Some(spec.block_len());
-    spec.ipip_mode = if matches!(cidr, IpNet::V4(_)) { wishes.ipip_mode } else { EncapMode::Never };
+    spec.ipip_mode = if matches!(cidr, IpNet::V4(_)) {
+        wishes.ipip_mode
+    } else {
+        EncapMode::Never
+    };
     spec.nat_outgoing = true;
     spec.node_selector = Some("all()".into());
-    let name = if matches!(cidr, IpNet::V4(_)) { "default-ipv4-ippool" } else { "default-ipv6-ippool" };
+    let name = if matches!(cidr, IpNet::V4(_)) {
+        "default-ipv4-ippool"
+    } else {
+        "default-ipv6-ippool"
+    };
     Ok(IpPool::new(name, spec))
 }
 
@@ -191,13 +261,23 @@ pub fn duplicates(nodes: &[NodePlan]) -> Option<LabError> {
     let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     nodes.iter().find_map(|node| {
         let twice = !names.insert(&node.name) || !addresses.insert(node.address);
-        twice.then(|| usage("Node", &node.name, &format!("(or its address {}) stands twice in the file", node.address)))
+        twice.then(|| {
+            usage(
+                "Node",
+                &node.name,
+                &format!("(or its address {}) stands twice in the file", node.address),
+            )
+        })
     })
 }
 
 /// A wrong flag or field.
 pub fn usage(field: &str, value: &str, problem: &str) -> LabError {
-    LabError::Usage { field: field.into(), value: value.into(), problem: problem.into() }
+    LabError::Usage {
+        field: field.into(),
+        value: value.into(),
+        problem: problem.into(),
+    }
 }
 
 #[cfg(test)]
@@ -205,18 +285,33 @@ mod tests {
     use super::*;
 
     fn wishes() -> Wishes {
-        Wishes { nodes: None, pods_per_node: None, ipip_mode: EncapMode::Always, pool: None, resources: Vec::new() }
+        Wishes {
+            nodes: None,
+            pods_per_node: None,
+            ipip_mode: EncapMode::Always,
+            pool: None,
+            resources: Vec::new(),
+        }
     }
 
     fn check(wishes: Wishes, routes: &[&str], expected: Result<&str, &str>) {
         let routes: Vec<IpNet> = routes.iter().map(|route| route.parse().unwrap()).collect();
         let shown = ClusterSpec::decide(wishes, &routes).map(|spec| {
-            let pool = spec.resources.iter().find_map(|r| <&IpPool>::try_from(r).ok()).map(|pool| pool.spec.cidr.to_string());
+            let pool = spec
+                .resources
+                .iter()
+                .find_map(|r| <&IpPool>::try_from(r).ok())
+                .map(|pool| pool.spec.cidr.to_string());
             let node = |node: &NodePlan| format!("{} {}", node.name, node.address);
             let pod = |pod: &PodPlan| format!("{}@{}", pod.name, pod.node);
             let nodes: Vec<_> = spec.nodes.iter().map(node).collect();
             let pods: Vec<_> = spec.pods.iter().map(pod).collect();
-            format!("{} | {} | {}", pool.unwrap_or_default(), nodes.join(", "), pods.join(" "))
+            format!(
+                "{} | {} | {}",
+                pool.unwrap_or_default(),
+                nodes.join(", "),
+                pods.join(" ")
+            )
         });
         match (shown, expected) {
             (Ok(shown), Ok(expected)) => assert_eq!(shown, expected),
@@ -230,30 +325,72 @@ mod tests {
         check(
             wishes(),
             &["0.0.0.0/0", "10.0.2.0/24"],
-            Ok("192.168.0.0/16 | k8s-125-master 10.211.55.7, k8s-125-node1 10.211.55.8, k8s-125-node2 10.211.55.9 | \
-                cni-1@k8s-125-node1 cni-2@k8s-125-node2 c1@k8s-125-node1"),
+            Ok(
+                "192.168.0.0/16 | k8s-125-master 10.211.55.7, k8s-125-node1 10.211.55.8, k8s-125-node2 10.211.55.9 | \
+                cni-1@k8s-125-node1 cni-2@k8s-125-node2 c1@k8s-125-node1",
+            ),
         );
     }
 
     #[test]
     fn a_home_network_moves_the_default_pool() {
-        let nodes = Wishes { nodes: Some(1), pods_per_node: Some(1), ..wishes() };
-        check(nodes, &["192.168.1.0/24", "172.16.0.0/12"], Err("every default pool is already in use"));
-        let nodes = Wishes { nodes: Some(1), pods_per_node: Some(1), ..wishes() };
-        check(nodes, &["192.168.1.0/24", "172.17.0.0/16"], Ok("172.16.0.0/16 | k8s-125-master 10.211.55.7 | pod-0-1@k8s-125-master"));
+        let nodes = Wishes {
+            nodes: Some(1),
+            pods_per_node: Some(1),
+            ..wishes()
+        };
+        check(
+            nodes,
+            &["192.168.1.0/24", "172.16.0.0/12"],
+            Err("every default pool is already in use"),
+        );
+        let nodes = Wishes {
+            nodes: Some(1),
+            pods_per_node: Some(1),
+            ..wishes()
+        };
+        check(
+            nodes,
+            &["192.168.1.0/24", "172.17.0.0/16"],
+            Ok("172.16.0.0/16 | k8s-125-master 10.211.55.7 | pod-0-1@k8s-125-master"),
+        );
     }
 
     #[test]
     fn an_explicit_pool_is_refused_where_it_overlaps() {
-        let overlapping = Wishes { pool: Some("10.0.0.0/8".parse().unwrap()), ..wishes() };
+        let overlapping = Wishes {
+            pool: Some("10.0.0.0/8".parse().unwrap()),
+            ..wishes()
+        };
         check(overlapping, &[], Err("route 10.211.55.0/24"));
-        let overlapping = Wishes { pool: Some("192.168.1.0/24".parse().unwrap()), ..wishes() };
-        check(overlapping, &["192.168.0.0/16"], Err("pool 192.168.1.0/24 is already in use by route 192.168.0.0/16"));
+        let overlapping = Wishes {
+            pool: Some("192.168.1.0/24".parse().unwrap()),
+            ..wishes()
+        };
+        check(
+            overlapping,
+            &["192.168.0.0/16"],
+            Err("pool 192.168.1.0/24 is already in use by route 192.168.0.0/16"),
+        );
     }
 
     #[test]
     fn too_many_nodes_are_refused() {
-        check(Wishes { nodes: Some(0), ..wishes() }, &[], Err("--nodes: `0` is out of range: 1 to 240"));
-        check(Wishes { nodes: Some(241), ..wishes() }, &[], Err("`241` is out of range"));
+        check(
+            Wishes {
+                nodes: Some(0),
+                ..wishes()
+            },
+            &[],
+            Err("--nodes: `0` is out of range: 1 to 240"),
+        );
+        check(
+            Wishes {
+                nodes: Some(241),
+                ..wishes()
+            },
+            &[],
+            Err("`241` is out of range"),
+        );
     }
 }

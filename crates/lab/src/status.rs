@@ -13,7 +13,11 @@ use crate::record::{Folder, NodeRecord, Record};
 pub fn show(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
     let record = folder.read()?;
     let running = processes::find(folder.path());
-    let mut rows = vec![["NODE", "ADDRESS", "AGENT", "READY", "BGP", "TUNL0", "PODS"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["NODE", "ADDRESS", "AGENT", "READY", "BGP", "TUNL0", "PODS"]
+            .map(String::from)
+            .to_vec(),
+    ];
     let mut problems = Vec::new();
     for node in &record.nodes {
         let pods = record.pods.iter().filter(|pod| pod.node == node.name).count();
@@ -25,29 +29,61 @@ pub fn show(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
         };
         let report = report(folder, node);
         let (ready, bgp, tunnel) = match &report {
-            Some(report) => (if report.ready { "yes" } else { "NO" }.to_string(), sessions(report), report.ipip.flavour.clone()),
+            Some(report) => (
+                if report.ready { "yes" } else { "NO" }.to_string(),
+                sessions(report),
+                report.ipip.flavour.clone(),
+            ),
             None => ("-".into(), "-".into(), "-".into()),
         };
         problems.extend(report.into_iter().flat_map(|report| {
             let node = node.name.clone();
-            report.problems.into_iter().map(move |problem| format!("{node}: {problem}"))
+            report
+                .problems
+                .into_iter()
+                .map(move |problem| format!("{node}: {problem}"))
         }));
-        rows.push(vec![node.name.clone(), node.address.to_string(), process, ready, bgp, tunnel, pods.to_string()]);
+        rows.push(vec![
+            node.name.clone(),
+            node.address.to_string(),
+            process,
+            ready,
+            bgp,
+            tunnel,
+            pods.to_string(),
+        ]);
     }
     let mut shown = || -> io::Result<()> {
         output::columns(out, &rows)?;
         pods(&record, out)?;
-        problems.iter().try_for_each(|problem| writeln!(out, "problem: {problem}"))
+        problems
+            .iter()
+            .try_for_each(|problem| writeln!(out, "problem: {problem}"))
     };
     shown().map_err(LabError::io("standard output"))
 }
 
 fn pods(record: &Record, out: &mut dyn Write) -> io::Result<()> {
-    let mut rows = vec![["POD", "NODE", "ADDRESS", "NAMESPACE", "NODE'S END"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["POD", "NODE", "ADDRESS", "NAMESPACE", "NODE'S END"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for pod in &record.pods {
-        let addresses = pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let addresses = pod
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
         let device = pod.host_device.clone().unwrap_or_default();
-        rows.push(vec![pod.name.clone(), pod.node.clone(), addresses, pod.netns.clone(), device]);
+        rows.push(vec![
+            pod.name.clone(),
+            pod.node.clone(),
+            addresses,
+            pod.netns.clone(),
+            device,
+        ]);
     }
     output::columns(out, &rows)
 }
@@ -58,6 +94,11 @@ pub fn report(folder: &Folder, node: &NodeRecord) -> Option<Report> {
 }
 
 fn sessions(report: &Report) -> String {
-    let up = report.bgp.peers.iter().filter(|peer| peer.state == "Established").count();
+    let up = report
+        .bgp
+        .peers
+        .iter()
+        .filter(|peer| peer.state == "Established")
+        .count();
     format!("{up}/{}", report.bgp.peers.len())
 }

@@ -21,7 +21,13 @@ pub fn walk(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
         return Err(LabError::NotUp);
     }
     let stops = Stops::choose(&record)?;
-    let mut tour = Tour { folder, record: &record, stops, out, step: 0 };
+    let mut tour = Tour {
+        folder,
+        record: &record,
+        stops,
+        out,
+        step: 0,
+    };
     tour.nodes()?;
     tour.pods()?;
     tour.inside_a_pod()?;
@@ -43,13 +49,22 @@ struct Stops {
 
 impl Stops {
     fn choose(record: &Record) -> Result<Self, LabError> {
-        let shared = |pod: &&PodRecord| record.pods.iter().any(|other| other.node == pod.node && other.name != pod.name);
+        let shared = |pod: &&PodRecord| {
+            record
+                .pods
+                .iter()
+                .any(|other| other.node == pod.node && other.name != pod.name)
+        };
         let first = record.pods.iter().find(shared).or(record.pods.first());
         let here = first.cloned().ok_or_else(|| LabError::NotReady {
             what: "a tour".into(),
             why: "the lab has no pods; add one with `margay lab pod add NAME --node NODE`".into(),
         })?;
-        let beside = record.pods.iter().find(|pod| pod.node == here.node && pod.name != here.name).cloned();
+        let beside = record
+            .pods
+            .iter()
+            .find(|pod| pod.node == here.node && pod.name != here.name)
+            .cloned();
         let far = record.pods.iter().find(|pod| pod.node != here.node).cloned();
         Ok(Self { here, beside, far })
     }
@@ -113,14 +128,21 @@ impl Tour<'_> {
     fn the_gateway(&mut self) -> Result<(), LabError> {
         let pod = self.stops.here.clone();
         self.title("Who answers for 169.254.1.1")?;
-        self.explain("The pod asks by ARP; the node's end of the link answers at once, with proxy ARP and its own MAC:")?;
+        self.explain(
+            "The pod asks by ARP; the node's end of the link answers at once, with proxy ARP and its own MAC:",
+        )?;
         let own = first_v4(&pod)?;
-        let answer = inside(&pod.netns, || arp::who_has("eth0", own, GATEWAY, Duration::from_secs(2)))?;
+        let answer = inside(&pod.netns, || {
+            arp::who_has("eth0", own, GATEWAY, Duration::from_secs(2))
+        })?;
         let answer = answer.map_err(LabError::io("asking by ARP"))?;
         match answer {
             Some((mac, time)) => {
                 self.line(&format!("  {own} asked: who has {GATEWAY}?"))?;
-                self.line(&format!("  answer: {GATEWAY} is at {mac}, after {:.3} ms", time.as_secs_f64() * 1000.0))?;
+                self.line(&format!(
+                    "  answer: {GATEWAY} is at {mac}, after {:.3} ms",
+                    time.as_secs_f64() * 1000.0
+                ))?;
             }
             None => self.line("  no answer within 2 s")?,
         }
@@ -151,19 +173,28 @@ impl Tour<'_> {
     }
 
     fn ping_beside(&mut self) -> Result<(), LabError> {
-        let Some(beside) = self.stops.beside.clone() else { return Ok(()) };
+        let Some(beside) = self.stops.beside.clone() else {
+            return Ok(());
+        };
         let here = self.stops.here.clone();
         self.title(&format!("Ping on one node: {} to {}", beside.name, here.name))?;
-        self.explain("Both hang off the same node, yet the packet is routed, not bridged: TTL falls from 64 to 63 on the way.")?;
+        self.explain(
+            "Both hang off the same node, yet the packet is routed, not bridged: TTL falls from 64 to 63 on the way.",
+        )?;
         self.command(&format!("margay lab ping {} {}", beside.name, here.name))?;
         let replies = self.ping(&beside, first_v4(&here)?)?;
         self.replies(&replies)
     }
 
     fn ping_across(&mut self) -> Result<(), LabError> {
-        let Some(far) = self.stops.far.clone() else { return Ok(()) };
+        let Some(far) = self.stops.far.clone() else {
+            return Ok(());
+        };
         let here = self.stops.here.clone();
-        let (near_node, far_node) = (self.record.node(&here.node)?.clone(), self.record.node(&far.node)?.clone());
+        let (near_node, far_node) = (
+            self.record.node(&here.node)?.clone(),
+            self.record.node(&far.node)?.clone(),
+        );
         self.title(&format!("Ping across nodes: {} to {}", here.name, far.name))?;
         self.explain(&format!(
             "eth0 of {} -> {} -> tunl0 -> {UNDERLAY} of {} -> {UNDERLAY} of {} -> tunl0 -> {} -> eth0 of {}. Captured on {UNDERLAY} of {}:",
@@ -175,7 +206,10 @@ impl Tour<'_> {
             far.name,
             near_node.name
         ))?;
-        self.command(&format!("margay lab ping {} {}; margay lab capture {}", here.name, far.name, near_node.name))?;
+        self.command(&format!(
+            "margay lab ping {} {}; margay lab capture {}",
+            here.name, far.name, near_node.name
+        ))?;
         let (from, to) = (first_v4(&here)?, first_v4(&far)?);
         let tap = Tap::open(&near_node.netns, UNDERLAY)?;
         let replies = self.ping(&here, to)?;
@@ -188,9 +222,15 @@ impl Tour<'_> {
                 Some(captured) => {
                     let direction = if captured.outgoing { "leaves" } else { "comes in" };
                     self.line(&format!("  {direction}:"))?;
-                    captured.packet.lines().iter().try_for_each(|line| self.line(&format!("    {line}")))?;
+                    captured
+                        .packet
+                        .lines()
+                        .iter()
+                        .try_for_each(|line| self.line(&format!("    {line}")))?;
                 }
-                None => self.line(&format!("  no packet from {source} to {destination} was seen on {UNDERLAY}"))?,
+                None => self.line(&format!(
+                    "  no packet from {source} to {destination} was seen on {UNDERLAY}"
+                ))?,
             }
         }
         self.replies(&replies)
@@ -204,7 +244,8 @@ impl Tour<'_> {
             format!("  margay lab exec {pod} -- bash                       a shell in a pod; nodes work too"),
             format!("  margay lab capture {node}                 packets as they pass"),
             format!("  margay lab agent kill {node}              does a running ping notice?"),
-            "  eval \"$(margay lab env)\"; calicoctl get ippool -o yaml   the command line on the lab's datastore".to_string(),
+            "  eval \"$(margay lab env)\"; calicoctl get ippool -o yaml   the command line on the lab's datastore"
+                .to_string(),
             "  margay lab down                                     take it down; nothing is left behind".to_string(),
         ] {
             self.line(&line)?;
@@ -213,14 +254,22 @@ impl Tour<'_> {
     }
 
     fn ping(&mut self, from: &PodRecord, target: Ipv4Addr) -> Result<Replies, LabError> {
-        let echo = Echo { target, count: 3, interval: Duration::from_millis(100), patience: Duration::from_secs(1) };
+        let echo = Echo {
+            target,
+            count: 3,
+            interval: Duration::from_millis(100),
+            patience: Duration::from_secs(1),
+        };
         inside(&from.netns, || icmp::ping(&echo, &mut |_| {}))?.map_err(LabError::io("sending echo requests"))
     }
 
     fn replies(&mut self, replies: &Replies) -> Result<(), LabError> {
         for reply in &replies.replies {
             let time = reply.time.as_secs_f64() * 1000.0;
-            self.line(&format!("  {} bytes: seq={} ttl={} time={time:.3} ms", reply.length, reply.sequence, reply.ttl))?;
+            self.line(&format!(
+                "  {} bytes: seq={} ttl={} time={time:.3} ms",
+                reply.length, reply.sequence, reply.ttl
+            ))?;
         }
         self.line(&format!("  {} sent, {} lost", replies.sent, replies.lost()))
     }
@@ -240,10 +289,13 @@ impl Tour<'_> {
         let text = match exec::output(self.folder, place, command) {
             Ok(text) => text,
             // The tour goes on without a tool that the machine lacks.
-            Err(LabError::Io { what, source }) if source.kind() == io::ErrorKind::NotFound => format!("({what}: not installed)"),
+            Err(LabError::Io { what, source }) if source.kind() == io::ErrorKind::NotFound => {
+                format!("({what}: not installed)")
+            }
             Err(error) => return Err(error),
         };
-        text.lines().try_for_each(|line| self.line(&format!("  {}", line.trim_end())))
+        text.lines()
+            .try_for_each(|line| self.line(&format!("  {}", line.trim_end())))
     }
 
     fn title(&mut self, title: &str) -> Result<(), LabError> {
@@ -285,5 +337,8 @@ fn first_v4(pod: &PodRecord) -> Result<Ipv4Addr, LabError> {
         IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
     });
-    v4.ok_or_else(|| LabError::NotReady { what: format!("pod {}", pod.name), why: "it has no IPv4 address".into() })
+    v4.ok_or_else(|| LabError::NotReady {
+        what: format!("pod {}", pod.name),
+        why: "it has no IPv4 address".into(),
+    })
 }

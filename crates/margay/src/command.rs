@@ -75,7 +75,12 @@ struct ServeArgs {
     #[arg(long, default_value = "/var/lib/margay/store.redb", value_name = "FILE")]
     file: PathBuf,
     /// The socket
-    #[arg(long, env = "MARGAY_STORE_SOCKET", default_value = "/run/margay/store.sock", value_name = "SOCKET")]
+    #[arg(
+        long,
+        env = "MARGAY_STORE_SOCKET",
+        default_value = "/run/margay/store.sock",
+        value_name = "SOCKET"
+    )]
     socket: PathBuf,
 }
 
@@ -109,10 +114,22 @@ struct CniPaths {
 #[derive(Args)]
 struct Log {
     /// What to log: a level, or a filter such as `info,bgp=debug`
-    #[arg(long, env = "MARGAY_LOG", global = true, default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "MARGAY_LOG",
+        global = true,
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     log: String,
     /// How to log
-    #[arg(long, env = "MARGAY_LOG_FORMAT", global = true, default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        env = "MARGAY_LOG_FORMAT",
+        global = true,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     log_format: LogFormat,
 }
 
@@ -186,7 +203,8 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
 /// Ends on SIGTERM or SIGINT.
 async fn stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -202,7 +220,12 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
                 ..cni::install::Network::default()
             };
             let binary = PathBuf::from("/proc/self/exe");
-            cni::install::install(&cni::install::Install { binary, bin_dir: paths.bin_dir, conf_dir: Some(paths.conf_dir), network })?
+            cni::install::install(&cni::install::Install {
+                binary,
+                bin_dir: paths.bin_dir,
+                conf_dir: Some(paths.conf_dir),
+                network,
+            })?
         }
         CniCommand::Uninstall(paths) => cni::install::uninstall(&paths.bin_dir, Some(&paths.conf_dir))?,
     };
@@ -214,7 +237,9 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
 
 fn logging(log: &Log) {
     let filter = EnvFilter::try_new(&log.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match log.log_format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
@@ -225,7 +250,11 @@ fn ended<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let prefix = if std::io::stderr().is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+            let prefix = if std::io::stderr().is_terminal() {
+                "\x1b[1;31merror:\x1b[0m"
+            } else {
+                "error:"
+            };
             eprintln!("{prefix} {error}");
             ExitCode::FAILURE
         }
@@ -244,7 +273,10 @@ mod tests {
 
     #[test]
     fn a_pod_is_added_by_name_to_a_lab_by_name() {
-        for line in ["margay lab pod add web --node n1 --name other", "margay lab pod delete web --name other"] {
+        for line in [
+            "margay lab pod add web --node n1 --name other",
+            "margay lab pod delete web --name other",
+        ] {
             assert!(Margay::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
     }

@@ -16,7 +16,13 @@ pub enum Mode {
 
 /// Decides by the name that the process was called by, `CNI_COMMAND`, and the first argument.
 pub fn dispatch(args: &[OsString], env: &dyn Fn(&str) -> Option<String>) -> Mode {
-    let name = args.first().map(|arg| Path::new(arg).file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let name = args.first().map(|arg| {
+        Path::new(arg)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    });
     let rest = || args.get(1..).unwrap_or_default().to_vec();
     let called = |name: &str, rest: Vec<OsString>| std::iter::once(OsString::from(name)).chain(rest).collect();
     let asked_by_runtime = env("CNI_COMMAND").is_some_and(|command| !command.is_empty());
@@ -41,7 +47,12 @@ mod tests {
     fn check(line: &str, cni_command: Option<&str>, expected: &str) {
         let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         let env = |name: &str| cni_command.filter(|_| name == "CNI_COMMAND").map(str::to_string);
-        let text = |args: Vec<OsString>| args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+        let text = |args: Vec<OsString>| {
+            args.iter()
+                .map(|arg| arg.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         let got = match dispatch(&args, &env) {
             Mode::Cni => "cni".to_string(),
             Mode::Ctl(args) => format!("ctl: {}", text(args)),

@@ -11,7 +11,11 @@ use dispatch::{Mode, dispatch};
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match dispatch(&args, &|name| std::env::var(name).ok()) {
-        Mode::Cni => cni::run(&cni::Env::from_process(), std::io::stdin().lock(), std::io::stdout().lock()),
+        Mode::Cni => cni::run(
+            &cni::Env::from_process(),
+            std::io::stdin().lock(),
+            std::io::stdout().lock(),
+        ),
         Mode::Ctl(args) => command::ctl(args),
         Mode::Margay(args) => command::margay(args),
     }

@@ -148,7 +148,17 @@ fn the_node_is_programmed_and_a_restart_is_silent() {
 
 #[test]
 fn drift_is_repaired_from_events() {
-    let drift: [fn(&FakeKernel); 5] = [
+    let drift: [fn(&FakeKernel); 6] = [
+        |kernel| {
+            // The routes through it go too, without a word.
+            let held = kernel
+                .seen()
+                .addresses
+                .into_iter()
+                .find(|held| held.device == "tunl0".into());
+            let address = held.expect("the tunnel has its address");
+            kernel.by_others(&Op::RemoveAddress(address)).expect("a device");
+        },
         |kernel| kernel.seen().routes.keys().for_each(|key| kernel.delete_route(key)),
         |kernel| kernel.remove_link(&"tunl0".into()),
         |kernel| kernel.change_link(&"tunl0".into(), |link| link.up = false),
