@@ -218,6 +218,16 @@ impl FakeKernel {
             net: text.parse().unwrap(),
         };
         if self.addresses.remove(&address) {
+            let is_v4 = |net: &ipnet::IpNet| net.addr().is_ipv4();
+            let left = self
+                .addresses
+                .iter()
+                .any(|held| held.device == address.device && is_v4(&held.net));
+            if is_v4(&address.net) && !left {
+                // As Linux does, without a word.
+                self.routes
+                    .retain(|key, route| !is_v4(&key.destination) || !crate::view::uses(route, &address.device));
+            }
             self.events.push_back(KernelEvent::Address(address, false));
         }
     }

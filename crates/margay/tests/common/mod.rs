@@ -74,7 +74,11 @@ impl Lab {
     pub fn eventually(&self, what: &str, mut fine: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !fine() {
-            assert!(Instant::now() < deadline, "{what}: not within 20 s\n{}", self.lab(&["status"]));
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within 20 s\n{}",
+                self.lab(&["status"])
+            );
             std::thread::yield_now();
         }
     }
@@ -83,15 +87,34 @@ impl Lab {
     pub fn no_packet_is_lost(&self, from: &str, to: &str, count: u16, meanwhile: impl FnOnce()) {
         let count_text = count.to_string();
         let mut ping = Command::new(MARGAY)
-            .args(["lab", "ping", from, to, "-q", "-c", &count_text, "-i", "0.01", "--name", self.name])
+            .args([
+                "lab",
+                "ping",
+                from,
+                to,
+                "-q",
+                "-c",
+                &count_text,
+                "-i",
+                "0.01",
+                "--name",
+                self.name,
+            ])
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
             .spawn()
             .expect("ping starts");
         meanwhile();
-        assert!(matches!(ping.try_wait(), Ok(None)), "the pings ended before what they watch: send more");
+        assert!(
+            matches!(ping.try_wait(), Ok(None)),
+            "the pings ended before what they watch: send more"
+        );
         let output = ping.wait_with_output().expect("ping ends");
-        assert!(text(&output).contains(&format!("{count} sent, {count} answered, 0 lost")), "{}", text(&output));
+        assert!(
+            text(&output).contains(&format!("{count} sent, {count} answered, 0 lost")),
+            "{}",
+            text(&output)
+        );
     }
 }
 
@@ -106,7 +129,10 @@ impl Drop for Lab {
 
 /// The right to have a lab; `None`, loudly, without root.
 pub fn turn() -> Option<MutexGuard<'static, ()>> {
-    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n");
     if !root {
         eprintln!("SKIPPED: a lab needs root");
         return None;
@@ -116,12 +142,19 @@ pub fn turn() -> Option<MutexGuard<'static, ()>> {
 
 /// `margay lab ARGS`.
 pub fn margay_lab(args: &[&str]) -> Output {
-    Command::new(MARGAY).arg("lab").args(args).output().expect("margay runs")
+    Command::new(MARGAY)
+        .arg("lab")
+        .args(args)
+        .output()
+        .expect("margay runs")
 }
 
 /// Runs a program of the machine; its standard output.
 pub fn run(command: &[&str]) -> String {
-    let output = Command::new(command[0]).args(&command[1..]).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
