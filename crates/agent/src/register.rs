@@ -1,11 +1,10 @@
 //! The node's own entry in the datastore: found address, conflict check, registration, tunnel address.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use api::{AllowedUse, ClusterInformation, ClusterInformationSpec, Key, Kind, Node, NodeBgp, NodeSpec, Resource};
+use api::{ClusterInformation, ClusterInformationSpec, Key, Kind, Node, NodeBgp, NodeSpec, Resource};
 use datastore::{Scope, SharedStore, StoreError};
-use ipam::{AutoAssign, Ipam};
+use ipam::{Ipam, Tunnel, TunnelKind};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use kernel::{IpFamily, Observation};
@@ -184,12 +183,7 @@ fn stamp(metadata: &mut api::Metadata) {
     metadata.uid = Some(uuid::Uuid::new_v4().to_string());
 }
 
-/// The handle under which the node holds its tunnel address (upstream's name).
-pub fn tunnel_handle(node: &str) -> String {
-    format!("ipip-tunnel-addr-{node}")
-}
-
-/// Makes the node hold an IPIP tunnel address and say so in its Node, or hold none.
+/// Makes the node hold an IPIP tunnel address and say so in its Node, or hold none. `pools` are those that use IP-in-IP.
 pub async fn settle_tunnel_address(
     ipam: &Ipam,
     store: &SharedStore,
@@ -197,19 +191,16 @@ pub async fn settle_tunnel_address(
     pools: &[IpNet],
 ) -> Result<Option<Ipv4Addr>, AgentError> {
     let name = node.metadata.name.as_str();
-    let handle = tunnel_handle(name);
-    let held = ipam.ips_by_handle(&handle).await?;
-    let stored = node.spec.bgp.as_ref().and_then(|bgp| bgp.ipv4_ipip_tunnel_addr);
-    let in_pool = |address: &IpAddr| pools.iter().any(|pool| pool.contains(address));
-    let kept = held.iter().copied().find(|address| in_pool(address) && stored.is_none_or(|s| IpAddr::V4(s) == *address));
-    let wanted = match kept {
+    let tunnel = Tunnel {
+        kind: TunnelKind::Ipip,
+        node: name.to_string(),
+        node_labels: node.metadata.labels.clone(),
+        current: node.spec.bgp.as_ref().and_then(|bgp| bgp.ipv4_ipip_tunnel_addr).map(IpAddr::V4),
+        pools: pools.iter().map(ToString::to_string).collect(),
+    };
+    let wanted = match ipam.settle_tunnel(Timestamp::now(), &tunnel).await? {
         Some(IpAddr::V4(address)) => Some(address),
-        _ => {
-            if !held.is_empty() {
-                ipam.release_handle(Timestamp::now(), &handle).await?;
-            }
-            if pools.is_empty() { None } else { Some(assign_tunnel_address(ipam, node, pools).await?) }
-        }
+        _ => None,
     };
     update_node(store, name, |node| {
         if let Some(bgp) = &mut node.spec.bgp {
@@ -218,25 +209,4 @@ pub async fn settle_tunnel_address(
     })
     .await?;
     Ok(wanted)
-}
-
-async fn assign_tunnel_address(ipam: &Ipam, node: &Node, pools: &[IpNet]) -> Result<Ipv4Addr, AgentError> {
-    let name = node.metadata.name.as_str();
-    let attributes =
-        BTreeMap::from([("type".to_string(), "ipipTunnelAddress".to_string()), ("node".to_string(), name.to_string())]);
-    let request = AutoAssign {
-        host: name.to_string(),
-        handle: tunnel_handle(name),
-        attributes,
-        ipv4: 1,
-        pools_v4: pools.iter().map(ToString::to_string).collect(),
-        intended_use: AllowedUse::Tunnel,
-        host_labels: node.metadata.labels.clone(),
-        ..AutoAssign::default()
-    };
-    let assigned = ipam.auto_assign(Timestamp::now(), &request).await?;
-    match assigned.v4.first() {
-        Some(IpNet::V4(net)) => Ok(net.addr()),
-        _ => Err(AgentError::NoAddress { family: "IPv4", reason: "IPAM gave none for the tunnel".into() }),
-    }
 }

@@ -76,7 +76,8 @@ pub struct Tunnel {
     pub node_labels: BTreeMap<String, String>,
     /// The address that the node has now, as its Node says.
     pub current: Option<IpAddr>,
-    /// The pools that use this tunnel, by name or CIDR; empty: the node needs no address.
+    /// The pools that use this tunnel, by name or CIDR. Those that are disabled, that do not allow [`AllowedUse::Tunnel`] or
+    /// that do not select the node are left out; if none remains the node needs no address.
     pub pools: Vec<String>,
 }
 
@@ -92,9 +93,13 @@ impl Ipam {
             .iter()
             .filter(|pool| {
                 let named = |wanted: &String| *wanted == pool.metadata.name || *wanted == pool.spec.cidr.to_string();
-                tunnel.pools.iter().any(named) && crate::pools::is_enabled(pool) && pool.spec.allows(AllowedUse::Tunnel)
+                tunnel.pools.iter().any(named)
+                    && crate::pools::is_enabled(pool)
+                    && crate::pools::selects_node(pool, &tunnel.node_labels)
+                    && pool.spec.allows(AllowedUse::Tunnel)
             })
             .collect();
+        let names = || pools.iter().map(|pool| pool.metadata.name.clone()).collect::<Vec<_>>();
         let fits = |address: &IpAddr| pools.iter().any(|pool| pool.spec.cidr.contains(address));
         let keep = tunnel.current.filter(|current| held.contains(current) && fits(current));
         let keep = keep.or_else(|| held.iter().copied().find(fits));
@@ -104,7 +109,7 @@ impl Ipam {
         if !held.is_empty() {
             self.release_handle(now, &handle).await?;
         }
-        if tunnel.pools.is_empty() {
+        if pools.is_empty() {
             return Ok(None);
         }
         let attributes = BTreeMap::from([
@@ -136,8 +141,8 @@ impl Ipam {
             attributes,
             ipv4: v4,
             ipv6: v6,
-            pools_v4: if v4 == 1 { tunnel.pools.clone() } else { Vec::new() },
-            pools_v6: if v6 == 1 { tunnel.pools.clone() } else { Vec::new() },
+            pools_v4: if v4 == 1 { names() } else { Vec::new() },
+            pools_v6: if v6 == 1 { names() } else { Vec::new() },
             intended_use: AllowedUse::Tunnel,
             host_labels: tunnel.node_labels.clone(),
             ..AutoAssign::default()

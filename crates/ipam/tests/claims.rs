@@ -375,6 +375,32 @@ fn a_node_keeps_its_tunnel_address_and_gets_another_when_the_pool_goes() {
 }
 
 #[test]
+fn a_pool_that_may_not_give_a_tunnel_address_does_not_keep_others_from_it() {
+    let (sim, ipam) = ready("10.0.0.0/28", 30, IpamConfigurationSpec::default());
+    let change = |name: &str, cidr: &str, change: fn(&mut api::IpPoolSpec)| {
+        let mut spec = api::IpPoolSpec::new(cidr.parse().unwrap());
+        spec.block_size = Some(30);
+        change(&mut spec);
+        sim.put(api::resource::IpPool::new(name, spec));
+    };
+    change("disabled", "10.1.0.0/28", |spec| spec.disabled = true);
+    change("elsewhere", "10.2.0.0/28", |spec| spec.node_selector = Some("rack == 'b'".into()));
+    change("workloads", "10.3.0.0/28", |spec| spec.allowed_uses = vec![api::AllowedUse::Workload]);
+    let unusable: Vec<String> = ["disabled", "elsewhere", "workloads"].map(String::from).into();
+    let mut tunnel = Tunnel {
+        kind: TunnelKind::Ipip,
+        node: "a".into(),
+        node_labels: BTreeMap::new(),
+        current: None,
+        pools: [unusable.clone(), vec!["pool".into()]].concat(),
+    };
+    let given = run(ipam.settle_tunnel(at(0), &tunnel)).unwrap().unwrap();
+    assert!("10.0.0.0/28".parse::<ipnet::IpNet>().unwrap().contains(&given));
+    tunnel.pools = unusable;
+    assert_eq!(run(ipam.settle_tunnel(at(1), &tunnel)).unwrap(), None);
+}
+
+#[test]
 fn blocks_of_another_size_are_never_overlapped() {
     let (sim, ipam) = ready("10.0.0.0/27", 28, IpamConfigurationSpec::default());
     assign(&ipam, 0, "a", "h1").unwrap();
