@@ -83,8 +83,8 @@ fn packets_for_an_unknown_next_hop_are_dropped_and_counted() {
 #[test]
 fn putting_it_again_loses_no_packet() {
     let [a, b] = two_nodes(BPF, 1480);
-    let before =
-        a.ns.sh("ip -d link show tunl0; tc filter show dev tunl0 egress; tc filter show dev eth0 ingress");
+    let show = || (a.ns.sh("ip -d link show tunl0"), a.programs());
+    let before = show();
     let (pod, target) = (&a.pod, b.pod_address);
     std::thread::scope(|scope| {
         let pinging = scope.spawn(|| assert_ping(pod, target, "-c 150 -i 0.01"));
@@ -97,9 +97,8 @@ fn putting_it_again_loses_no_packet() {
             }
         }
     });
-    let after =
-        a.ns.sh("ip -d link show tunl0; tc filter show dev tunl0 egress; tc filter show dev eth0 ingress");
-    assert_eq!(before, after, "not even a program was replaced");
+    assert_eq!(before, show(), "not even a program was replaced");
+    assert_eq!(before.1.len(), 2);
 }
 
 #[test]
@@ -125,7 +124,11 @@ fn a_changed_configuration_replaces_the_programs_and_loses_no_packet() {
     });
     assert!(changes > 10, "{changes}");
     assert_eq!(b.counters().decapsulated - before, 100, "each echo request arrived");
-    assert_eq!(a.observe(), Some((moved, BTreeSet::from([B]))), "peers are carried over");
+    assert_eq!(
+        a.observe(),
+        Some((moved, BTreeSet::from([B]))),
+        "peers are carried over"
+    );
     assert!(a.counters().encapsulated >= 102, "and counters");
 }
 
@@ -189,7 +192,15 @@ fn outer_headers_of_every_kind_are_taken_off_or_dropped() {
 }
 
 /// An IPv4 header with its checksum.
-fn header(version: u8, tos: u8, options: &[u8], fragment: u16, protocol: u8, ends: [Ipv4Addr; 2], payload: usize) -> Vec<u8> {
+fn header(
+    version: u8,
+    tos: u8,
+    options: &[u8],
+    fragment: u16,
+    protocol: u8,
+    ends: [Ipv4Addr; 2],
+    payload: usize,
+) -> Vec<u8> {
     let words = 5 + options.len() / 4;
     let length = (words * 4 + payload) as u16;
     let mut bytes = vec![version << 4 | words as u8, tos];
@@ -199,7 +210,10 @@ fn header(version: u8, tos: u8, options: &[u8], fragment: u16, protocol: u8, end
     bytes.extend([64, protocol, 0, 0]);
     bytes.extend(ends.iter().flat_map(|end| end.octets()));
     bytes.extend(options);
-    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
     bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -221,8 +235,11 @@ fn whatever_is_broken_by_others_is_repaired() {
         "tc qdisc del dev tunl0 clsact",
         "tc qdisc del dev eth0 clsact",
         "ip link del tunl0",
-        "ip link del tunl0.p; tc qdisc del dev eth0 clsact",
+        "ip link del tunl0.p",
     ] {
+        if damage.contains("clsact") && !a.has_clsact() {
+            continue;
+        }
         a.ns.sh(damage);
         assert_ne!(
             a.observe(),
@@ -244,8 +261,9 @@ fn whatever_is_broken_by_others_is_repaired() {
 fn removal_leaves_nothing_and_touches_nothing_foreign() {
     let [a, b] = two_nodes(BPF, 1480);
     a.ns.run(|| ipip::remove(&tunl0())).unwrap();
-    assert_eq!(a.ns.sh("ip -o link | grep -c tunl0 || true").trim(), "0");
-    assert_eq!(a.ns.sh("tc qdisc show dev eth0 | grep -c clsact || true").trim(), "0");
+    // A kernel with the driver has a tunl0 of its own.
+    assert_eq!(a.ns.sh("ip -o link show type veth | grep -c tunl0 || true").trim(), "0");
+    assert!(!a.has_clsact());
     assert_eq!(a.observe(), None);
     a.ns.run(|| ipip::remove(&tunl0())).unwrap();
     a.ns.run(|| ipip::remove_peer(&tunl0(), B)).unwrap();
@@ -256,7 +274,7 @@ fn removal_leaves_nothing_and_touches_nothing_foreign() {
     );
 
     // Somebody's filter beside ours keeps the queueing discipline alive, and itself.
-    b.ns.sh("tc filter add dev eth0 ingress protocol all prio 7 u32 match u32 0 0 classid 1:1");
+    b.ns.sh("tc qdisc add dev eth0 clsact || true; tc filter add dev eth0 ingress protocol all prio 7 u32 match u32 0 0 classid 1:1");
     b.ns.run(|| ipip::remove(&tunl0())).unwrap();
     let filters = b.ns.sh("tc filter show dev eth0 ingress");
     assert!(filters.contains("pref 7") && !filters.contains("margay"), "{filters}");
@@ -265,7 +283,7 @@ fn removal_leaves_nothing_and_touches_nothing_foreign() {
     a.ns.sh("tc qdisc add dev eth0 clsact");
     a.put();
     a.ns.run(|| ipip::remove(&tunl0())).unwrap();
-    assert_eq!(a.ns.sh("tc qdisc show dev eth0 | grep -c clsact || true").trim(), "1");
+    assert!(a.has_clsact());
 }
 
 #[test]
@@ -273,7 +291,8 @@ fn a_foreign_device_or_filter_in_the_way_is_left_alone() {
     let node = Node::new(1, A, IpipFlavour::Bpf, 1480);
     node.ns
         .sh("ip link add eth0 type veth peer name other; ip link set eth0 up");
-    node.ns.sh("ip link add tunl0 type bridge");
+    node.ns
+        .sh("ip link set tunl0 name spare 2>/dev/null || true; ip link add tunl0 type bridge");
     let error = node.ns.run(|| ipip::put(&node.tunnel())).unwrap_err();
     assert_eq!(
         error,
@@ -300,8 +319,8 @@ fn moving_to_another_underlay_takes_the_filter_along() {
     moved.underlay = IfName::from("eth1");
     a.ns.run(|| ipip::put(&moved)).unwrap();
     assert_eq!(a.observe(), Some((moved, BTreeSet::from([B]))));
-    assert_eq!(a.ns.sh("tc qdisc show dev eth0 | grep -c clsact || true").trim(), "0");
-    assert!(a.ns.sh("tc filter show dev eth1 ingress").contains("margay_ipip_decap"));
+    assert!(!a.has_clsact());
+    assert_eq!(a.programs().len(), 2);
 }
 
 #[test]

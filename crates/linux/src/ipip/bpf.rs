@@ -19,9 +19,12 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
+const PROG_ATTACH: libc::c_int = 8;
+const PROG_DETACH: libc::c_int = 9;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const MAP_GET_FD_BY_ID: libc::c_int = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const MAP_FREEZE: libc::c_int = 22;
 const PROG_BIND_MAP: libc::c_int = 35;
 
@@ -29,8 +32,20 @@ const PROG_TYPE_SCHED_CLS: u32 = 3;
 /// The kernel writes one value per *possible* CPU; this is the most that any Linux has.
 const MAX_CPUS: usize = 8192;
 
+/// `BPF_F_REPLACE`.
+const REPLACE: u32 = 1 << 2;
+
 /// A kernel object's name: 15 bytes and a zero.
 type Name = [u8; 16];
+
+/// Where TCX attaches (`BPF_TCX_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcxHook {
+    /// Packets that the device received.
+    Ingress = 46,
+    /// Packets that the device is about to send.
+    Egress = 47,
+}
 
 /// Shape of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +77,8 @@ pub struct Map {
 /// What the kernel tells about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramInfo {
+    /// Its name, at most 15 bytes.
+    pub name: String,
     /// Maps it uses, by number.
     pub maps: Vec<u32>,
 }
@@ -184,11 +201,10 @@ impl Map {
         }
         let mut info = Info::default();
         object_info(&fd, &mut info)?;
-        let label = info.name.iter().take_while(|byte| **byte != 0).copied().collect();
         Ok(Self {
             fd,
             id: info.id,
-            name: String::from_utf8(label).unwrap_or_default(),
+            name: read_name(info.name),
             shape: MapShape {
                 kind: info.kind,
                 key_size: info.key_size,
@@ -296,6 +312,86 @@ pub fn bind_map(program: &OwnedFd, map: &Map) -> io::Result<()> {
     call(PROG_BIND_MAP, &mut attr).map(drop)
 }
 
+/// The programs attached to a device by TCX (Linux 6.6), by number and in order. `None`: this kernel has no TCX.
+pub fn tcx_programs(device: u32, hook: TcxHook) -> io::Result<Option<Vec<u32>>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        device: u32,
+        hook: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+        unused: [u64; 3],
+        revision: u64,
+    }
+    let mut programs = vec![0u32; 64];
+    let mut attr = Attr {
+        device,
+        hook: hook as u32,
+        programs: programs.as_mut_ptr() as u64,
+        count: programs.len() as u32,
+        ..Attr::default()
+    };
+    match call(PROG_QUERY, &mut attr) {
+        Ok(_) => programs.truncate(attr.count as usize),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT) => programs.clear(),
+            Some(libc::EINVAL) => return Ok(None),
+            _ => return Err(error),
+        },
+    }
+    Ok(Some(programs))
+}
+
+/// Attaches a program to a device behind those that are there, or in place of one of them.
+pub fn tcx_attach(device: u32, hook: TcxHook, program: &OwnedFd, instead_of: Option<u32>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        device: u32,
+        program: u32,
+        hook: u32,
+        flags: u32,
+        replaced: u32,
+        relative: u32,
+        revision: u64,
+    }
+    let replaced = instead_of.map(|id| by_id(PROG_GET_FD_BY_ID, id)).transpose()?;
+    let mut attr = Attr {
+        device,
+        program: program.as_raw_fd() as u32,
+        hook: hook as u32,
+        flags: if replaced.is_some() { REPLACE } else { 0 },
+        replaced: replaced.as_ref().map_or(0, |fd| fd.as_raw_fd() as u32),
+        relative: 0,
+        revision: 0,
+    };
+    call(PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// Detaches a program; absence is fine.
+pub fn tcx_detach(device: u32, hook: TcxHook, program: u32) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        device: u32,
+        program: u32,
+        hook: u32,
+        flags: u32,
+    }
+    let Some(program) = absent(by_id(PROG_GET_FD_BY_ID, program))? else {
+        return Ok(());
+    };
+    let mut attr = Attr {
+        device,
+        program: program.as_raw_fd() as u32,
+        hook: hook as u32,
+        flags: 0,
+    };
+    absent(call(PROG_DETACH, &mut attr)).map(drop)
+}
+
 /// What the kernel tells about the program with this number.
 pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     #[repr(C)]
@@ -312,6 +408,7 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
         created_by_uid: u32,
         map_count: u32,
         maps: u64,
+        name: Name,
     }
     let fd = by_id(PROG_GET_FD_BY_ID, id)?;
     let mut maps = vec![0u32; 16];
@@ -322,7 +419,10 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     };
     object_info(&fd, &mut info)?;
     maps.truncate(info.map_count as usize);
-    Ok(ProgramInfo { maps })
+    Ok(ProgramInfo {
+        name: read_name(info.name),
+        maps,
+    })
 }
 
 fn object_info<T>(fd: &OwnedFd, info: &mut T) -> io::Result<()> {
@@ -357,8 +457,13 @@ fn name(label: &str) -> Name {
     name
 }
 
+fn read_name(name: Name) -> String {
+    let bytes: Vec<u8> = name.into_iter().take_while(|byte| *byte != 0).collect();
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
 /// Absence (`ENOENT`) as `None`.
-fn absent(result: io::Result<i32>) -> io::Result<Option<i32>> {
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),

@@ -13,6 +13,7 @@
 
 mod bpf;
 mod native;
+mod place;
 mod probe;
 mod program;
 mod rtnl;
@@ -25,23 +26,9 @@ use kernel::{IfName, IpipCounters, IpipFlavour, IpipTunnel, KernelError};
 
 pub use probe::{Probe, probe};
 
+use place::Hook;
 use program::{Attached, Config, Maps, Programs};
-use rtnl::{Change, Device, FilterId, Hook, Rtnl, no_device};
-
-/// At the tunnel's egress: everything, since what is not encapsulated must not get out.
-const ENCAP: FilterId = FilterId {
-    name: "margay_ipip_encap",
-    priority: 40,
-    handle: 0x6d61,
-    protocol: 3,
-};
-/// At the underlay's ingress: IPv4.
-const DECAP: FilterId = FilterId {
-    name: "margay_ipip_decap",
-    priority: 40,
-    handle: 0x6d61,
-    protocol: 0x0800,
-};
+use rtnl::{Change, Device, Rtnl, no_device};
 
 /// Start of the alias of a tunnel of ours; the underlay's name follows.
 const LABEL: &str = "margay ipip over ";
@@ -83,7 +70,10 @@ pub fn remove(name: &IfName) -> Result<(), KernelError> {
         detach(&mut rtnl, index, &found.config)?;
     }
     match ours {
-        Some(device) if veth::is_ours(&device) => rtnl.delete_device(device.index),
+        Some(device) if veth::is_ours(&device) => {
+            rtnl.delete_device(device.index)?;
+            native::bring_back(&mut rtnl, &name.0).map(drop)
+        }
         Some(device) => native::retire(&mut rtnl, &device),
         None => Ok(()),
     }
@@ -164,6 +154,17 @@ pub fn counters(name: &IfName) -> Result<Option<IpipCounters>, KernelError> {
     }))
 }
 
+/// Numbers of the attached programs (as `bpftool prog` shows them), encapsulation first; empty without a tunnel of ours.
+pub fn programs(name: &IfName) -> Result<Vec<u32>, KernelError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(working) = Working::find(&mut rtnl, name)? else {
+        return Ok(Vec::new());
+    };
+    let encap = place::find(&mut rtnl, working.device.index, Hook::Egress)?;
+    let decap = place::find(&mut rtnl, working.underlay.index, Hook::Ingress)?;
+    Ok([encap, decap].into_iter().flatten().collect())
+}
+
 /// A tunnel of ours with all its parts.
 struct Working {
     flavour: IpipFlavour,
@@ -183,9 +184,13 @@ impl Working {
             () if native::works(&device) => IpipFlavour::Native,
             () => return Ok(None),
         };
-        let Some(underlay) = labelled(&device) else { return Ok(None) };
-        let Some(underlay) = rtnl.device(underlay)? else { return Ok(None) };
-        let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress, DECAP)? else {
+        let Some(underlay) = labelled(&device) else {
+            return Ok(None);
+        };
+        let Some(underlay) = rtnl.device(underlay)? else {
+            return Ok(None);
+        };
+        let Some(decap) = attached(rtnl, underlay.index, Hook::Ingress)? else {
             return Ok(None);
         };
         let native = flavour == IpipFlavour::Native;
@@ -199,7 +204,7 @@ impl Working {
             return Ok(None);
         }
         if !native {
-            let Some(encap) = attached(rtnl, device.index, Hook::Egress, ENCAP)? else {
+            let Some(encap) = attached(rtnl, device.index, Hook::Egress)? else {
                 return Ok(None);
             };
             if !pairs(&encap, &decap) {
@@ -245,11 +250,21 @@ fn put_address(rtnl: &mut Rtnl, device: &Device, address: Option<Ipv4Addr>) -> R
 /// Makes sure that the right programs are attached with the right constants, here and nowhere else.
 fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Device) -> Result<Maps, KernelError> {
     if labelled(device) != Some(&underlay.name) {
-        rtnl.change(device.index, &Change { alias: Some(&label(&underlay.name)), ..Change::default() })?;
+        rtnl.change(
+            device.index,
+            &Change {
+                alias: Some(&label(&underlay.name)),
+                ..Change::default()
+            },
+        )?;
     }
     let native = tunnel.flavour == IpipFlavour::Native;
-    let decap = attached(rtnl, underlay.index, Hook::Ingress, DECAP)?;
-    let encap = if native { None } else { attached(rtnl, device.index, Hook::Egress, ENCAP)? };
+    let decap = attached(rtnl, underlay.index, Hook::Ingress)?;
+    let encap = if native {
+        None
+    } else {
+        attached(rtnl, device.index, Hook::Egress)?
+    };
     let mut config = Config {
         build: program::build(),
         local: tunnel.local,
@@ -269,17 +284,17 @@ fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Devi
     let stray_configs: Vec<(u32, Config)> = strays.iter().map(|(index, stray)| (*index, stray.config)).collect();
     let old = decap.or(encap).or(strays.into_iter().next().map(|(_, stray)| stray));
 
-    let made = rtnl.ensure_clsact(underlay.index)?;
+    let made = place::prepare(rtnl, underlay.index)?;
     config.owns_clsact |= made;
     let loaded = Programs::load(config, old.map(|attached| attached.maps));
     if made && loaded.is_err() {
         rtnl.delete_clsact_if_empty(underlay.index)?;
     }
     let programs = loaded?;
-    rtnl.put_filter(underlay.index, Hook::Ingress, DECAP, &programs.decap)?;
+    place::put(rtnl, underlay.index, Hook::Ingress, &programs.decap)?;
     if !native {
-        rtnl.ensure_clsact(device.index)?;
-        rtnl.put_filter(device.index, Hook::Egress, ENCAP, &programs.encap)?;
+        place::prepare(rtnl, device.index)?;
+        place::put(rtnl, device.index, Hook::Egress, &programs.encap)?;
     }
     for (index, config) in stray_configs {
         detach(rtnl, index, &config)?;
@@ -289,13 +304,17 @@ fn attach(rtnl: &mut Rtnl, tunnel: &IpipTunnel, device: &Device, underlay: &Devi
 
 /// Takes the program off an underlay, and `clsact` if we made it and nobody else uses it.
 fn detach(rtnl: &mut Rtnl, index: u32, config: &Config) -> Result<(), KernelError> {
-    rtnl.delete_filter(index, Hook::Ingress, DECAP)?;
-    if config.owns_clsact { rtnl.delete_clsact_if_empty(index) } else { Ok(()) }
+    place::clear(rtnl, index, Hook::Ingress)?;
+    if config.owns_clsact {
+        rtnl.delete_clsact_if_empty(index)
+    } else {
+        Ok(())
+    }
 }
 
 /// Our program in that place, if there is one.
-fn attached(rtnl: &mut Rtnl, index: u32, hook: Hook, id: FilterId) -> Result<Option<Attached>, KernelError> {
-    match rtnl.filter(index, hook, id)? {
+fn attached(rtnl: &mut Rtnl, index: u32, hook: Hook) -> Result<Option<Attached>, KernelError> {
+    match place::find(rtnl, index, hook)? {
         Some(program) => Attached::read(program),
         None => Ok(None),
     }
@@ -306,7 +325,7 @@ fn decapsulating(rtnl: &mut Rtnl) -> Result<Vec<(u32, Attached)>, KernelError> {
     let mut found = Vec::new();
     for device in rtnl.devices()? {
         // Somebody else's filter in our place, on a device that is none of ours, is no concern.
-        if let Ok(Some(attached)) = attached(rtnl, device.index, Hook::Ingress, DECAP) {
+        if let Ok(Some(attached)) = attached(rtnl, device.index, Hook::Ingress) {
             found.push((device.index, attached));
         }
     }

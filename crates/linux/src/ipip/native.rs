@@ -89,16 +89,23 @@ pub fn set_aside(rtnl: &mut Rtnl, device: &Device) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Gives the driver's device its name back, if [`set_aside`] took it. `true`: there was one.
+pub fn bring_back(rtnl: &mut Rtnl, name: &str) -> Result<bool, KernelError> {
+    let Some(device) = rtnl.device(&aside(name))?.filter(is_driver) else {
+        return Ok(false);
+    };
+    rtnl.change(
+        device.index,
+        &Change {
+            name: Some(name),
+            ..Change::default()
+        },
+    )?;
+    Ok(true)
+}
+
 fn create(rtnl: &mut Rtnl, name: &str) -> Result<Device, KernelError> {
-    if let Some(device) = rtnl.device(&aside(name))?.filter(is_driver) {
-        rtnl.change(
-            device.index,
-            &Change {
-                name: Some(name),
-                ..Change::default()
-            },
-        )?;
-    } else {
+    if !bring_back(rtnl, name)? {
         match rtnl.create_ipip(name, Some((ANY, ANY)))? {
             Err(refusal) if refusal.errno == libc::EOPNOTSUPP => {
                 return Err(KernelError::Unsupported(

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use kernel::{IpipFlavour, KernelError};
 use nix::sched::{CloneFlags, unshare};
 
+use super::place::{self, Hook};
 use super::program::{self, Config, Programs};
-use super::rtnl::{Hook, Rtnl, no_device};
-use super::{DECAP, ENCAP, veth};
+use super::rtnl::{Rtnl, no_device};
+use super::veth;
 
 /// What the kernel can do for IP-in-IP, and what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,9 +97,9 @@ fn bpf() -> Result<(), KernelError> {
         owns_clsact: false,
     };
     let programs = Programs::load(config, None)?;
-    rtnl.ensure_clsact(device.index)?;
-    rtnl.put_filter(device.index, Hook::Egress, ENCAP, &programs.encap)?;
-    rtnl.put_filter(device.index, Hook::Ingress, DECAP, &programs.decap)?;
+    place::prepare(&mut rtnl, device.index)?;
+    place::put(&mut rtnl, device.index, Hook::Egress, &programs.encap)?;
+    place::put(&mut rtnl, device.index, Hook::Ingress, &programs.decap)?;
     let device = rtnl.device(name)?.ok_or_else(|| no_device(name))?;
     rtnl.delete_device(device.index)
 }

@@ -9,6 +9,7 @@ use aya_obj::Object;
 use kernel::KernelError;
 
 use super::bpf::{self, Map, MapShape};
+use super::place::Hook;
 
 /// The constants of one attachment: `struct config` of `bpf/ipip.c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,17 +127,17 @@ impl Programs {
         object
             .relocate_calls(&text)
             .map_err(|error| unsupported("relocate the BPF object", error))?;
-        let load = |name: &str| {
+        let load = |name: &str, hook: Hook| {
             let program = object.programs.get(name);
             let function = program.and_then(|program| object.functions.get(&program.function_key()));
             let (Some(program), Some(function)) = (program, function) else {
                 return Err(unsupported("read the BPF object", format!("no program {name}")));
             };
             let code: Vec<[u8; 8]> = function.instructions.iter().map(encode).collect();
-            bpf::load_classifier(&format!("margay_{name}"), &code, &program.license)
+            bpf::load_classifier(hook.program(), &code, &program.license)
                 .map_err(|error| failed(&format!("load BPF program {name}"), &error))
         };
-        let (encap, decap) = (load("encap")?, load("decap")?);
+        let (encap, decap) = (load("encap", Hook::Egress)?, load("decap", Hook::Ingress)?);
         // Its neighbours are its peers; but should the underlay vanish and take the other program along, they are here.
         bpf::bind_map(&encap, &kept.peers).map_err(|error| failed("bind the peers to the program", &error))?;
         Ok(Self {

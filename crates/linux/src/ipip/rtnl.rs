@@ -40,18 +40,13 @@ const AF_INET: u8 = libc::AF_INET as u8;
 const HEADER: usize = 16;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
+/// Where filters for received packets hang.
+pub const CLSACT_INGRESS: u32 = 0xffff_fff2;
+/// Where filters for packets to be sent hang.
+pub const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
 /// `ARPHRD_ETHER`.
 pub const ETHERNET: u16 = 1;
-
-/// A hook of the `clsact` queueing discipline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// Packets that the device received.
-    Ingress,
-    /// Packets that the device is about to send.
-    Egress,
-}
 
 /// Which filter: its place and the name of its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,8 +304,8 @@ impl Rtnl {
 
     /// Removes `clsact` unless somebody's filter hangs there; absence is fine.
     pub fn delete_clsact_if_empty(&mut self, index: u32) -> Result<(), KernelError> {
-        for hook in [Hook::Ingress, Hook::Egress] {
-            let message = Message::traffic(RTM_GETTFILTER, NLM_F_DUMP, index, 0, hook.parent(), 0);
+        for parent in [CLSACT_INGRESS, CLSACT_EGRESS] {
+            let message = Message::traffic(RTM_GETTFILTER, NLM_F_DUMP, index, 0, parent, 0);
             if self
                 .call(message, "list filters")?
                 .is_ok_and(|filters| !filters.is_empty())
@@ -325,8 +320,8 @@ impl Rtnl {
     }
 
     /// The program of a filter, by number. `Foreign` if something else is in its place.
-    pub fn filter(&mut self, index: u32, hook: Hook, id: FilterId) -> Result<Option<u32>, KernelError> {
-        let mut message = Message::traffic(RTM_GETTFILTER, 0, index, id.handle, hook.parent(), id.info());
+    pub fn filter(&mut self, index: u32, parent: u32, id: FilterId) -> Result<Option<u32>, KernelError> {
+        let mut message = Message::traffic(RTM_GETTFILTER, 0, index, id.handle, parent, id.info());
         message.text(libc::TCA_KIND, "bpf");
         let Ok(replies) = self.call(message, "look for the filter")? else {
             return Ok(None);
@@ -346,13 +341,13 @@ impl Rtnl {
     }
 
     /// Puts a program in its place; one that is there is replaced between two packets.
-    pub fn put_filter(&mut self, index: u32, hook: Hook, id: FilterId, program: &OwnedFd) -> Result<(), KernelError> {
+    pub fn put_filter(&mut self, index: u32, parent: u32, id: FilterId, program: &OwnedFd) -> Result<(), KernelError> {
         let mut message = Message::traffic(
             RTM_NEWTFILTER,
             NLM_F_CREATE | NLM_F_ACK,
             index,
             id.handle,
-            hook.parent(),
+            parent,
             id.info(),
         );
         message.text(libc::TCA_KIND, "bpf");
@@ -365,8 +360,8 @@ impl Rtnl {
     }
 
     /// Takes a filter away; absence is fine. Ask [`Rtnl::filter`] first whose it is.
-    pub fn delete_filter(&mut self, index: u32, hook: Hook, id: FilterId) -> Result<(), KernelError> {
-        let mut message = Message::traffic(RTM_DELTFILTER, NLM_F_ACK, index, id.handle, hook.parent(), id.info());
+    pub fn delete_filter(&mut self, index: u32, parent: u32, id: FilterId) -> Result<(), KernelError> {
+        let mut message = Message::traffic(RTM_DELTFILTER, NLM_F_ACK, index, id.handle, parent, id.info());
         message.text(libc::TCA_KIND, "bpf");
         let answer = self.call(message, &format!("detach {}", id.name))?;
         accept(answer.map(drop), &[libc::ENOENT, libc::EINVAL, libc::ENODEV])
@@ -413,12 +408,6 @@ impl Rtnl {
                 }
             }
         }
-    }
-}
-
-impl Hook {
-    fn parent(self) -> u32 {
-        CLSACT_HANDLE | if self == Hook::Ingress { 0xfff2 } else { 0xfff3 }
     }
 }
 

@@ -209,6 +209,15 @@ impl Node {
             .expect("a working tunnel")
     }
 
+    pub fn programs(&self) -> Vec<u32> {
+        self.ns.run(|| ipip::programs(&tunl0())).unwrap()
+    }
+
+    /// Whether the underlay has a `clsact` queueing discipline: the place of programs on kernels without TCX.
+    pub fn has_clsact(&self) -> bool {
+        self.ns.sh("tc qdisc show dev eth0").contains("clsact")
+    }
+
     pub fn observe(&self) -> Option<(IpipTunnel, std::collections::BTreeSet<Ipv4Addr>)> {
         self.ns.run(|| ipip::observe(&tunl0())).unwrap()
     }
