@@ -1,4 +1,7 @@
 //! The BPF flavour of `tunl0` on the live kernel: real packets between namespaces, seen by tcpdump. Needs root.
+//!
+//! Since Linux 6.6 the programs are attached by TCX, before by filters: run this on an older kernel, too (see
+//! `ipip_native.rs` for how).
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod ipip_support;

@@ -9,7 +9,10 @@
 //! are found again through what is attached. Loading and finding them takes `CAP_SYS_ADMIN`.
 //!
 //! What the BPF flavour does not do: pass on "fragmentation needed" from a router between the nodes, put outer fragments
-//! together, and show outgoing packets to a capture on `tunl0` (they are seen on the underlay, encapsulated).
+//! together, and show outgoing packets to a capture on `tunl0` (they are seen on the underlay, encapsulated). Changes of
+//! the way to a peer come into force within a tenth of a second. A super-packet that was decapsulated stays marked as
+//! tunnelled (no kernel lets a program change that so far): harmless on its way to pods, to the host and into another
+//! tunnel, but a network card that segments IP-in-IP by itself could mistake it when such a packet is routed out again.
 
 mod bpf;
 mod native;
@@ -18,6 +21,7 @@ mod probe;
 mod program;
 mod rtnl;
 mod veth;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

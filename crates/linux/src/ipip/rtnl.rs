@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use kernel::{IfName, KernelError, Mac};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::wire::{HEADER, Message, attribute, i32_at, ipv4, split_message, u16_at, u32_at};
+
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
@@ -15,7 +17,7 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWNEIGH: u16 = 28;
+pub const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
@@ -24,7 +26,6 @@ const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
-const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_REPLACE: u16 = 0x100;
@@ -34,10 +35,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
-const NESTED: u16 = 0x8000;
 
-const AF_INET: u8 = libc::AF_INET as u8;
-const HEADER: usize = 16;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// Where filters for received packets hang.
@@ -471,128 +469,9 @@ fn broken(error: std::io::Error) -> KernelError {
     KernelError::Broken(format!("rtnetlink: {error}"))
 }
 
-// === encoding and decoding ===
-
-/// A request under construction.
-struct Message {
-    buffer: Vec<u8>,
-}
-
-impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
-        let mut buffer = vec![0; HEADER];
-        buffer[4..6].copy_from_slice(&kind.to_ne_bytes());
-        buffer[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-        Self { buffer }
-    }
-
-    fn link(kind: u16, flags: u16, index: u32) -> Self {
-        let mut message = Self::new(kind, flags);
-        message.raw(&[0; 4]);
-        message.raw(&index.to_ne_bytes());
-        message.raw(&[0; 8]);
-        message
-    }
-
-    fn address(kind: u16, flags: u16, index: u32, prefix: u8) -> Self {
-        let mut message = Self::new(kind, flags);
-        message.raw(&[AF_INET, prefix, 0, 0]);
-        message.raw(&index.to_ne_bytes());
-        message
-    }
-
-    fn neighbor(kind: u16, flags: u16, index: u32) -> Self {
-        let mut message = Self::new(kind, flags);
-        message.raw(&[AF_INET, 0, 0, 0]);
-        message.raw(&index.to_ne_bytes());
-        let state = if kind == RTM_NEWNEIGH { libc::NUD_PERMANENT } else { 0 };
-        message.raw(&state.to_ne_bytes());
-        message.raw(&[0; 2]);
-        message
-    }
-
-    fn traffic(kind: u16, flags: u16, index: u32, handle: u32, parent: u32, info: u32) -> Self {
-        let mut message = Self::new(kind, flags);
-        message.raw(&[0; 4]);
-        for word in [index, handle, parent, info] {
-            message.raw(&word.to_ne_bytes());
-        }
-        message
-    }
-
-    fn raw(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    fn bytes(&mut self, kind: u16, value: &[u8]) {
-        self.raw(&((value.len() + 4) as u16).to_ne_bytes());
-        self.raw(&kind.to_ne_bytes());
-        self.raw(value);
-        self.buffer.resize(self.buffer.len().next_multiple_of(4), 0);
-    }
-
-    fn text(&mut self, kind: u16, value: &str) {
-        self.bytes(kind, &[value.as_bytes(), &[0]].concat());
-    }
-
-    fn u32(&mut self, kind: u16, value: u32) {
-        self.bytes(kind, &value.to_ne_bytes());
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let start = self.buffer.len();
-        self.bytes(kind | NESTED, &[]);
-        fill(self);
-        let length = (self.buffer.len() - start) as u16;
-        self.patch(start, &length.to_ne_bytes());
-    }
-
-    fn patch(&mut self, at: usize, bytes: &[u8]) {
-        self.buffer[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-
-    fn finish(&mut self, sequence: u32) {
-        let length = self.buffer.len() as u32;
-        self.patch(0, &length.to_ne_bytes());
-        self.patch(8, &sequence.to_ne_bytes());
-    }
-
-    fn flags(&self) -> u16 {
-        u16_at(&self.buffer, 6).unwrap_or(0)
-    }
-}
-
-struct MessageHeader {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-}
-
-fn split_message(datagram: &[u8]) -> Option<(MessageHeader, &[u8], &[u8])> {
-    let length = u32_at(datagram, 0)? as usize;
-    let header = MessageHeader {
-        kind: u16_at(datagram, 4)?,
-        flags: u16_at(datagram, 6)?,
-        sequence: u32_at(datagram, 8)?,
-    };
-    let payload = datagram.get(HEADER..length)?;
-    Some((
-        header,
-        payload,
-        datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]),
-    ))
-}
-
-/// The value of the first attribute of that kind.
-fn attribute(mut rest: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16_at(rest, 0)?);
-        let value = rest.get(4..length)?;
-        if u16_at(rest, 2)? & !NESTED & !0x4000 == kind {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
+/// `NoDevice`, spelled shortly.
+pub fn no_device(name: &str) -> KernelError {
+    KernelError::NoDevice(IfName::from(name))
 }
 
 fn parse_device(payload: &[u8]) -> Option<Device> {
@@ -615,25 +494,4 @@ fn parse_device(payload: &[u8]) -> Option<Device> {
             .and_then(|value| value.try_into().ok())
             .map_or(0, u64::from_ne_bytes),
     })
-}
-
-fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
-    Some(<[u8; 4]>::try_from(bytes).ok()?.into())
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
-    Some(u32_at(bytes, at)? as i32)
-}
-
-/// `NoDevice`, spelled shortly.
-pub fn no_device(name: &str) -> KernelError {
-    KernelError::NoDevice(IfName::from(name))
 }
