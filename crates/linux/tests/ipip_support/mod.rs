@@ -278,7 +278,8 @@ pub fn assert_ping(from: &Ns, to: Ipv4Addr, options: &str) -> String {
 /// Moves some megabytes by TCP; `-R`: towards the client.
 #[track_caller]
 pub fn transfer(client: &Ns, server: &Ns, address: Ipv4Addr, direction: &str, megabytes: u32) {
-    let mut listener = server.start("iperf3", &["-s", "-1"]);
+    // With an end of its own, should the test fail before its client comes.
+    let mut listener = server.start("timeout", &["90", "iperf3", "-s", "-1"]);
     // Connections are refused until it listens.
     let text = client.sh(&format!(
         "for try in $(seq 50); do
