@@ -282,13 +282,16 @@ impl Dataplane {
         self.switch.may_retire = self.switch.waiting && self.tunnel_decision.is_off();
     }
 
-    /// Addresses of local endpoints that lie in none of this node's blocks (borrowed ones, mostly). Nobody finds them by a
-    /// block route: BGP has to announce each by itself.
+    /// Addresses of local endpoints and of the tunnel that lie in none of this node's blocks (borrowed ones, mostly). Nobody
+    /// finds them by a block route: BGP has to announce each by itself.
     pub fn addresses_outside_blocks(&self) -> BTreeSet<IpNet> {
         let inside = |net: &IpNet| self.state.blocks.iter().any(|block| block.contains(net));
+        let tunnel = self.state.this_node.as_ref().and_then(|this| this.ipip_tunnel);
         self.claims
             .keys()
-            .map(|address| IpNet::from(*address))
+            .copied()
+            .chain(tunnel.map(IpAddr::V4))
+            .map(IpNet::from)
             .filter(|net| !inside(net))
             .collect()
     }

@@ -74,6 +74,8 @@ pub(crate) struct Session {
     connections: Vec<Connection>,
     /// Errors in a row.
     failures: u32,
+    /// Attempts to connect in a row that came to nothing.
+    unanswered: u32,
     /// Whether our identifier is the higher one (RFC 4271 6.8), as far as known.
     outranks_peer: bool,
     state: State,
@@ -126,6 +128,7 @@ impl Session {
             dial,
             connections: Vec::new(),
             failures: 0,
+            unanswered: 0,
             outranks_peer: false,
             state,
             since: now,
@@ -222,7 +225,7 @@ impl Session {
         if matches!(self.dial, Dial::Connect { conn: ours, .. } if ours == conn) {
             self.last_error = Some((now, SessionError::ConnectFailed(text)));
             self.dial = Dial::Active {
-                retry_at: Some(now + self.retry_time()),
+                retry_at: Some(now + self.next_attempt()),
             };
             self.note_state(now);
         }
@@ -455,6 +458,7 @@ impl Session {
     }
 
     fn add_connection(&mut self, now: Instant, id: ConnId, outgoing: bool, local: &Local, effects: &mut Vec<Effect>) {
+        self.unanswered = 0;
         let open = open(&self.config, local, self.sessions > 0);
         effects.push(Effect::Send(id, wire::encode_open(&open)));
         let phase = Phase::OpenSent {
@@ -556,6 +560,13 @@ impl Session {
             conn,
             retry_at: now + self.config.connect_retry.max(SHORT_WAIT),
         };
+    }
+
+    /// A node that comes up at the same time as this one listens in a moment, so the first attempts follow quickly.
+    fn next_attempt(&mut self) -> Duration {
+        let doublings = self.unanswered.min(16);
+        self.unanswered = self.unanswered.saturating_add(1);
+        SHORT_WAIT.saturating_mul(1 << doublings).min(self.retry_time())
     }
 
     /// A retry time of zero must not make us spin.

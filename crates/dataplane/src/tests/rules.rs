@@ -192,13 +192,22 @@ fn nobody_announces_our_blocks_to_us() {
 fn addresses_outside_our_blocks_need_an_announcement_of_their_own() {
     let mut world = cluster(EncapMode::Always);
     world.endpoint("pod2", endpoint("cali2", &["192.168.2.9", "fd01::9"]));
-    let outside: Vec<String> = world
-        .dataplane
-        .addresses_outside_blocks()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(outside, ["192.168.2.9/32", "fd01::9/128"]);
+    let outside = |world: &World| -> Vec<String> {
+        world
+            .dataplane
+            .addresses_outside_blocks()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(outside(&world), ["192.168.2.9/32", "fd01::9/128"]);
+    // What the host itself sends through the tunnel has the tunnel's address: answers must find back.
+    let this = world.dataplane.state.this_node.clone();
+    world.set(NodeChange::ThisNode(this.map(|this| calc::ThisNode {
+        ipip_tunnel: Some("192.168.2.8".parse().unwrap()),
+        ..this
+    })));
+    assert_eq!(outside(&world), ["192.168.2.8/32", "192.168.2.9/32", "fd01::9/128"]);
 }
 
 #[test]
