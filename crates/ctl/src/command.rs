@@ -1,6 +1,6 @@
 //! The commands and their flags.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,12 +9,12 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, get, ipam_show, node_status, version, write};
+use crate::{CtlError, delete, get, ipam_show, node_status, version, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Global {
-    /// Do not compare the versions of this program and the cluster
+    /// Accepted for scripts: no difference of versions is a reason to refuse
     #[arg(long, global = true)]
     pub allow_version_mismatch: bool,
 }
@@ -146,7 +146,7 @@ pub enum IpamCommand {
 #[derive(Args, Clone, Debug)]
 pub struct IpamShowArgs {
     /// Who holds this address
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["show_blocks", "show_borrowed", "show_configuration"])]
     pub ip: Option<std::net::IpAddr>,
     /// Blocks too
     #[arg(long)]
@@ -155,7 +155,7 @@ pub struct IpamShowArgs {
     #[arg(long)]
     pub show_borrowed: bool,
     /// The IPAM settings
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["show_blocks", "show_borrowed"])]
     pub show_configuration: bool,
 }
 
@@ -172,9 +172,19 @@ pub struct NodeStatusArgs {
     /// The agent's run directory
     #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
     pub run_dir: PathBuf,
-    /// `json` for programs
+    /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    pub output: StatusFormat,
+}
+
+/// How `node status` shows its report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Flags of `version`.
@@ -192,27 +202,44 @@ pub type Connect<'a> = &'a dyn Fn() -> BoxFuture<'static, Result<SharedStore, St
 pub fn run(command: &Command, connect: Connect<'_>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&CtlError::Io { what: "starting".into(), source: error }),
+        Err(error) => {
+            return complain(&CtlError::Io {
+                what: "starting".into(),
+                source: error,
+            });
+        }
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let done = runtime.block_on(perform(command, connect, &mut out));
-    match done.and_then(|()| out.flush().map_err(CtlError::output)) {
+    // Also after a failure: what was found comes before what was not.
+    let shown = out.flush().map_err(CtlError::output);
+    match done.and(shown) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => complain(&error),
     }
 }
 
-/// Runs a command, writing its answer to `out`.
+/// Runs a command, writing its answer to `out`. `-f -` reads the process's standard input.
 pub async fn perform(command: &Command, connect: Connect<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
+    perform_on(command, connect, &mut std::io::stdin(), out).await
+}
+
+/// As [`perform`], with this standard input.
+pub async fn perform_on(
+    command: &Command,
+    connect: Connect<'_>,
+    stdin: &mut dyn Read,
+    out: &mut dyn Write,
+) -> Result<(), CtlError> {
     let store = || connect().map(|opened| opened.map_err(CtlError::Connect)).boxed();
     match command {
-        Command::Get(args) => get::get(args, &store().await?, out).await,
-        Command::Create(args) => write::write(Verb::Create, args, &store, out).await,
-        Command::Apply(args) => write::write(Verb::Apply, args, &store, out).await,
-        Command::Replace(args) => write::write(Verb::Replace, args, &store, out).await,
-        Command::Delete(args) => write::delete(args, &store, out).await,
-        Command::Validate(args) => write::validate(args, out),
+        Command::Get(args) => get::get(args, &store, stdin, out).await,
+        Command::Create(args) => write::write(Verb::Create, args, &store, stdin, out).await,
+        Command::Apply(args) => write::write(Verb::Apply, args, &store, stdin, out).await,
+        Command::Replace(args) => write::write(Verb::Replace, args, &store, stdin, out).await,
+        Command::Delete(args) => delete::delete(args, &store, stdin, out).await,
+        Command::Validate(args) => write::validate(args, stdin, out),
         Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
         Command::Version(args) => version::version(args, &store, out).await,
@@ -221,12 +248,13 @@ pub async fn perform(command: &Command, connect: Connect<'_>, out: &mut dyn Writ
 
 fn complain(error: &CtlError) -> ExitCode {
     let mut err = std::io::stderr().lock();
-    let prefix = if err.is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    let prefix = if err.is_terminal() {
+        "\x1b[1;31merror:\x1b[0m"
+    } else {
+        "error:"
+    };
     for line in error.to_string().lines() {
         let _ = writeln!(err, "{prefix} {line}");
     }
-    match error {
-        CtlError::Usage(_) => ExitCode::from(2),
-        _ => ExitCode::from(1),
-    }
+    ExitCode::from(error.exit_code())
 }

@@ -2,21 +2,29 @@
 
 use std::io;
 
+use api::Key;
+
 /// A failed command. Each text stands alone: what, why, and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum CtlError {
-    /// Documents have problems: all of them, one a line.
+    /// Files, documents or requests have problems: all of them, one a line. Nothing was written.
     #[error("{}", .0.join("\n"))]
     Invalid(Vec<String>),
     /// A word on the command line means nothing.
     #[error("{0}")]
     Usage(String),
+    /// Some of what was asked for is not there: all of it, one a line.
+    #[error("{}", missing(.0))]
+    Missing(Vec<Key>),
     /// The datastore cannot be reached.
     #[error("{0}")]
     Connect(String),
     /// The datastore refused.
     #[error("{0}")]
     Store(#[from] datastore::StoreError),
+    /// Address management refused.
+    #[error("{0}")]
+    Ipam(#[from] ipam::IpamError),
     /// Some resources were done, then one failed.
     #[error("{done} of {total} resources were {verb}; then: {why}")]
     Partial {
@@ -43,6 +51,14 @@ pub enum CtlError {
 }
 
 impl CtlError {
+    /// What the process ends with: 2 if the command line is wrong, otherwise 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CtlError::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
     /// Nobody reads the output any more (`| head`): no reason to complain.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, CtlError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
@@ -50,6 +66,16 @@ impl CtlError {
 
     /// Wraps a failure to write the answer.
     pub fn output(source: io::Error) -> Self {
-        CtlError::Io { what: "standard output".into(), source }
+        CtlError::Io {
+            what: "standard output".into(),
+            source,
+        }
     }
+}
+
+fn missing(keys: &[Key]) -> String {
+    let lines = keys
+        .iter()
+        .map(|key| datastore::StoreError::NotFound(key.clone()).to_string());
+    lines.collect::<Vec<_>>().join("\n")
 }

@@ -1,94 +1,150 @@
 //! `get`: resources as tables, documents or names.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use api::{Key, Kind, Metadata, Resource};
-use datastore::{Scope, SharedStore, StoreError};
+use datastore::{Scope, SharedStore};
 
 use crate::command::{Format, GetArgs};
+use crate::write::Open;
 use crate::{CtlError, input, output};
 
-/// Shows resources.
-pub async fn get(args: &GetArgs, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
-    let (kind, mut resources) = chosen(args, store).await?;
+/// Shows resources. Those that are asked for by name and are not there are reported after the others.
+pub async fn get(args: &GetArgs, open: Open<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> Result<(), CtlError> {
+    let request = request(args, stdin)?;
+    let store = &open().await?;
+    let mut answer = answer(request, store).await?;
     if args.export {
-        resources.iter_mut().for_each(|resource| export(resource.metadata_mut()));
+        let each = answer.resources.iter_mut();
+        each.for_each(|resource| export(resource.metadata_mut()));
     }
-    let single = args.names.len() == 1 && resources.len() == 1;
-    let text = match args.output {
-        Format::Ps | Format::Wide => {
-            return tables(args, kind, &resources, store, out).await;
+    if !answer.resources.is_empty() || answer.missing.is_empty() {
+        show(args, &answer, store, out).await?;
+    }
+    if answer.missing.is_empty() {
+        Ok(())
+    } else {
+        Err(CtlError::Missing(answer.missing))
+    }
+}
+
+/// What the command line asks for.
+enum Request {
+    /// These, of this kind or of several.
+    Keys(Option<Kind>, Vec<Key>),
+    /// All of a kind in a scope that have one of these names, or any if there are none.
+    List(Kind, Scope, Vec<String>),
+}
+
+/// What there is of it.
+struct Answer {
+    /// The one kind, if it is one.
+    kind: Option<Kind>,
+    /// In the order asked for, otherwise by key.
+    resources: Vec<Resource>,
+    /// Asked for and not there.
+    missing: Vec<Key>,
+    /// One resource was asked for, not a list that may have one.
+    single: bool,
+}
+
+fn request(args: &GetArgs, stdin: &mut dyn Read) -> Result<Request, CtlError> {
+    if let Some(file) = &args.filename {
+        let named = input::read(std::slice::from_ref(file), false, &args.namespace, stdin)?;
+        return Ok(Request::Keys(None, named.iter().map(Resource::key).collect()));
+    }
+    let Some(name) = &args.kind else {
+        let kinds = Kind::ALL.map(Kind::plural).join(", ");
+        return Err(CtlError::Usage(format!("name a kind: {kinds}")));
+    };
+    let kind = input::kind(name)?;
+    let namespaced = kind.is_namespaced();
+    Ok(match (namespaced && args.all_namespaces, args.names.is_empty()) {
+        (false, false) => Request::Keys(Some(kind), input::keys(kind, &args.namespace, &args.names)),
+        (false, true) if namespaced => Request::List(kind, Scope::Namespace(kind, args.namespace.clone()), Vec::new()),
+        _ => Request::List(kind, Scope::Kind(kind), args.names.clone()),
+    })
+}
+
+async fn answer(request: Request, store: &SharedStore) -> Result<Answer, CtlError> {
+    let (kind, scope, names) = match request {
+        Request::Keys(kind, keys) => return fetch(store, kind, &keys).await,
+        Request::List(kind, scope, names) => (kind, scope, names),
+    };
+    let items = store.list(&scope).await?.items;
+    let wanted = |resource: &Resource| names.is_empty() || names.contains(&resource.metadata().name);
+    let found = items.into_iter().map(|stored| stored.resource).filter(wanted);
+    let resources: Vec<Resource> = found.collect();
+    let absent = |name: &&String| !resources.iter().any(|resource| resource.metadata().name == **name);
+    let missing = names
+        .iter()
+        .filter(absent)
+        .map(|name| Key::cluster(kind, name))
+        .collect();
+    Ok(Answer {
+        kind: Some(kind),
+        missing,
+        resources,
+        single: false,
+    })
+}
+
+async fn fetch(store: &SharedStore, kind: Option<Kind>, keys: &[Key]) -> Result<Answer, CtlError> {
+    let (mut resources, mut missing) = (Vec::new(), Vec::new());
+    for key in keys {
+        match store.get(key).await? {
+            Some(stored) => resources.push(stored.resource),
+            None => missing.push(key.clone()),
         }
-        Format::Name => {
+    }
+    let single = keys.len() == 1;
+    Ok(Answer {
+        kind,
+        resources,
+        missing,
+        single,
+    })
+}
+
+async fn show(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
+    let one = answer.resources.first().filter(|_| answer.single);
+    let text = match (args.output, one) {
+        (Format::Ps | Format::Wide, _) => return tables(args, answer, store, out).await,
+        (Format::Name, _) => {
             let line = |resource: &Resource| format!("{}/{}\n", resource.kind(), resource.metadata().name);
-            resources.iter().map(line).collect()
+            answer.resources.iter().map(line).collect()
         }
-        Format::Yaml if single => api::document::to_yaml(&resources[0]),
-        Format::Yaml => api::document::list_to_yaml(kind, &resources),
-        Format::Json => {
-            let value = if single { api::document::to_json(&resources[0]) } else { api::document::list_to_json(kind, &resources) };
-            serde_json::to_string_pretty(&value).map_err(|error| CtlError::Usage(error.to_string()))? + "\n"
-        }
+        (Format::Yaml, Some(one)) => api::document::to_yaml(one),
+        (Format::Yaml, None) => api::document::list_to_yaml(answer.kind, &answer.resources),
+        (Format::Json, Some(one)) => output::json(&api::document::to_json(one)),
+        (Format::Json, None) => output::json(&api::document::list_to_json(answer.kind, &answer.resources)),
     };
     out.write_all(text.as_bytes()).map_err(CtlError::output)
 }
 
-/// What the command line asks for, in order of keys.
-async fn chosen(args: &GetArgs, store: &SharedStore) -> Result<(Option<Kind>, Vec<Resource>), CtlError> {
-    if let Some(file) = &args.filename {
-        let named = input::read(std::slice::from_ref(file), false, &args.namespace)?;
-        let keys: Vec<Key> = named.iter().map(Resource::key).collect();
-        return Ok((None, fetch(store, &keys).await?));
-    }
-    let Some(name) = &args.kind else {
-        return Err(CtlError::Usage(format!("name a kind: {}", Kind::ALL.map(|kind| kind.plural()).join(", "))));
-    };
-    // `get ippool/default-ipv4-ippool` and `get ippool,node` are not upstream's; a comma there is a mistake to name.
-    let kind = input::kind(name)?;
-    if !args.names.is_empty() {
-        let key = |name: &String| match kind.is_namespaced() {
-            true => Key::namespaced(kind, &args.namespace, name),
-            false => Key::cluster(kind, name),
-        };
-        return Ok((Some(kind), fetch(store, &args.names.iter().map(key).collect::<Vec<_>>()).await?));
-    }
-    let scope = match kind.is_namespaced() && !args.all_namespaces {
-        true => Scope::Namespace(kind, args.namespace.clone()),
-        false => Scope::Kind(kind),
-    };
-    let items = store.list(&scope).await?.items;
-    Ok((Some(kind), items.into_iter().map(|stored| stored.resource).collect()))
-}
-
-async fn fetch(store: &SharedStore, keys: &[Key]) -> Result<Vec<Resource>, CtlError> {
-    let mut found = Vec::new();
-    for key in keys {
-        match store.get(key).await? {
-            Some(stored) => found.push(stored.resource),
-            None => return Err(StoreError::NotFound(key.clone()).into()),
-        }
-    }
-    Ok(found)
-}
-
-async fn tables(
-    args: &GetArgs,
-    kind: Option<Kind>,
-    resources: &[Resource],
-    store: &SharedStore,
-    out: &mut dyn Write,
-) -> Result<(), CtlError> {
+async fn tables(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
     let wide = args.output == Format::Wide;
-    let default_as = if wide && kind == Some(Kind::Node) { default_as(store).await? } else { String::new() };
-    let kinds: Vec<Kind> = match kind {
+    let has = |kind: &Kind| answer.resources.iter().any(|resource| resource.kind() == *kind);
+    let kinds: Vec<Kind> = match answer.kind {
         Some(kind) => vec![kind],
-        None => Kind::ALL.into_iter().filter(|kind| resources.iter().any(|r| r.kind() == *kind)).collect(),
+        None => Kind::ALL.into_iter().filter(has).collect(),
+    };
+    let default_as = match wide && kinds.contains(&Kind::Node) {
+        true => default_as(store).await?,
+        false => String::new(),
     };
     for kind in kinds {
         let headings = output::headings(kind, wide, args.all_namespaces);
-        let row = |resource: &Resource| headings.iter().map(|heading| output::cell(resource, heading, &default_as)).collect();
+        let cell = |resource: &Resource, heading| output::cell(resource, heading, &default_as);
+        let row = |resource: &Resource| headings.iter().map(|heading| cell(resource, heading)).collect();
         let mut rows: Vec<Vec<String>> = vec![headings.iter().map(ToString::to_string).collect()];
-        rows.extend(resources.iter().filter(|resource| resource.kind() == kind).map(row));
+        rows.extend(
+            answer
+                .resources
+                .iter()
+                .filter(|resource| resource.kind() == kind)
+                .map(row),
+        );
         output::columns(out, &rows).map_err(CtlError::output)?;
     }
     Ok(())

@@ -1,110 +1,120 @@
 //! `ipam show`: how full pools and blocks are, who holds an address, which addresses are borrowed.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 
-use api::{IpPool, IpamBlock, IpamConfigurationSpec, Key, Kind, Resource};
+use api::{IpPool, IpamBlock, IpamBlockSpec, IpamConfigurationSpec, Key, Kind, Resource};
 use datastore::{Scope, SharedStore};
-use ipnet::IpNet;
+use ipam::{Block, PoolUse, Reservations, utilization};
 
 use crate::command::IpamShowArgs;
 use crate::{CtlError, output};
 
 /// Shows what the flags ask for.
 pub async fn show(args: &IpamShowArgs, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
-    let blocks: Vec<IpamBlock> = list(store, Kind::IPAMBlock).await?;
-    if let Some(address) = args.ip {
-        return who_holds(address, &blocks, out).map_err(CtlError::output);
-    }
     if args.show_configuration {
         return configuration(store, out).await;
     }
-    if args.show_borrowed {
-        return borrowed(&blocks, out).map_err(CtlError::output);
-    }
-    let pools: Vec<IpPool> = list(store, Kind::IPPool).await?;
-    let mut rows = vec![["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE"].map(String::from).to_vec()];
-    for pool in &pools {
-        let own: Vec<&IpamBlock> = blocks.iter().filter(|block| pool.spec.cidr.contains(&block.spec.cidr)).collect();
-        rows.push(usage("IP Pool", pool.spec.cidr, own.iter().map(|block| in_use(block)).sum()));
-        if args.show_blocks {
-            rows.extend(own.into_iter().map(|block| usage("Block", block.spec.cidr, in_use(block))));
+    let blocks: Vec<IpamBlock> = list(store, Kind::IPAMBlock).await?;
+    let blocks: Vec<IpamBlockSpec> = blocks.into_iter().map(|block| block.spec).collect();
+    let shown = match (args.ip, args.show_borrowed) {
+        (Some(address), _) => who_holds(address, &blocks, out),
+        (None, true) => borrowed(&blocks, out),
+        (None, false) => {
+            let pools: Vec<IpPool> = list(store, Kind::IPPool).await?;
+            let uses = utilization(&pools, &blocks, &Reservations::default());
+            usage(&uses, args.show_blocks, out)
         }
-    }
-    output::grid(out, &rows).map_err(CtlError::output)
+    };
+    shown.map_err(CtlError::output)
 }
 
 async fn list<T: TryFrom<Resource>>(store: &SharedStore, kind: Kind) -> Result<Vec<T>, CtlError> {
     let items = store.list(&Scope::Kind(kind)).await?.items;
-    Ok(items.into_iter().filter_map(|stored| T::try_from(stored.resource).ok()).collect())
+    let typed = items.into_iter().filter_map(|stored| T::try_from(stored.resource).ok());
+    Ok(typed.collect())
 }
 
-fn usage(what: &str, cidr: IpNet, used: u128) -> Vec<String> {
-    let total = size(cidr);
-    let free = total.saturating_sub(used);
-    let percent = |part: u128| if total == 0 { 0 } else { (part as f64 * 100.0 / total as f64).round() as u128 };
-    let count = |number: u128| if total > 1 << 40 { format!("{:.5e}", number as f64) } else { number.to_string() };
-    vec![
-        what.to_string(),
-        cidr.to_string(),
-        count(total),
-        format!("{used} ({}%)", percent(used)),
-        format!("{} ({}%)", count(free), percent(free)),
-    ]
-}
-
-fn size(cidr: IpNet) -> u128 {
-    1u128.checked_shl(u32::from(cidr.max_prefix_len() - cidr.prefix_len())).unwrap_or(u128::MAX)
-}
-
-fn in_use(block: &IpamBlock) -> u128 {
-    block.spec.allocations.iter().flatten().count() as u128
-}
-
-fn who_holds(address: IpAddr, blocks: &[IpamBlock], out: &mut dyn Write) -> std::io::Result<()> {
-    let holder = blocks.iter().find_map(|block| {
-        let (_, attribute) = allocations(block).find(|(held, _)| *held == address)?;
-        block.spec.attributes.get(attribute)
-    });
-    let Some(attribute) = holder else { return writeln!(out, "{address} is not assigned") };
-    writeln!(out, "IP {address} is in use")?;
-    writeln!(out, "Attributes:")?;
-    if let Some(handle) = &attribute.handle_id {
-        writeln!(out, "  handle: {handle}")?;
-    }
-    attribute.secondary.iter().try_for_each(|(name, value)| writeln!(out, "  {name}: {value}"))
-}
-
-fn borrowed(blocks: &[IpamBlock], out: &mut dyn Write) -> std::io::Result<()> {
-    let mut rows = vec![["IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"].map(String::from).to_vec()];
-    for block in blocks {
-        let owner = block.spec.affinity.as_deref().and_then(|affinity| affinity.strip_prefix("host:")).unwrap_or_default();
-        for (address, attribute) in allocations(block) {
-            let Some(attribute) = block.spec.attributes.get(attribute) else { continue };
-            let get = |name: &str| attribute.secondary.get(name).cloned().unwrap_or_default();
-            let node = get("node");
-            if node.is_empty() || node == owner {
-                continue;
+fn usage(pools: &[PoolUse], show_blocks: bool, out: &mut dyn Write) -> io::Result<()> {
+    let mut rows = vec![row(["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE"])];
+    for pool in pools {
+        match &pool.name {
+            Some(_) => rows.push(fill("IP Pool", &pool.cidr.to_string(), pool.capacity, pool.in_use)),
+            // What was left behind by a pool that is gone. Its size is that of its blocks.
+            None => {
+                let capacity = pool.blocks.iter().map(|block| block.capacity).sum();
+                rows.push(fill("No pool", "", capacity, pool.in_use));
             }
-            let (kind, holder) = match get("type") {
-                kind if kind.is_empty() => ("pod".to_string(), format!("{}/{}", get("namespace"), get("pod"))),
-                kind => (kind, attribute.handle_id.clone().unwrap_or_default()),
-            };
-            rows.push(vec![address.to_string(), node, block.spec.cidr.to_string(), owner.to_string(), kind, holder]);
         }
+        let blocks = pool.blocks.iter().filter(|_| show_blocks);
+        rows.extend(blocks.map(|block| fill("Block", &block.cidr.to_string(), block.capacity, block.in_use)));
     }
     output::grid(out, &rows)
 }
 
-/// Allocated addresses of a block with their attribute's index.
-fn allocations(block: &IpamBlock) -> impl Iterator<Item = (IpAddr, usize)> {
-    let base = block.spec.cidr.network();
-    let at = move |ordinal: usize| match base {
-        IpAddr::V4(base) => u32::from(base).checked_add(ordinal as u32).map(|bits| IpAddr::V4(bits.into())),
-        IpAddr::V6(base) => u128::from(base).checked_add(ordinal as u128).map(|bits| IpAddr::V6(bits.into())),
+fn fill(what: &str, cidr: &str, total: u128, used: u128) -> Vec<String> {
+    let share = |part: u128| {
+        let percent = part as f64 * 100.0 / (total.max(1)) as f64;
+        format!("{} ({percent:.0}%)", output::five_digits(part))
     };
-    let allocated = block.spec.allocations.iter().enumerate();
-    allocated.filter_map(move |(ordinal, attribute)| Some((at(ordinal)?, (*attribute)?)))
+    let free = total.saturating_sub(used);
+    vec![
+        what.into(),
+        cidr.into(),
+        output::five_digits(total),
+        share(used),
+        share(free),
+    ]
+}
+
+fn who_holds(address: IpAddr, blocks: &[IpamBlockSpec], out: &mut dyn Write) -> io::Result<()> {
+    let holder = blocks.iter().find_map(|block| block.holder(block.ordinal(address)?));
+    let holder = match holder {
+        None => return writeln!(out, "{address} is not assigned"),
+        Some(holder) if holder.released_at.is_some() => {
+            return writeln!(out, "{address} is not assigned: it was released and cools down");
+        }
+        Some(holder) => holder,
+    };
+    writeln!(out, "IP {address} is in use")?;
+    if holder.handle_id.is_none() && holder.secondary.is_empty() {
+        return writeln!(out, "No attributes defined for {address}");
+    }
+    writeln!(out, "Attributes:")?;
+    if let Some(handle) = &holder.handle_id {
+        writeln!(out, "  handle: {handle}")?;
+    }
+    let mut attributes = holder.secondary.iter();
+    attributes.try_for_each(|(name, value)| writeln!(out, "  {name}: {value}"))
+}
+
+fn borrowed(blocks: &[IpamBlockSpec], out: &mut dyn Write) -> io::Result<()> {
+    let mut rows = vec![row([
+        "IP",
+        "BORROWING-NODE",
+        "BLOCK",
+        "BLOCK OWNER",
+        "TYPE",
+        "ALLOCATED-TO",
+    ])];
+    for block in blocks {
+        let affinity = block.affinity.as_deref().unwrap_or_default();
+        let owner = affinity.strip_prefix("host:").unwrap_or(affinity);
+        for (ordinal, holder) in block.allocated() {
+            let get = |name: &str| holder.secondary.get(name).cloned().unwrap_or_default();
+            let node = get("node");
+            if node.is_empty() || node == owner || holder.released_at.is_some() {
+                continue;
+            }
+            let (kind, by) = match get("type") {
+                kind if kind.is_empty() => ("pod".to_string(), format!("{}/{}", get("namespace"), get("pod"))),
+                kind => (kind, holder.handle_id.clone().unwrap_or_default()),
+            };
+            let (address, block) = (block.address(ordinal).to_string(), block.cidr.to_string());
+            rows.push(vec![address, node, block, owner.to_string(), kind, by]);
+        }
+    }
+    output::grid(out, &rows)
 }
 
 async fn configuration(store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
@@ -113,12 +123,16 @@ async fn configuration(store: &SharedStore, out: &mut dyn Write) -> Result<(), C
         Some(Resource::IPAMConfiguration(config)) => config.spec,
         _ => IpamConfigurationSpec::default(),
     };
-    let rows = vec![
-        ["PROPERTY", "VALUE"].map(String::from).to_vec(),
-        vec!["StrictAffinity".into(), spec.strict_affinity.to_string()],
-        vec!["AutoAllocateBlocks".into(), spec.auto_allocate_blocks.to_string()],
-        vec!["MaxBlocksPerHost".into(), spec.max_blocks_per_host.to_string()],
-        vec!["IPCooldownSeconds".into(), spec.ip_cooldown_seconds.to_string()],
+    let rows = [
+        row(["PROPERTY", "VALUE"]),
+        row(["StrictAffinity", &spec.strict_affinity.to_string()]),
+        row(["AutoAllocateBlocks", &spec.auto_allocate_blocks.to_string()]),
+        row(["MaxBlocksPerHost", &spec.max_blocks_per_host.to_string()]),
+        row(["IPCooldownSeconds", &spec.ip_cooldown_seconds.to_string()]),
     ];
     output::grid(out, &rows).map_err(CtlError::output)
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(String::from).to_vec()
 }

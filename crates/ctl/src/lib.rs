@@ -6,6 +6,7 @@
 //! Exit codes: 0 done; 1 refused or failed (the reason is on standard error); 2 the command line is wrong.
 
 pub mod command;
+pub mod delete;
 pub mod error;
 pub mod get;
 pub mod input;

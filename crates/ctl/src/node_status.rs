@@ -4,43 +4,67 @@ use std::io::{self, Write};
 
 use agent::status::{BgpPeerReport, Report};
 
-use crate::command::{Format, NodeStatusArgs};
+use crate::command::{NodeStatusArgs, StatusFormat};
 use crate::{CtlError, output};
 
 /// Asks the agent and shows its report.
 pub fn status(args: &NodeStatusArgs, out: &mut dyn Write) -> Result<(), CtlError> {
     let report = agent::http::ask(&agent::http::socket(&args.run_dir))?;
     match args.output {
-        Format::Json => {
-            let text = serde_json::to_string_pretty(&report).map_err(|error| CtlError::Usage(error.to_string()))?;
-            writeln!(out, "{text}").map_err(CtlError::output)
-        }
-        _ => text(&report, out).map_err(CtlError::output),
+        StatusFormat::Json => out
+            .write_all(output::json(&report).as_bytes())
+            .map_err(CtlError::output),
+        StatusFormat::Text => text(&report, out).map_err(CtlError::output),
     }
 }
 
 /// The report as text.
 pub fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "Margay agent is running: node {}, version {}, pid {}.", report.node, report.version, report.pid)?;
+    writeln!(
+        out,
+        "Margay agent is running: node {}, version {}, pid {}.",
+        report.node, report.version, report.pid
+    )?;
     for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
-        let peers: Vec<&BgpPeerReport> = report.bgp.peers.iter().filter(|peer| peer.address.contains(':') == is_v6).collect();
+        let peers: Vec<&BgpPeerReport> = report
+            .bgp
+            .peers
+            .iter()
+            .filter(|peer| peer.address.contains(':') == is_v6)
+            .collect();
         writeln!(out, "\n{family} BGP status")?;
         if peers.is_empty() {
             writeln!(out, "No {family} peers found.")?;
             continue;
         }
-        let mut rows = vec![["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"].map(String::from).to_vec()];
+        let mut rows = vec![
+            ["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]
+                .map(String::from)
+                .to_vec(),
+        ];
         rows.extend(peers.into_iter().map(peer_row));
         output::grid(out, &rows)?;
     }
-    writeln!(out, "\n{}", if report.ready { "The node is ready." } else { "The node is NOT ready." })?;
+    writeln!(
+        out,
+        "\n{}",
+        if report.ready {
+            "The node is ready."
+        } else {
+            "The node is NOT ready."
+        }
+    )?;
     for condition in &report.conditions {
         let mark = match (condition.ok, condition.required) {
             (true, _) => "ok",
             (false, true) => "NOT READY",
             (false, false) => "warning",
         };
-        writeln!(out, "  {:<11} {mark:<10} {}: {}", condition.name, condition.reason, condition.message)?;
+        writeln!(
+            out,
+            "  {:<11} {mark:<10} {}: {}",
+            condition.name, condition.reason, condition.message
+        )?;
     }
     for why in &report.addresses.why {
         writeln!(out, "  Address     {why}")?;
@@ -55,7 +79,11 @@ pub fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "  Pod MTU     {}", report.pod_mtu)?;
     for class in &report.kernel {
-        writeln!(out, "  {:<11} {} of {} installed, {} failed", class.class, class.installed, class.wanted, class.failed)?;
+        writeln!(
+            out,
+            "  {:<11} {} of {} installed, {} failed",
+            class.class, class.installed, class.wanted, class.failed
+        )?;
     }
     for problem in &report.problems {
         writeln!(out, "  problem     {problem}")?;
@@ -72,7 +100,10 @@ fn peer_row(peer: &BgpPeerReport) -> Vec<String> {
     };
     let up = peer.state == "Established";
     let info = match (&peer.info, up) {
-        (_, true) => format!("Established; {} received, {} advertised", peer.received, peer.advertised),
+        (_, true) => format!(
+            "Established; {} received, {} advertised",
+            peer.received, peer.advertised
+        ),
         (Some(why), false) => format!("{}: {why}", peer.state),
         (None, false) => peer.state.clone(),
     };

@@ -2,37 +2,74 @@
 
 use std::io::{self, Write};
 
-use api::{EncapMode, Kind, Resource};
+use api::{Kind, Resource};
 
 /// Prints columns three spaces apart, as upstream's tool does; an empty line ends the table.
 pub fn columns(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0) + 3).collect();
+    let widths: Vec<usize> = widths(rows).into_iter().map(|width| (width + 3).max(5)).collect();
     for row in rows {
-        let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", line.trim_end_matches(' ').to_string() + "   ")?;
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(out, "{}", cells.collect::<String>())?;
     }
     writeln!(out)
 }
 
-/// Prints a table with borders, as upstream's `ipam show` and `node status` do.
+/// Prints a table with borders, as upstream's `ipam show` and `node status` do: headings in the middle, numbers to the
+/// right, all else to the left.
 pub fn grid(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
-    let Some(header) = rows.first() else { return Ok(()) };
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let border: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+";
-    writeln!(out, "{border}")?;
+    let widths = widths(rows);
+    let border: String = widths
+        .iter()
+        .map(|width| format!("+{}", "-".repeat(width + 2)))
+        .collect();
+    writeln!(out, "{border}+")?;
     for (number, row) in rows.iter().enumerate() {
-        let cell = |(text, width): (&String, &usize)| {
-            if number == 0 { format!("| {text:^width$} ", width = *width) } else { format!("| {text:<width$} ", width = *width) }
+        let cell = |(text, width): (&String, &usize)| match (number, text.parse::<f64>()) {
+            (0, _) => format!("| {text:^width$} "),
+            (_, Ok(_)) => format!("| {text:>width$} "),
+            (_, Err(_)) => format!("| {text:<width$} "),
         };
         writeln!(out, "{}|", row.iter().zip(&widths).map(cell).collect::<String>())?;
         if number == 0 {
-            writeln!(out, "{border}")?;
+            writeln!(out, "{border}+")?;
         }
     }
-    writeln!(out, "{border}")
+    // Without rows the line below the headings is the last one.
+    if rows.len() > 1 {
+        writeln!(out, "{border}+")?;
+    }
+    Ok(())
+}
+
+/// Width of each column in characters.
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell: &String| cell.chars().count())
+            .max()
+    };
+    (0..columns).map(|column| width(column).unwrap_or(0)).collect()
+}
+
+/// A count in at most five digits, with an exponent if it has more (C's `%.5g`).
+pub fn five_digits(count: u128) -> String {
+    let rounded = format!("{:.4e}", count as f64);
+    let (digits, exponent) = rounded.split_once('e').unwrap_or((&rounded, "0"));
+    match exponent.parse::<usize>() {
+        Ok(exponent) if exponent >= 5 => {
+            let digits = digits.trim_end_matches('0').trim_end_matches('.');
+            format!("{digits}e+{exponent:02}")
+        }
+        _ => count.to_string(),
+    }
+}
+
+/// JSON for programs and people.
+pub fn json(value: &impl serde::Serialize) -> String {
+    // What is shown here has keys of text only, which is all that can go wrong.
+    serde_json::to_string_pretty(value).expect("what is shown has a JSON form") + "\n"
 }
 
 /// The columns of a kind: upstream's, with more if `wide`.
@@ -40,7 +77,16 @@ pub fn headings(kind: Kind, wide: bool, all_namespaces: bool) -> Vec<&'static st
     let mut headings = match (kind, wide) {
         (Kind::IPPool, false) => vec!["NAME", "CIDR", "SELECTOR"],
         (Kind::IPPool, true) => {
-            vec!["NAME", "CIDR", "NAT", "IPIPMODE", "VXLANMODE", "DISABLED", "DISABLEBGPEXPORT", "SELECTOR"]
+            vec![
+                "NAME",
+                "CIDR",
+                "NAT",
+                "IPIPMODE",
+                "VXLANMODE",
+                "DISABLED",
+                "DISABLEBGPEXPORT",
+                "SELECTOR",
+            ]
         }
         (Kind::BGPConfiguration, _) => vec!["NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
         (Kind::BGPPeer, _) => vec!["NAME", "PEERIP", "NODE", "ASN"],
@@ -73,17 +119,22 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
             "CIDR" => pool.spec.cidr.to_string(),
             "SELECTOR" => pool.spec.node_selector.clone().unwrap_or_else(|| "all()".into()),
             "NAT" => pool.spec.nat_outgoing.to_string(),
-            "IPIPMODE" => mode(pool.spec.ipip_mode),
-            "VXLANMODE" => mode(pool.spec.vxlan_mode),
+            "IPIPMODE" => pool.spec.ipip_mode.to_string(),
+            "VXLANMODE" => pool.spec.vxlan_mode.to_string(),
             "DISABLED" => pool.spec.disabled.to_string(),
             _ => pool.spec.disable_bgp_export.to_string(),
         },
         (Resource::BGPConfiguration(config), heading) => match heading {
-            "MESHENABLED" => config.spec.node_to_node_mesh_enabled.unwrap_or(true).to_string(),
-            "ASNUMBER" => optional(config.spec.as_number.as_ref()),
+            // Upstream's sign for what is not set here and comes from elsewhere.
+            "MESHENABLED" => config
+                .spec
+                .node_to_node_mesh_enabled
+                .map_or("-".into(), |on| on.to_string()),
+            "ASNUMBER" => config.spec.as_number.map_or("-".into(), |asn| asn.to_string()),
             _ => document_field(resource, "logSeverityScreen"),
         },
         (Resource::BGPPeer(peer), heading) => match heading {
+            "PEERIP" if peer.spec.peer_ip.is_empty() => peer.spec.peer_selector.clone(),
             "PEERIP" => peer.spec.peer_ip.clone(),
             "NODE" => match (peer.spec.node.as_str(), peer.spec.node_selector.as_str()) {
                 ("", "") => "(global)".into(),
@@ -95,7 +146,9 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
         (Resource::Node(node), heading) => {
             let bgp = node.spec.bgp.clone().unwrap_or_default();
             match heading {
-                "ASN" => bgp.as_number.map_or_else(|| default_as.to_string(), |asn| asn.to_string()),
+                "ASN" => bgp
+                    .as_number
+                    .map_or_else(|| default_as.to_string(), |asn| asn.to_string()),
                 "IPV4" => optional(bgp.ipv4_address.as_ref()),
                 _ => optional(bgp.ipv6_address.as_ref()),
             }
@@ -111,7 +164,11 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
             _ => joined(&wep.spec.ip_nats.iter().map(|nat| nat.external_ip).collect::<Vec<_>>()),
         },
         (Resource::Profile(profile), _) => {
-            let labels = profile.spec.labels_to_apply.iter().map(|(name, value)| format!("{name}={value}"));
+            let labels = profile
+                .spec
+                .labels_to_apply
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
             labels.collect::<Vec<_>>().join(",")
         }
         (Resource::ClusterInformation(info), heading) => match heading {
@@ -133,7 +190,11 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
             _ => document_field(resource, "state"),
         },
         (Resource::IPAMHandle(handle), _) => {
-            let blocks = handle.spec.block.iter().map(|(block, count)| format!("{block}:{count}"));
+            let blocks = handle
+                .spec
+                .block
+                .iter()
+                .map(|(block, count)| format!("{block}:{count}"));
             blocks.collect::<Vec<_>>().join(",")
         }
         (Resource::IPAMConfiguration(config), heading) => match heading {
@@ -143,15 +204,6 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
         },
         (Resource::FelixConfiguration(_), _) => String::new(),
     }
-}
-
-fn mode(mode: EncapMode) -> String {
-    match mode {
-        EncapMode::Never => "Never",
-        EncapMode::Always => "Always",
-        EncapMode::CrossSubnet => "CrossSubnet",
-    }
-    .to_string()
 }
 
 fn optional<T: ToString>(value: Option<&T>) -> String {

@@ -1,13 +1,15 @@
-//! `create`, `apply`, `replace`, `delete`, `validate`: everything is checked first, then written one by one.
+//! `create`, `apply`, `replace`, `validate`: everything is checked first, then written one by one.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
 
 use api::{IpPool, Key, Kind, Resource};
-use datastore::{Scope, SharedStore, StoreError};
+use datastore::modify::TRIES;
+use datastore::{Revision, Scope, SharedStore, StoreError};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::command::{DeleteArgs, FileArgs, WriteArgs};
+use crate::command::{FileArgs, WriteArgs};
 use crate::{CtlError, input};
 
 /// What is done with the resources of a file.
@@ -25,93 +27,78 @@ pub enum Verb {
 pub type Open<'a> = &'a dyn Fn() -> BoxFuture<'static, Result<SharedStore, CtlError>>;
 
 /// Writes the resources of some files.
-pub async fn write(verb: Verb, args: &WriteArgs, open: Open<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
-    let Some(resources) = checked(&args.files)? else { return say_nothing_to_do(out) };
+pub async fn write(
+    verb: Verb,
+    args: &WriteArgs,
+    open: Open<'_>,
+    stdin: &mut dyn Read,
+    out: &mut dyn Write,
+) -> Result<(), CtlError> {
+    let Some(resources) = checked(&args.files, stdin)? else {
+        return say_nothing_to_do(out);
+    };
     let store = open().await?;
     let plan = plan(verb, args.skip_exists, resources, &store).await?;
     let total = plan.len();
     let kinds: Vec<Kind> = plan.iter().map(|step| step.resource.kind()).collect();
-    let mut done = 0;
-    for step in plan {
-        match perform(verb, step, &store).await {
-            Ok(()) => done += 1,
-            Err(why) if done == 0 => return Err(why),
-            Err(why) => return Err(CtlError::Partial { done, total, verb: verb.past(), why: Box::new(why) }),
-        }
+    for (done, step) in plan.into_iter().enumerate() {
+        perform(verb, step, &store)
+            .await
+            .map_err(|why| partial(done, total, verb.past(), why))?;
     }
     summary(verb.past(), &kinds, out)
 }
 
-/// Deletes the resources of some files, or by kind and names.
-pub async fn delete(args: &DeleteArgs, open: Open<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
-    let keys: Vec<Key> = match &args.kind {
-        Some(kind) => {
-            let kind = input::kind(kind)?;
-            let key = |name: &String| match kind.is_namespaced() {
-                true => Key::namespaced(kind, &args.namespace, name),
-                false => Key::cluster(kind, name),
-            };
-            args.names.iter().map(key).collect()
-        }
-        None => input::read(&args.filename, args.recursive, &args.namespace)?.iter().map(Resource::key).collect(),
-    };
-    refuse_internal(&keys)?;
-    let store = open().await?;
-    if !args.skip_not_exists {
-        for key in &keys {
-            if store.get(key).await?.is_none() {
-                return Err(StoreError::NotFound(key.clone()).into());
-            }
-        }
-    }
-    let mut gone = Vec::new();
-    for key in &keys {
-        refuse_used_pool(key, &store).await?;
-        match store.delete(key, None).await {
-            Ok(_) => gone.push(key.kind),
-            Err(StoreError::NotFound(_)) if args.skip_not_exists => {}
-            Err(why) if gone.is_empty() => return Err(why.into()),
-            Err(why) => {
-                let why = Box::new(why.into());
-                return Err(CtlError::Partial { done: gone.len(), total: keys.len(), verb: "deleted", why });
-            }
-        }
-    }
-    summary("deleted", &gone, out)
-}
-
 /// Checks files and writes nothing.
-pub fn validate(args: &FileArgs, out: &mut dyn Write) -> Result<(), CtlError> {
-    match checked(args)? {
+pub fn validate(args: &FileArgs, stdin: &mut dyn Read, out: &mut dyn Write) -> Result<(), CtlError> {
+    match checked(args, stdin)? {
         None => say_nothing_to_do(out),
-        Some(resources) => summary("validated", &resources.iter().map(Resource::kind).collect::<Vec<_>>(), out),
+        Some(resources) => summary(
+            "validated",
+            &resources.iter().map(Resource::kind).collect::<Vec<_>>(),
+            out,
+        ),
     }
 }
 
 /// Reads and checks; `None` if there is nothing and that is allowed.
-fn checked(args: &FileArgs) -> Result<Option<Vec<Resource>>, CtlError> {
-    let resources = input::read(&args.filename, args.recursive, &args.namespace)?;
+fn checked(args: &FileArgs, stdin: &mut dyn Read) -> Result<Option<Vec<Resource>>, CtlError> {
+    let resources = input::read(&args.filename, args.recursive, &args.namespace, stdin)?;
     if resources.is_empty() {
-        let files = args.filename.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
-        return if args.skip_empty { Ok(None) } else { Err(CtlError::Usage(format!("no resources in {files}; --skip-empty allows that"))) };
+        let files = args.filename.iter().map(|file| file.display().to_string());
+        let files = files.collect::<Vec<_>>().join(", ");
+        return match args.skip_empty {
+            true => Ok(None),
+            false => Err(CtlError::Invalid(vec![format!(
+                "no resources in {files}; --skip-empty allows that"
+            )])),
+        };
     }
     let keys: Vec<Key> = resources.iter().map(Resource::key).collect();
-    refuse_internal(&keys)?;
-    let mut seen = std::collections::BTreeSet::new();
-    let twice: Vec<String> = keys.iter().filter(|key| !seen.insert(*key)).map(|key| format!("{key} stands twice in the input")).collect();
-    if !twice.is_empty() {
-        return Err(CtlError::Invalid(twice));
+    let mut problems = internal(&keys);
+    let mut seen = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    let twice = keys.iter().filter(|key| !seen.insert(*key) && told.insert(*key));
+    problems.extend(twice.map(|key| format!("{key} stands more than once in the input")));
+    if problems.is_empty() {
+        Ok(Some(resources))
+    } else {
+        Err(CtlError::Invalid(problems))
     }
-    Ok(Some(resources))
 }
 
 /// A write that has passed every check that can be made before.
 struct Step {
     resource: Resource,
-    existing: Option<(Resource, datastore::Revision)>,
+    existing: Option<(Resource, Revision)>,
 }
 
-async fn plan(verb: Verb, skip_exists: bool, resources: Vec<Resource>, store: &SharedStore) -> Result<Vec<Step>, CtlError> {
+async fn plan(
+    verb: Verb,
+    skip_exists: bool,
+    resources: Vec<Resource>,
+    store: &SharedStore,
+) -> Result<Vec<Step>, CtlError> {
     let mut problems = Vec::new();
     let mut steps = Vec::new();
     for resource in resources {
@@ -119,36 +106,55 @@ async fn plan(verb: Verb, skip_exists: bool, resources: Vec<Resource>, store: &S
         let existing = store.get(&key).await?;
         match (verb, &existing) {
             (Verb::Create, Some(_)) if skip_exists => continue,
-            (Verb::Create, Some(_)) => problems.push(StoreError::Exists(key.clone()).to_string()),
-            (Verb::Replace, None) => problems.push(StoreError::NotFound(key.clone()).to_string()),
-            (_, Some(old)) => {
-                let changed = resource.problems_in_update(&old.resource);
-                problems.extend(changed.iter().map(|problem| format!("{key}: {problem}")));
-            }
+            (Verb::Create, Some(_)) => problems.push(StoreError::Exists(key).to_string()),
+            (Verb::Replace, None) => problems.push(StoreError::NotFound(key).to_string()),
+            (_, Some(old)) => problems.extend(immutable(&resource, &old.resource)),
             (_, None) => {}
         }
-        steps.push(Step { resource, existing: existing.map(|stored| (stored.resource, stored.revision)) });
+        steps.push(Step {
+            resource,
+            existing: existing.map(|stored| (stored.resource, stored.revision)),
+        });
     }
     problems.extend(pool_overlaps(&steps, store).await?);
-    if problems.is_empty() { Ok(steps) } else { Err(CtlError::Invalid(problems)) }
+    if problems.is_empty() {
+        Ok(steps)
+    } else {
+        Err(CtlError::Invalid(problems))
+    }
+}
+
+/// Fields that may not change, and would.
+fn immutable(new: &Resource, old: &Resource) -> Vec<String> {
+    let problems = new.problems_in_update(old);
+    problems
+        .iter()
+        .map(|problem| format!("{}: {problem}", new.key()))
+        .collect()
 }
 
 /// Pools must not overlap each other: addresses would have two owners.
 async fn pool_overlaps(steps: &[Step], store: &SharedStore) -> Result<Vec<String>, CtlError> {
-    let new: Vec<&IpPool> = steps.iter().filter_map(|step| <&IpPool>::try_from(&step.resource).ok()).collect();
+    let pools = steps.iter().filter_map(|step| <&IpPool>::try_from(&step.resource).ok());
+    let new: Vec<&IpPool> = pools.collect();
     if new.is_empty() {
         return Ok(Vec::new());
     }
     let stored = store.list(&Scope::Kind(Kind::IPPool)).await?.items;
-    let stored: Vec<IpPool> = stored.into_iter().filter_map(|stored| IpPool::try_from(stored.resource).ok()).collect();
+    let stored: Vec<IpPool> = stored
+        .into_iter()
+        .filter_map(|stored| IpPool::try_from(stored.resource).ok())
+        .collect();
     let mut problems = Vec::new();
     for (i, pool) in new.iter().enumerate() {
-        let others = new[..i].iter().copied().chain(&stored).filter(|other| other.metadata.name != pool.metadata.name);
-        for other in others {
+        let others = new[..i].iter().copied().chain(&stored);
+        for other in others.filter(|other| other.metadata.name != pool.metadata.name) {
             let (a, b) = (pool.spec.cidr, other.spec.cidr);
             if a.contains(&b) || b.contains(&a) {
                 let (name, theirs) = (&pool.metadata.name, &other.metadata.name);
-                problems.push(format!("IPPool({name}): spec.cidr: `{a}` overlaps {b} of IPPool({theirs}); choose another range"));
+                problems.push(format!(
+                    "IPPool({name}): spec.cidr: `{a}` overlaps {b} of IPPool({theirs}); choose another range"
+                ));
             }
         }
     }
@@ -156,77 +162,94 @@ async fn pool_overlaps(steps: &[Step], store: &SharedStore) -> Result<Vec<String
 }
 
 async fn perform(verb: Verb, step: Step, store: &SharedStore) -> Result<(), CtlError> {
-    let Step { mut resource, mut existing } = step;
+    let Step {
+        mut resource,
+        mut existing,
+    } = step;
     resource.apply_defaults();
-    loop {
+    let key = resource.key();
+    let given = resource.metadata().resource_version.clone().map(Revision);
+    for _ in 0..TRIES {
         let written = match &existing {
-            None => {
-                let mut fresh = resource.clone();
-                let metadata = fresh.metadata_mut();
-                metadata.creation_timestamp = Some(Timestamp::now());
-                metadata.uid = Some(uuid::Uuid::new_v4().to_string());
-                metadata.resource_version = None;
-                store.create(fresh).await
-            }
+            None => store.create(fresh(resource.clone())).await,
             Some((old, revision)) => {
-                let mut next = resource.clone();
-                let expected = next.metadata().resource_version.clone().map_or_else(|| revision.clone(), datastore::Revision);
-                let (metadata, before) = (next.metadata_mut(), old.metadata());
-                metadata.creation_timestamp = before.creation_timestamp;
-                metadata.uid = before.uid.clone();
-                store.update(next, &expected).await
+                let next = successor(resource.clone(), old);
+                store.update(next, given.as_ref().unwrap_or(revision)).await
             }
         };
-        match written {
-            Ok(_) => return Ok(()),
-            // Somebody was faster. A revision in the file means that its author wants to know; otherwise look again.
-            Err(StoreError::Conflict(_) | StoreError::Exists(_) | StoreError::NotFound(_))
-                if verb == Verb::Apply && resource.metadata().resource_version.is_none() =>
-            {
-                existing = store.get(&resource.key()).await?.map(|stored| (stored.resource, stored.revision));
+        // Somebody was faster. A revision in the file means that its author wants to know; otherwise look again.
+        match (verb, written) {
+            (_, Ok(_)) => return Ok(()),
+            (Verb::Apply, Err(StoreError::Conflict(_) | StoreError::Exists(_) | StoreError::NotFound(_)))
+            | (Verb::Replace, Err(StoreError::Conflict(_)))
+                if given.is_none() => {}
+            (_, Err(why)) => return Err(why.into()),
+        }
+        existing = store.get(&key).await?.map(|stored| (stored.resource, stored.revision));
+        match &existing {
+            Some((old, _)) => {
+                let problems = immutable(&resource, old);
+                if !problems.is_empty() {
+                    return Err(CtlError::Invalid(problems));
+                }
             }
-            Err(why) => return Err(why.into()),
+            None if verb == Verb::Replace => return Err(StoreError::NotFound(key).into()),
+            None => {}
         }
     }
+    Err(StoreError::Conflict(key).into())
+}
+
+/// As it is stored for the first time.
+fn fresh(mut resource: Resource) -> Resource {
+    let metadata = resource.metadata_mut();
+    metadata.creation_timestamp = Some(Timestamp::now());
+    metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+    metadata.resource_version = None;
+    resource
+}
+
+/// As it is stored in place of `old`: its identity stays, and so does a status that the file says nothing of.
+fn successor(mut resource: Resource, old: &Resource) -> Resource {
+    let before = old.metadata();
+    let metadata = resource.metadata_mut();
+    metadata.creation_timestamp = before.creation_timestamp;
+    metadata.uid = before.uid.clone();
+    match (&mut resource, old) {
+        (Resource::Node(new), Resource::Node(old)) if new.status.is_none() => new.status = old.status.clone(),
+        (Resource::IPPool(new), Resource::IPPool(old)) if new.status.is_none() => new.status = old.status.clone(),
+        _ => {}
+    }
+    resource
 }
 
 /// IPAM's own objects are written by IPAM: a hand in there gives one address to two pods.
-fn refuse_internal(keys: &[Key]) -> Result<(), CtlError> {
+pub(crate) fn internal(keys: &[Key]) -> Vec<String> {
     let internal = |key: &&Key| matches!(key.kind, Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle);
-    let refused: Vec<String> =
-        keys.iter().filter(internal).map(|key| format!("{key}: objects of this kind are written by IPAM alone")).collect();
-    if refused.is_empty() { Ok(()) } else { Err(CtlError::Invalid(refused)) }
+    let text = |key: &Key| format!("{key}: objects of this kind are written by IPAM alone");
+    keys.iter().filter(internal).map(text).collect()
 }
 
-/// A pool with addresses in use would leave pods without routes: disable it, let the pods go, then delete it.
-async fn refuse_used_pool(key: &Key, store: &SharedStore) -> Result<(), CtlError> {
-    if key.kind != Kind::IPPool {
-        return Ok(());
+/// A failure, with how far it had come.
+pub(crate) fn partial(done: usize, total: usize, verb: &'static str, why: CtlError) -> CtlError {
+    match done {
+        0 => why,
+        done => CtlError::Partial {
+            done,
+            total,
+            verb,
+            why: Box::new(why),
+        },
     }
-    let Some(stored) = store.get(key).await? else { return Ok(()) };
-    let Ok(pool) = IpPool::try_from(stored.resource) else { return Ok(()) };
-    let blocks = store.list(&Scope::Kind(Kind::IPAMBlock)).await?.items;
-    let used: usize = blocks
-        .iter()
-        .filter_map(|stored| <&api::IpamBlock>::try_from(&stored.resource).ok())
-        .filter(|block| pool.spec.cidr.contains(&block.spec.cidr))
-        .map(|block| block.spec.allocations.iter().flatten().count())
-        .sum();
-    if used == 0 {
-        return Ok(());
-    }
-    Err(CtlError::Invalid(vec![format!(
-        "{key}: {used} of its addresses are in use; set spec.disabled: true, delete the pods that have them, then delete the pool"
-    )]))
 }
 
-fn summary(verb: &str, kinds: &[Kind], out: &mut dyn Write) -> Result<(), CtlError> {
+pub(crate) fn summary(verb: &str, kinds: &[Kind], out: &mut dyn Write) -> Result<(), CtlError> {
+    let count = kinds.len();
     let text = match kinds {
-        [] => format!("Successfully {verb} 0 resource(s)"),
         [first, rest @ ..] if rest.iter().all(|kind| kind == first) => {
-            format!("Successfully {verb} {} '{first}' resource(s)", kinds.len())
+            format!("Successfully {verb} {count} '{first}' resource(s)")
         }
-        _ => format!("Successfully {verb} {} resource(s)", kinds.len()),
+        _ => format!("Successfully {verb} {count} resource(s)"),
     };
     writeln!(out, "{text}").map_err(CtlError::output)
 }

@@ -1,7 +1,7 @@
 //! The command line of `margay` and of `calicoctl`, and the composition of the crates behind them.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,8 +26,8 @@ struct Margay {
 #[derive(Parser)]
 #[command(name = "calicoctl", version, about, long_about = None, disable_version_flag = true)]
 struct Calicoctl {
-    /// Log level: panic, fatal, error, warn, info, debug
-    #[arg(short, long, global = true, default_value = "error")]
+    /// Log level (kept for scripts; commands log nothing)
+    #[arg(short, long, global = true, default_value = "panic", value_name = "LEVEL")]
     log_level: String,
     /// Context of the kubeconfig (kept for scripts; the embedded store has none)
     #[arg(long, global = true)]
@@ -38,7 +38,18 @@ struct Calicoctl {
     #[command(flatten)]
     global: ctl::Global,
     #[command(subcommand)]
-    command: ctl::Command,
+    command: CtlCommand,
+}
+
+#[derive(Subcommand)]
+enum CtlCommand {
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Ctl(ctl::Command),
 }
 
 #[derive(Subcommand)]
@@ -143,8 +154,10 @@ enum LogFormat {
 
 /// Runs as `calicoctl`.
 pub fn ctl(args: Vec<OsString>) -> ExitCode {
-    let parsed = Calicoctl::parse_from(args);
-    ctl::run(&parsed.command, &connect)
+    match Calicoctl::parse_from(args).command {
+        CtlCommand::Completion { shell } => completion(shell, &mut Calicoctl::command()),
+        CtlCommand::Ctl(command) => ctl::run(&command, &connect),
+    }
 }
 
 /// Runs as `margay`.
@@ -152,10 +165,7 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
     let parsed = Margay::parse_from(args);
     match parsed.command {
         Command::Ctl(command) => ctl::run(&command, &connect),
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Margay::command(), "margay", &mut std::io::stdout());
-            ExitCode::SUCCESS
-        }
+        Command::Completion { shell } => completion(shell, &mut Margay::command()),
         Command::Lab(command) => ended(lab::run(&command)),
         Command::Agent(options) => {
             logging(&parsed.log);
@@ -167,6 +177,15 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         }
         Command::Cni(command) => ended(cni(command)),
     }
+}
+
+/// Prints the completion script of a command line. Nobody reading it to the end is no error.
+fn completion(shell: clap_complete::Shell, line: &mut clap::Command) -> ExitCode {
+    let name = line.get_name().to_string();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, line, name, &mut script);
+    let _ = std::io::stdout().write_all(&script);
+    ExitCode::SUCCESS
 }
 
 type Failure = Box<dyn std::error::Error>;
