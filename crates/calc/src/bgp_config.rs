@@ -48,7 +48,7 @@ pub(crate) struct Inputs<'a> {
 /// The configuration; none while this node has no address.
 pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
     let this = &inputs.config.node;
-    let mut problems = Vec::new();
+    let mut problems = without_effect(inputs.facts);
     let routers = routers(&inputs);
     let peers = peering::peers(this, inputs.facts, &routers, &mut problems);
     let Some(us) = routers.get(this.as_str()) else {
@@ -66,6 +66,32 @@ pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
         originated: originated(&inputs, &mut problems),
     };
     (Some(config), problems)
+}
+
+/// What is asked for and not done. Somebody may rely on it, on the mesh's password above all, so status must say so.
+fn without_effect(facts: &Facts) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, spec) in &facts.bgp {
+        let asked = [
+            (spec.node_mesh_password.is_some(), "spec.nodeMeshPassword"),
+            (!spec.service_cluster_ips.is_empty(), "spec.serviceClusterIPs"),
+            (!spec.service_external_ips.is_empty(), "spec.serviceExternalIPs"),
+            (!spec.service_load_balancer_ips.is_empty(), "spec.serviceLoadBalancerIPs"),
+            (!spec.prefix_advertisements.is_empty(), "spec.prefixAdvertisements"),
+            (spec.local_workload_peering_ipv4.is_some(), "spec.localWorkloadPeeringIPV4"),
+            (spec.local_workload_peering_ipv6.is_some(), "spec.localWorkloadPeeringIPV6"),
+        ];
+        for (_, field) in asked.into_iter().filter(|(asked, _)| *asked) {
+            let key = Key::cluster(Kind::BGPConfiguration, name.as_str());
+            problems.push(Problem::new(key, field, "not available yet: it has no effect"));
+        }
+    }
+    for (name, _) in facts.peers.iter().filter(|(_, spec)| spec.max_restart_time.is_some()) {
+        let key = Key::cluster(Kind::BGPPeer, name.as_str());
+        let text = "not available yet: the restart time is the same for all peers";
+        problems.push(Problem::new(key, "spec.maxRestartTime", text));
+    }
+    problems
 }
 
 /// RFC 4724 3 has 12 bits for the seconds.

@@ -444,3 +444,25 @@ fn a_selector_scoped_configuration_stands_between_the_cluster_and_the_node() {
     let names: Vec<&str> = problems.iter().map(|problem| problem.key.name.as_str()).collect();
     assert_eq!(names, ["broken", "newer"]);
 }
+
+#[test]
+fn what_is_asked_of_bgp_and_not_done_is_a_problem() {
+    let resources = [
+        node("a", &["10.0.0.1/24"]).into(),
+        bgp("default", |spec| {
+            spec.node_mesh_password = Some(api::BgpPassword::default());
+            spec.service_cluster_ips = vec![api::ServiceRange::default()];
+        }),
+        peer("p", |spec| {
+            (spec.peer_ip, spec.as_number) = ("10.0.0.9".into(), asn(64999));
+            spec.max_restart_time = Some("60s".parse().unwrap());
+        }),
+    ];
+    let (state, problems) = state("a", &resources);
+    let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["spec.nodeMeshPassword", "spec.serviceClusterIPs", "spec.maxRestartTime"]
+    );
+    assert_eq!(state.bgp.expect("registered").peers.len(), 1, "the session is there all the same");
+}
