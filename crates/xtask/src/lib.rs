@@ -14,14 +14,34 @@ mod tests {
 
     /// What no pure crate may have below it: runtimes, sockets, files, random sources, the kernel.
     const IMPURE: [&str; 14] = [
-        "tokio", "mio", "socket2", "rand", "getrandom", "nix", "netlink-sys", "netlink-packet-route", "aya", "redb", "axum",
-        "hyper", "uuid", "tracing-subscriber",
+        "tokio",
+        "mio",
+        "socket2",
+        "rand",
+        "getrandom",
+        "nix",
+        "netlink-sys",
+        "netlink-packet-route",
+        "aya",
+        "redb",
+        "axum",
+        "hyper",
+        "uuid",
+        "tracing-subscriber",
     ];
 
     /// What no pure crate may say, outside its tests.
     const IMPURE_CALLS: [&str; 10] = [
-        "Instant::now", "SystemTime::now", "Timestamp::now", "std::fs", "std::env", "std::process", "TcpStream", "UdpSocket",
-        "UnixStream", "thread::spawn",
+        "Instant::now",
+        "SystemTime::now",
+        "Timestamp::now",
+        "std::fs",
+        "std::env",
+        "std::process",
+        "TcpStream",
+        "UdpSocket",
+        "UnixStream",
+        "thread::spawn",
     ];
 
     #[test]
@@ -30,8 +50,14 @@ mod tests {
         let layers = layers(&metadata);
         let mut breaches = Vec::new();
         for package in metadata.workspace_packages() {
-            for dependency in package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development) {
-                let Some(below) = layers.get(dependency.name.as_str()) else { continue };
+            for dependency in package
+                .dependencies
+                .iter()
+                .filter(|d| d.kind != DependencyKind::Development)
+            {
+                let Some(below) = layers.get(dependency.name.as_str()) else {
+                    continue;
+                };
                 let above = layers[package.name.as_str()];
                 if rank(below) > rank(above) || (*below == "dev" && above != "dev") {
                     breaches.push(format!("{} ({above}) -> {} ({below})", package.name, dependency.name));
@@ -60,7 +86,11 @@ mod tests {
         let metadata = metadata();
         let mut breaches = Vec::new();
         for package in pure(&metadata) {
-            let sources = package.manifest_path.parent().expect("a manifest lies in a folder").join("src");
+            let sources = package
+                .manifest_path
+                .parent()
+                .expect("a manifest lies in a folder")
+                .join("src");
             for file in files(sources.as_std_path(), "rs") {
                 let text = fs::read_to_string(&file).expect("sources are text");
                 // Unit tests stand at the end of their file, or in a file of that name.
@@ -83,7 +113,11 @@ mod tests {
         for manifest in files(&root().join("crates"), "toml") {
             let text = fs::read_to_string(&manifest).expect("manifests are text");
             let inherits = text.contains("[lints]\nworkspace = true");
-            assert!(inherits || manifest.ends_with("linux/Cargo.toml"), "{} must inherit the workspace lints", manifest.display());
+            assert!(
+                inherits || manifest.ends_with("linux/Cargo.toml"),
+                "{} must inherit the workspace lints",
+                manifest.display()
+            );
         }
         for source in files(&root().join("crates"), "rs") {
             let inside = source.starts_with(root().join("crates/linux"));
@@ -101,31 +135,98 @@ mod tests {
             .collect();
         for page in files(&root().join("docs"), "md") {
             let name = page.file_name().expect("it has one").to_string_lossy().into_owned();
-            assert!(front.contains(&format!("docs/{name}")), "docs/{name} is linked from neither README.md nor ARCHITECTURE.md");
+            assert!(
+                front.contains(&format!("docs/{name}")),
+                "docs/{name} is linked from neither README.md nor ARCHITECTURE.md"
+            );
         }
+    }
+
+    /// Licences under which something may be linked into an Apache-2.0 program without further duties.
+    const PERMISSIVE: [&str; 13] = [
+        "Apache-2.0",
+        "MIT",
+        "MIT-0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "0BSD",
+        "ISC",
+        "Zlib",
+        "Unlicense",
+        "Unicode-3.0",
+        "CC0-1.0",
+        "BSL-1.0",
+        "Apache-2.0 WITH LLVM-exception",
+    ];
+
+    #[test]
+    fn every_dependency_has_a_permissive_licence() {
+        let refused: Vec<String> = metadata()
+            .packages
+            .iter()
+            .filter(|package| !is_permissive(package.license.as_deref().unwrap_or("none")))
+            .map(|package| format!("{} {}: {:?}", package.name, package.version, package.license))
+            .collect();
+        assert_eq!(refused, Vec::<String>::new());
+    }
+
+    /// SPDX: one alternative of each `OR` must do, all parts of each `AND` must. `/` is an old spelling of `OR`.
+    fn is_permissive(expression: &str) -> bool {
+        let expression = expression.replace('/', " OR ").replace(['(', ')'], " ");
+        expression
+            .split(" AND ")
+            .all(|part| part.split(" OR ").any(|licence| PERMISSIVE.contains(&licence.trim())))
+    }
+
+    #[test]
+    fn every_dependency_says_why_it_is_here() {
+        let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the root manifest is text");
+        let dependencies = manifest
+            .split("[workspace.dependencies]")
+            .nth(1)
+            .and_then(|rest| rest.split("\n[").next());
+        let silent = |line: &&str| line.contains(" = ") && !line.contains("path = ") && !line.contains(" # ");
+        let lines: Vec<&str> = dependencies.unwrap_or_default().lines().filter(silent).collect();
+        assert_eq!(lines, Vec::<&str>::new());
     }
 
     fn metadata() -> Metadata {
         let mut command = MetadataCommand::new();
-        command.manifest_path(root().join("Cargo.toml")).other_options(vec!["--offline".into(), "--locked".into()]);
+        command
+            .manifest_path(root().join("Cargo.toml"))
+            .other_options(vec!["--offline".into(), "--locked".into()]);
         command.exec().expect("cargo metadata reads the workspace")
     }
 
     fn layers(metadata: &Metadata) -> BTreeMap<String, &'static str> {
         let layer = |package: &Package| {
             let named = package.metadata["margay"]["layer"].as_str().unwrap_or("(none)");
-            *LAYERS.iter().find(|layer| **layer == named).unwrap_or_else(|| panic!("{}: layer `{named}`", package.name))
+            *LAYERS
+                .iter()
+                .find(|layer| **layer == named)
+                .unwrap_or_else(|| panic!("{}: layer `{named}`", package.name))
         };
-        metadata.workspace_packages().into_iter().map(|package| (package.name.to_string(), layer(package))).collect()
+        metadata
+            .workspace_packages()
+            .into_iter()
+            .map(|package| (package.name.to_string(), layer(package)))
+            .collect()
     }
 
     fn rank(layer: &str) -> usize {
-        LAYERS.iter().position(|known| *known == layer).expect("layers() checked it")
+        LAYERS
+            .iter()
+            .position(|known| *known == layer)
+            .expect("layers() checked it")
     }
 
     fn pure(metadata: &Metadata) -> Vec<&Package> {
         let layers = layers(metadata);
-        metadata.workspace_packages().into_iter().filter(|package| layers[package.name.as_str()] == "pure").collect()
+        metadata
+            .workspace_packages()
+            .into_iter()
+            .filter(|package| layers[package.name.as_str()] == "pure")
+            .collect()
     }
 
     /// Names of everything that a package links, itself excluded.
@@ -135,17 +236,27 @@ mod tests {
         let (mut seen, mut queue) = (BTreeSet::new(), vec![package]);
         while let Some(id) = queue.pop() {
             for dependency in &nodes[id].deps {
-                let linked = dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
+                let linked = dependency
+                    .dep_kinds
+                    .iter()
+                    .any(|kind| kind.kind == DependencyKind::Normal);
                 if linked && seen.insert(&dependency.pkg) {
                     queue.push(&dependency.pkg);
                 }
             }
         }
-        metadata.packages.iter().filter(|package| seen.contains(&package.id)).map(|p| p.name.to_string()).collect()
+        metadata
+            .packages
+            .iter()
+            .filter(|package| seen.contains(&package.id))
+            .map(|p| p.name.to_string())
+            .collect()
     }
 
     fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(folder) else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             if path.is_dir() {
