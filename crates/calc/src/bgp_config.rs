@@ -76,10 +76,19 @@ fn without_effect(facts: &Facts) -> Vec<Problem> {
             (spec.node_mesh_password.is_some(), "spec.nodeMeshPassword"),
             (!spec.service_cluster_ips.is_empty(), "spec.serviceClusterIPs"),
             (!spec.service_external_ips.is_empty(), "spec.serviceExternalIPs"),
-            (!spec.service_load_balancer_ips.is_empty(), "spec.serviceLoadBalancerIPs"),
+            (
+                !spec.service_load_balancer_ips.is_empty(),
+                "spec.serviceLoadBalancerIPs",
+            ),
             (!spec.prefix_advertisements.is_empty(), "spec.prefixAdvertisements"),
-            (spec.local_workload_peering_ipv4.is_some(), "spec.localWorkloadPeeringIPV4"),
-            (spec.local_workload_peering_ipv6.is_some(), "spec.localWorkloadPeeringIPV6"),
+            (
+                spec.local_workload_peering_ipv4.is_some(),
+                "spec.localWorkloadPeeringIPV4",
+            ),
+            (
+                spec.local_workload_peering_ipv6.is_some(),
+                "spec.localWorkloadPeeringIPV6",
+            ),
         ];
         for (_, field) in asked.into_iter().filter(|(asked, _)| *asked) {
             let key = Key::cluster(Kind::BGPConfiguration, name.as_str());

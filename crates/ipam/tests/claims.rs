@@ -384,8 +384,12 @@ fn a_pool_that_may_not_give_a_tunnel_address_does_not_keep_others_from_it() {
         sim.put(api::resource::IpPool::new(name, spec));
     };
     change("disabled", "10.1.0.0/28", |spec| spec.disabled = true);
-    change("elsewhere", "10.2.0.0/28", |spec| spec.node_selector = Some("rack == 'b'".into()));
-    change("workloads", "10.3.0.0/28", |spec| spec.allowed_uses = vec![api::AllowedUse::Workload]);
+    change("elsewhere", "10.2.0.0/28", |spec| {
+        spec.node_selector = Some("rack == 'b'".into())
+    });
+    change("workloads", "10.3.0.0/28", |spec| {
+        spec.allowed_uses = vec![api::AllowedUse::Workload]
+    });
     let unusable: Vec<String> = ["disabled", "elsewhere", "workloads"].map(String::from).into();
     let mut tunnel = Tunnel {
         kind: TunnelKind::Ipip,

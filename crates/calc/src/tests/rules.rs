@@ -464,5 +464,9 @@ fn what_is_asked_of_bgp_and_not_done_is_a_problem() {
         fields,
         ["spec.nodeMeshPassword", "spec.serviceClusterIPs", "spec.maxRestartTime"]
     );
-    assert_eq!(state.bgp.expect("registered").peers.len(), 1, "the session is there all the same");
+    assert_eq!(
+        state.bgp.expect("registered").peers.len(),
+        1,
+        "the session is there all the same"
+    );
 }
