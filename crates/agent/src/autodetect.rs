@@ -34,7 +34,7 @@ pub struct Host<'a> {
     pub links: &'a BTreeMap<IfName, Link>,
     /// Their addresses.
     pub addresses: &'a BTreeSet<Address>,
-    /// The Kubernetes node's `InternalIP`s, if known.
+    /// The `InternalIP`s in this node's Node resource; none if there are none, or no Node.
     pub internal_ips: &'a [IpAddr],
     /// Answers with the source address towards a host.
     pub source_towards: &'a dyn Fn(&str, IpFamily) -> Result<IpAddr, String>,
@@ -94,6 +94,9 @@ impl Method {
     }
 
     fn nothing(&self, host: &Host<'_>) -> String {
+        if matches!(self, Method::KubernetesInternalIp) && host.internal_ips.is_empty() {
+            return format!("method {self}: the Node resource has no spec.addresses of type InternalIP (yet)");
+        }
         let seen: Vec<String> = host.addresses.iter().map(|a| format!("{} {}", a.device, a.net)).collect();
         format!("method {self} matched none of: {}", if seen.is_empty() { "(no addresses)".into() } else { seen.join(", ") })
     }
@@ -168,8 +171,9 @@ mod tests {
         let host = "1 lo 127.0.0.1/8 ::1/128\n2 docker0 172.17.0.1/16\n3 eth9! 10.9.9.9/24\n4 ens33 10.211.55.7/24 fd00::7/64 fe80::1/64\n5 ens34 10.1.0.7/16\n6 cali123 169.254.3.3/32";
         let (links, addresses) = parse(host);
         let towards = |_: &str, _: IpFamily| Ok("10.1.0.7".parse().unwrap());
-        let internal = ["10.1.0.7".parse().unwrap()];
-        let host = Host { links: &links, addresses: &addresses, internal_ips: &internal, source_towards: &towards };
+        let internal: &[IpAddr] = &["10.1.0.7".parse().unwrap()];
+        let internal = if family == IpFamily::V4 { internal } else { &[] };
+        let host = Host { links: &links, addresses: &addresses, internal_ips: internal, source_towards: &towards };
         let got = Method::parse(method).and_then(|method| method.choose(family, &host));
         match (got, expected) {
             (Ok(choice), Ok(device)) => assert_eq!(choice.device.0, device, "{method}"),
@@ -194,6 +198,7 @@ mod tests {
     fn no_match_lists_what_was_seen() {
         check("cidr=192.0.2.0/24", IpFamily::V4, Err("ens33 10.211.55.7/24"));
         check("interface=eth9", IpFamily::V4, Err("matched none"));
+        check("kubernetes-internal-ip", IpFamily::V6, Err("no spec.addresses of type InternalIP"));
         check("skip-interface=ens.*", IpFamily::V6, Err("matched none"));
     }
 

@@ -113,7 +113,9 @@ pub enum AddressSource<Net> {
 impl Config {
     /// Checks the options; `hostname` is the default for the node's name.
     pub fn from_options(options: &Options, hostname: &str) -> Result<Self, AgentError> {
-        let node_name = options.node_name.clone().unwrap_or_else(|| hostname.to_string()).to_ascii_lowercase();
+        // Manifests set variables to nothing where they mean the default.
+        let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let node_name = given(&options.node_name).unwrap_or_else(|| hostname.to_string()).to_ascii_lowercase();
         check_node_name(&node_name)?;
         check_prefix(&options.interface_prefix)?;
         let ipv4 = address_source("IP", &options.ip, "32", "IP_AUTODETECTION_METHOD", &options.ip_autodetection_method)?;
@@ -122,19 +124,20 @@ impl Config {
         if matches!((&ipv4, &ipv6), (AddressSource::None, AddressSource::None)) {
             return Err(problem("IP", &options.ip, "with IP6=none leaves the node without an address"));
         }
-        let as_number = match &options.as_number {
+        let as_number = match given(&options.as_number) {
             None => None,
-            Some(text) => Some(text.parse().map_err(|reason: String| problem("AS", text, &format!("is refused: {reason}")))?),
+            Some(text) => Some(text.parse().map_err(|reason: String| problem("AS", &text, &format!("is refused: {reason}")))?),
         };
-        let router_id = match options.router_id.as_deref() {
-            None | Some("") => RouterId::NodeAddress,
-            Some("hash") => RouterId::Hash,
-            Some(text) => RouterId::Literal(
-                text.parse().map_err(|_| problem("CALICO_ROUTER_ID", text, "is neither an IPv4 address nor `hash`"))?,
-            ),
+        let router_id = match options.router_id.as_deref().unwrap_or_default() {
+            "" => RouterId::NodeAddress,
+            "hash" => RouterId::Hash,
+            text => match text.parse() {
+                Ok(id) if id != Ipv4Addr::UNSPECIFIED => RouterId::Literal(id),
+                _ => return Err(problem("CALICO_ROUTER_ID", text, "is neither an IPv4 address other than 0.0.0.0 nor `hash`")),
+            },
         };
         let ipip = match options.ipip.as_str() {
-            "auto" => None,
+            "auto" | "" => None,
             "native" => Some(kernel::IpipFlavour::Native),
             "bpf" => Some(kernel::IpipFlavour::Bpf),
             other => return Err(problem("MARGAY_IPIP", other, "is none of auto, native, bpf")),
@@ -204,4 +207,92 @@ fn health_address(host: &str, port: u16) -> Result<Option<SocketAddr>, AgentErro
 
 pub(crate) fn problem(field: &'static str, value: &str, problem: &str) -> AgentError {
     AgentError::Config { field, value: value.to_string(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// Flags to the parts of the configuration that are expected, or to the whole error.
+    #[track_caller]
+    fn check(flags: &str, expected: Result<&[&str], &str>) {
+        let words = ["agent"].into_iter().chain(flags.split(' ').filter(|word| !word.is_empty()));
+        let options = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).options;
+        match (Config::from_options(&options, "Host.Example"), expected) {
+            (Ok(config), Ok(parts)) => {
+                let got = format!("{config:?}");
+                for part in parts {
+                    assert!(got.contains(part), "{flags}: no {part} in\n{got}");
+                }
+            }
+            (Err(error), Err(text)) => assert_eq!(error.to_string(), text, "{flags}"),
+            (got, expected) => panic!("{flags}: got {got:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_upstreams() {
+        let defaults = [
+            "node_name: \"host.example\"",
+            "ipv4: Detect(FirstFound)",
+            "ipv6: None",
+            "as_number: None",
+            "router_id: NodeAddress",
+            "check_address: true",
+            "ipip: None",
+            "health: Some(127.0.0.1:9099)",
+            "interface_prefix: \"cali\"",
+        ];
+        check("", Ok(&defaults));
+        check("--node-name= --as= --router-id= --ipip=", Ok(&defaults));
+    }
+
+    #[test]
+    fn every_option_has_its_effect() {
+        check("--node-name K8S-Node1", Ok(&["node_name: \"k8s-node1\""]));
+        check("--ip 10.0.0.1", Ok(&["ipv4: Fixed(10.0.0.1/32)"]));
+        check("--ip 10.0.0.1/24 --ip6 fd00::1", Ok(&["ipv4: Fixed(10.0.0.1/24)", "ipv6: Fixed(fd00::1/128)"]));
+        check("--ip none --ip6 autodetect", Ok(&["ipv4: None", "ipv6: Detect(FirstFound)"]));
+        check("--ip-autodetection-method can-reach=h", Ok(&["Detect(CanReach(\"h\"))"]));
+        check("--as 65001", Ok(&["AsNumber(65001)"]));
+        check("--as 1.10", Ok(&["AsNumber(65546)"]));
+        check("--router-id hash", Ok(&["router_id: Hash"]));
+        check("--router-id 1.2.3.4", Ok(&["router_id: Literal(1.2.3.4)"]));
+        check("--disable-node-ip-check", Ok(&["check_address: false"]));
+        check("--ipip native", Ok(&["ipip: Some(Native)"]));
+        check("--health-port 0", Ok(&["health: None"]));
+        check("--health-host ::1 --health-port 1", Ok(&["health: Some([::1]:1)"]));
+        check("--run-dir /a --state-dir /b", Ok(&["run_dir: \"/a\"", "state_dir: \"/b\""]));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_would_be_right() {
+        check(
+            "--node-name a_b",
+            Err("NODENAME: `a_b` is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit"),
+        );
+        check(
+            "--ip fd00::1",
+            Err("IP: `fd00::1` is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`"),
+        );
+        check("--ip none", Err("IP: `none` with IP6=none leaves the node without an address"));
+        check(
+            "--ip6 autodetect --ip6-autodetection-method cidr=x",
+            Err("IP6_AUTODETECTION_METHOD: `cidr=x` has `x`, which is not a CIDR"),
+        );
+        let id = "is neither an IPv4 address other than 0.0.0.0 nor `hash`";
+        check("--router-id 0.0.0.0", Err(&format!("CALICO_ROUTER_ID: `0.0.0.0` {id}")));
+        check("--router-id fd00::1", Err(&format!("CALICO_ROUTER_ID: `fd00::1` {id}")));
+        check("--ipip fast", Err("MARGAY_IPIP: `fast` is none of auto, native, bpf"));
+        check("--health-host here", Err("FELIX_HEALTHHOST: `here` is neither `localhost` nor an address"));
+        check("--interface-prefix eth-long", Err("FELIX_INTERFACEPREFIX: `eth-long` must be one to four letters or digits"));
+    }
 }

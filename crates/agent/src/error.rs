@@ -41,6 +41,14 @@ pub enum AgentError {
     /// The kernel cannot be used.
     #[error("kernel: {0}")]
     Kernel(#[from] kernel::KernelError),
+    /// A part of the agent stopped working: start the agent again, and report it.
+    #[error("{task} failed: {why}")]
+    Ended {
+        /// Which part.
+        task: &'static str,
+        /// How.
+        why: String,
+    },
     /// A file or socket cannot be used.
     #[error("{what}: {source}")]
     Io {

@@ -27,6 +27,9 @@ use crate::status::{Identity, Report};
 /// How long a loop may take to answer before the agent counts as hung.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a report may be: what it lists is bounded by what a node can have.
+const MOST: u64 = 64 << 20;
+
 /// What the handlers ask.
 #[derive(Clone)]
 pub struct Sources {
@@ -43,23 +46,29 @@ pub struct Sources {
 impl Sources {
     /// Asks every loop and puts the answers together; the error names the loop that does not answer.
     pub async fn report(&self) -> Result<Report, String> {
+        self.report_within(PATIENCE).await
+    }
+
+    async fn report_within(&self, patience: Duration) -> Result<Report, String> {
         let (loop_reply, loops) = oneshot::channel();
         let (bgp_reply, bgp) = oneshot::channel();
         let _ = self.events.send(Event::Report(loop_reply));
         let _ = self.bgp.send(Command::Report(bgp_reply));
-        let loops = within(loops, "the dataplane loop").await?;
-        let bgp = within(bgp, "the BGP loop").await?;
+        let (loops, bgp) = futures::try_join!(
+            within(patience, loops, "the dataplane loop"),
+            within(patience, bgp, "the BGP loop")
+        )?;
         let counters = linux::ipip::counters(&self.tunnel).ok().flatten();
         let identity = self.identity.lock().map_err(|_| "start-up failed".to_string())?.clone();
         Ok(Report::assemble(&identity, loops, bgp, counters))
     }
 }
 
-async fn within<T>(answer: oneshot::Receiver<T>, who: &str) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
+async fn within<T>(patience: Duration, answer: oneshot::Receiver<T>, who: &str) -> Result<T, String> {
+    match tokio::time::timeout(patience, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(format!("{who} has ended")),
-        Err(_) => Err(format!("{who} has not answered for {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("{who} has not answered for {patience:?}")),
     }
 }
 
@@ -144,14 +153,148 @@ pub fn ask(socket: &Path) -> Result<Report, AgentError> {
     use std::io::{Read, Write};
     let what = format!("no agent answers on {}; is it running on this node?", socket.display());
     let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
-    stream.set_read_timeout(Some(PATIENCE + Duration::from_secs(2))).map_err(AgentError::io(what.clone()))?;
+    let patience = Some(PATIENCE + Duration::from_secs(2));
+    let timed = stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience));
+    timed.map_err(AgentError::io(what.clone()))?;
     // HTTP/1.0: the answer ends with the connection, so there is no chunking to undo.
     stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").map_err(AgentError::io(what.clone()))?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(AgentError::io(what.clone()))?;
+    let read = stream.take(MOST).read_to_string(&mut answer);
+    read.map_err(AgentError::io(format!("the agent on {} does not answer", socket.display())))?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     serde_json::from_str(body).map_err(|_| AgentError::Io {
         what: format!("the agent on {} answered: {}", socket.display(), body.trim()),
         source: std::io::ErrorKind::InvalidData.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::status::ProbeSummary;
+    use crate::status::tests::parts;
+
+    /// Loops that are played by the test.
+    struct Played {
+        sources: Sources,
+        events: mpsc::UnboundedReceiver<Event>,
+        bgp: mpsc::UnboundedReceiver<Command>,
+    }
+
+    fn played() -> Played {
+        let (events, events_in) = mpsc::unbounded_channel();
+        let (bgp, bgp_in) = mpsc::unbounded_channel();
+        let identity = Identity::new("me", Timestamp::UNIX_EPOCH, ProbeSummary::default());
+        let sources = Sources {
+            events,
+            bgp,
+            identity: Arc::new(Mutex::new(identity)),
+            tunnel: IfName::from("none0"),
+        };
+        Played {
+            sources,
+            events: events_in,
+            bgp: bgp_in,
+        }
+    }
+
+    async fn answer_loop(mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            if let Event::Report(reply) = event {
+                let _ = reply.send(parts(|_, _, _| {}).1);
+            }
+        }
+    }
+
+    async fn answer_bgp(mut commands: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            if let Command::Report(reply) = command {
+                let _ = reply.send(parts(|_, _, _| {}).2);
+            }
+        }
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(test)
+    }
+
+    /// Asks over the socket as the command line does; every path answers with its code and beginning.
+    #[test]
+    fn the_socket_answers_the_command_line_and_probes() {
+        run(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = socket(folder.path());
+            let Played { sources, events, bgp } = played();
+            tokio::spawn(answer_loop(events));
+            tokio::spawn(answer_bgp(bgp));
+            let identity = sources.identity.clone();
+            tokio::spawn(serve_unix(&path, sources.clone()).expect("it listens"));
+            let ask_there = |path: std::path::PathBuf| tokio::task::spawn_blocking(move || ask(&path));
+            let report = ask_there(path.clone()).await.expect("no panic").expect("an answer");
+            assert_eq!((report.node.as_str(), report.ready, report.bgp.routes), ("me", false, 5));
+
+            let get = |what: &'static str, path: std::path::PathBuf| tokio::task::spawn_blocking(move || raw(&path, what));
+            for (what, code, part) in [
+                ("/liveness", "200", "live\n"),
+                ("/readiness", "503", "Registered NOT READY NotRegistered: not registered yet\n"),
+                ("/metrics", "200", "margay_ready 0\n"),
+                ("/nothing", "404", ""),
+            ] {
+                let answer = get(what, path.clone()).await.expect("no panic");
+                assert!(answer.starts_with(&format!("HTTP/1.0 {code}")) && answer.contains(part), "{what}: {answer}");
+            }
+            crate::start::set(&identity, |identity| {
+                (identity.addresses, identity.registered, identity.cni) = (Ok(Default::default()), Ok(()), Ok(()));
+            });
+            let answer = get("/readiness", path.clone()).await.expect("no panic");
+            assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("BGP        warning   PeersDown"), "{answer}");
+
+            // The second agent of a run directory is refused; what a dead one left is replaced.
+            let Err(refused) = serve_unix(&path, sources.clone()) else { panic!("two agents") };
+            assert!(refused.to_string().starts_with("another agent answers on"), "{refused}");
+            let dead = folder.path().join("dead.sock");
+            drop(std::os::unix::net::UnixListener::bind(&dead).expect("it listens"));
+            assert!(serve_unix(&dead, sources).is_ok());
+        });
+    }
+
+    fn raw(path: &Path, what: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(path).expect("somebody listens");
+        write!(stream, "GET {what} HTTP/1.0\r\n\r\n").expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("read");
+        answer
+    }
+
+    #[test]
+    fn without_an_agent_the_error_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = ask(&socket(folder.path())).expect_err("nobody listens").to_string();
+        assert!(error.starts_with("no agent answers on ") && error.contains("is it running on this node?"), "{error}");
+    }
+
+    #[test]
+    fn a_loop_that_hangs_or_ended_is_named() {
+        let patience = Duration::from_millis(20);
+        run(async {
+            let Played { sources, events, bgp } = played();
+            tokio::spawn(answer_loop(events));
+            let hangs = sources.report_within(patience).await.map(|_| ());
+            assert_eq!(hangs, Err("the BGP loop has not answered for 20ms".to_string()));
+            drop(bgp);
+            let ended = sources.report_within(patience).await.map(|_| ());
+            assert_eq!(ended, Err("the BGP loop has ended".to_string()));
+        });
+        run(async {
+            let Played { sources, events, bgp } = played();
+            tokio::spawn(answer_bgp(bgp));
+            let hangs = sources.report_within(patience).await.map(|_| ());
+            assert_eq!(hangs, Err("the dataplane loop has not answered for 20ms".to_string()));
+            drop(events);
+        });
+    }
 }

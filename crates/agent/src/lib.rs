@@ -11,6 +11,7 @@
 //! that it publishes. Decisions are made below, in the pure crates: nothing here compares routes or parses packets.
 
 pub mod autodetect;
+pub mod claims;
 pub mod cni_server;
 pub mod config;
 pub mod error;

@@ -74,3 +74,48 @@ impl Metrics {
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::{peer, report};
+
+    #[test]
+    fn the_text_is_what_a_scraper_reads() {
+        let mut report = report(|_, _, bgp| bgp.peers = vec![peer("Mesh_10_0_0_8", "Established"), peer("quo\"te\\", "Active")]);
+        report.ipip.counters = Some(kernel::IpipCounters {
+            encapsulated: 1,
+            decapsulated: 2,
+            dropped_unknown_source: 3,
+            dropped_no_peer: 4,
+        });
+        let got = text(&report);
+        for line in [
+            "# TYPE felix_resync_state gauge\nfelix_resync_state 2\n",
+            "# TYPE margay_ready gauge\nmargay_ready 1\n",
+            "margay_condition{condition=\"Datastore\",reason=\"InSync\"} 1\n",
+            "margay_condition{condition=\"BGP\",reason=\"PeersDown\"} 0\n",
+            "margay_kernel_objects{class=\"pod routes\",state=\"wanted\"} 0\n",
+            "margay_bgp_routes 5\n",
+            "margay_bgp_peer_established{peer=\"Mesh_10_0_0_8\"} 1\n",
+            "margay_bgp_peer_established{peer=\"quo\\\"te\\\\\"} 0\n",
+            "margay_bgp_peer_prefixes{peer=\"Mesh_10_0_0_8\",direction=\"received\"} 3\n",
+            "# TYPE margay_ipip_packets_total counter\nmargay_ipip_packets_total{what=\"encapsulated\"} 1\n",
+            "margay_ipip_packets_total{what=\"dropped_no_peer\"} 4\n",
+        ] {
+            assert!(got.contains(line), "no {line} in\n{got}");
+        }
+        // Every sample belongs to the family above it, every family has help, and there is no family twice.
+        let mut family = "";
+        let mut seen = std::collections::BTreeSet::new();
+        for line in got.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                family = rest.split(' ').next().unwrap_or_default();
+                assert!(seen.insert(family), "{family} twice");
+            } else if !line.starts_with('#') {
+                assert_eq!(line.split(['{', ' ']).next(), Some(family), "{line}");
+            }
+        }
+        assert!(got.ends_with('\n'));
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use api::{ClusterInformation, ClusterInformationSpec, Key, Kind, Node, NodeBgp, NodeSpec, Resource};
-use datastore::{Scope, SharedStore, StoreError};
+use datastore::{Edit, Scope, SharedStore, StoreError, modify};
 use ipam::{Ipam, Tunnel, TunnelKind};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -24,49 +24,76 @@ pub struct OwnAddresses {
     pub why: Vec<String>,
 }
 
-/// Finds the node's addresses among those that the kernel shows.
+/// Finds the node's addresses among those that the kernel shows. May ask a name server, and wait for it: not for a thread
+/// that has something else to do.
 pub fn own_addresses(config: &Config, seen: &Observation, internal_ips: &[IpAddr]) -> Result<OwnAddresses, AgentError> {
-    let host = Host { links: &seen.links, addresses: &seen.addresses, internal_ips, source_towards: &source_towards };
-    let mut own = OwnAddresses::default();
-    match &config.ipv4 {
-        AddressSource::None => own.why.push("IPv4: none, by configuration".into()),
-        AddressSource::Fixed(net) => {
-            own.why.push(format!("IPv4: {net}, by configuration"));
-            own.ipv4 = Some(with_subnet(IpNet::V4(*net), seen, |net| match net {
-                IpNet::V4(net) => Some(net),
-                IpNet::V6(_) => None,
-            }).unwrap_or(*net));
-        }
-        AddressSource::Detect(method) => {
-            let choice = method.choose(IpFamily::V4, &host).map_err(|reason| AgentError::NoAddress { family: "IPv4", reason })?;
-            own.why.push(format!("IPv4: {}, by {}", choice.net, choice.why));
-            own.ipv4 = if let IpNet::V4(net) = choice.net { Some(net) } else { None };
-        }
-    }
-    match &config.ipv6 {
-        AddressSource::None => {}
-        AddressSource::Fixed(net) => {
-            own.why.push(format!("IPv6: {net}, by configuration"));
-            own.ipv6 = Some(with_subnet(IpNet::V6(*net), seen, |net| match net {
-                IpNet::V6(net) => Some(net),
-                IpNet::V4(_) => None,
-            }).unwrap_or(*net));
-        }
-        AddressSource::Detect(method) => {
-            let choice = method.choose(IpFamily::V6, &host).map_err(|reason| AgentError::NoAddress { family: "IPv6", reason })?;
-            own.why.push(format!("IPv6: {}, by {}", choice.net, choice.why));
-            own.ipv6 = if let IpNet::V6(net) = choice.net { Some(net) } else { None };
-        }
-    }
-    Ok(own)
+    let host = Host {
+        links: &seen.links,
+        addresses: &seen.addresses,
+        internal_ips,
+        source_towards: &source_towards,
+    };
+    let mut why = Vec::new();
+    let narrow_v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
+    let narrow_v6 = |net| if let IpNet::V6(net) = net { Some(net) } else { None };
+    let ipv4 = own_address(IpFamily::V4, &config.ipv4, &host, narrow_v4, &mut why)?;
+    let ipv6 = own_address(IpFamily::V6, &config.ipv6, &host, narrow_v6, &mut why)?;
+    Ok(OwnAddresses { ipv4, ipv6, why })
 }
 
-/// A configured bare address takes the subnet's length from the interface that holds it, as upstream does.
-fn with_subnet<N>(fixed: IpNet, seen: &Observation, family: impl Fn(IpNet) -> Option<N>) -> Option<N> {
-    if fixed.prefix_len() < fixed.max_prefix_len() {
-        return None;
+fn own_address<Net: Copy + Into<IpNet>>(
+    family: IpFamily,
+    source: &AddressSource<Net>,
+    host: &Host<'_>,
+    narrow: impl Fn(IpNet) -> Option<Net>,
+    why: &mut Vec<String>,
+) -> Result<Option<Net>, AgentError> {
+    let name = match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    };
+    match source {
+        AddressSource::None => {
+            why.push(format!("{name}: none, by configuration"));
+            Ok(None)
+        }
+        AddressSource::Fixed(fixed) => {
+            let fixed: IpNet = (*fixed).into();
+            let held = host.addresses.iter().find(|held| held.net.addr() == fixed.addr());
+            // A bare address takes the subnet's length from the interface that holds it, as upstream does.
+            let net = match held {
+                Some(held) if fixed.prefix_len() == fixed.max_prefix_len() => held.net,
+                _ => fixed,
+            };
+            let place = held.map_or("no interface has it".to_string(), |held| format!("on {}", held.device));
+            why.push(format!("{name}: {net}, by configuration, {place}"));
+            Ok(narrow(net))
+        }
+        AddressSource::Detect(method) => {
+            let choice = method
+                .choose(family, host)
+                .map_err(|reason| AgentError::NoAddress { family: name, reason })?;
+            why.push(format!("{name}: {}, by {}", choice.net, choice.why));
+            Ok(narrow(choice.net))
+        }
     }
-    seen.addresses.iter().find(|held| held.net.addr() == fixed.addr()).and_then(|held| family(held.net))
+}
+
+/// The addresses by which Kubernetes knows a node.
+pub fn internal_ips(node: &Node) -> Vec<IpAddr> {
+    let internal = node
+        .spec
+        .addresses
+        .iter()
+        .filter(|address| address.kind.as_deref() == Some("InternalIP"));
+    let bare = |text: &str| text.split('/').next().and_then(|address| address.parse().ok());
+    internal.filter_map(|address| bare(&address.address)).collect()
+}
+
+/// This node's own entry, if it has one.
+pub async fn read_node(store: &SharedStore, name: &str) -> Result<Option<Node>, StoreError> {
+    let stored = store.get(&Key::cluster(Kind::Node, name)).await?;
+    Ok(stored.and_then(|stored| Node::try_from(stored.resource).ok()))
 }
 
 /// Registers the node: refuses an address that another node holds, creates or updates the Node.
@@ -88,71 +115,61 @@ pub async fn register(config: &Config, store: &SharedStore, own: &OwnAddresses) 
 }
 
 async fn refuse_taken_address(config: &Config, store: &SharedStore, own: &OwnAddresses) -> Result<(), AgentError> {
-    let ours: Vec<IpAddr> =
-        own.ipv4.map(|net| IpAddr::V4(net.addr())).into_iter().chain(own.ipv6.map(|net| IpAddr::V6(net.addr()))).collect();
+    let v4 = own.ipv4.map(|net| IpAddr::V4(net.addr()));
+    let v6 = own.ipv6.map(|net| IpAddr::V6(net.addr()));
+    let ours: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
     for stored in store.list(&Scope::Kind(Kind::Node)).await?.items {
         let Resource::Node(node) = stored.resource else { continue };
         if node.metadata.name == config.node_name {
             continue;
         }
-        let taken = node.spec.bgp.iter().flat_map(NodeBgp::addresses).find(|address| ours.contains(address));
-        if let Some(address) = taken {
-            clear_detected_address(config, store).await?;
-            return Err(AgentError::AddressTaken { address, other: node.metadata.name });
-        }
+        let theirs = node.spec.bgp.iter().flat_map(NodeBgp::addresses);
+        let Some(address) = theirs.into_iter().find(|address| ours.contains(address)) else {
+            continue;
+        };
+        clear_detected(config, store, address).await?;
+        let other = node.metadata.name;
+        return Err(AgentError::AddressTaken { address, other });
     }
     Ok(())
 }
 
 /// An address that was found, not given, must not stay registered for the node that may not have it.
-async fn clear_detected_address(config: &Config, store: &SharedStore) -> Result<(), AgentError> {
-    if !matches!(config.ipv4, AddressSource::Detect(_)) {
+async fn clear_detected(config: &Config, store: &SharedStore, taken: IpAddr) -> Result<(), AgentError> {
+    let detected = match taken {
+        IpAddr::V4(_) => matches!(config.ipv4, AddressSource::Detect(_)),
+        IpAddr::V6(_) => matches!(config.ipv6, AddressSource::Detect(_)),
+    };
+    if !detected || read_node(store, &config.node_name).await?.is_none() {
         return Ok(());
     }
-    let key = Key::cluster(Kind::Node, &config.node_name);
-    if store.get(&key).await?.is_some() {
-        update_node(store, &config.node_name, |node| {
-            if let Some(bgp) = &mut node.spec.bgp {
-                bgp.ipv4_address = None;
-            }
-        })
-        .await?;
-    }
+    update_node(store, &config.node_name, |node| {
+        if let Some(bgp) = &mut node.spec.bgp {
+            bgp.ipv4_address.take_if(|net| IpAddr::V4(net.addr()) == taken);
+            bgp.ipv6_address.take_if(|net| IpAddr::V6(net.addr()) == taken);
+        }
+        node.spec.bgp.take_if(|bgp| *bgp == NodeBgp::default());
+    })
+    .await?;
     Ok(())
 }
 
-/// Creates the Node or changes it under compare-and-swap.
+/// Creates the Node or changes it under compare-and-swap; writes nothing if nothing changes.
 pub async fn update_node(store: &SharedStore, name: &str, change: impl Fn(&mut Node)) -> Result<Node, StoreError> {
     let key = Key::cluster(Kind::Node, name);
-    loop {
-        let written = match store.get(&key).await? {
-            Some(stored) => {
-                let Resource::Node(mut node) = stored.resource else {
-                    return Err(StoreError::Refused(format!("{key} holds another kind")));
-                };
-                let before = node.clone();
-                change(&mut node);
-                if node == before {
-                    return Ok(node);
-                }
-                store.update(node.into(), &stored.revision).await
-            }
-            None => {
-                let mut node = Node::new(name, NodeSpec::default());
-                change(&mut node);
-                stamp(&mut node.metadata);
-                store.create(node.into()).await
-            }
-        };
-        match written {
-            Ok(stored) => match stored.resource {
-                Resource::Node(node) => return Ok(node),
-                _ => return Err(StoreError::Refused(format!("{key} came back as another kind"))),
-            },
-            Err(StoreError::Conflict(_) | StoreError::Exists(_) | StoreError::NotFound(_)) => continue,
-            Err(error) => return Err(error),
+    modify(store.as_ref(), &key, |stored: Option<Node>| {
+        let mut node = stored.clone().unwrap_or_else(|| Node::new(name, NodeSpec::default()));
+        change(&mut node);
+        if stored.is_none() {
+            stamp(&mut node.metadata);
         }
-    }
+        let edit = match stored.as_ref() == Some(&node) {
+            true => Edit::Keep,
+            false => Edit::Put(node.clone()),
+        };
+        Ok((edit, node))
+    })
+    .await
 }
 
 /// The first agent of a cluster writes what `version` shows.
@@ -210,3 +227,6 @@ pub async fn settle_tunnel_address(
     .await?;
     Ok(wanted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Start-up and shutdown, in order: a table of contents of the agent.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
@@ -15,23 +16,30 @@ use kernel::{IfName, Kernel, PROTOCOL_OURS};
 use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinSet};
 
 use crate::cni_server::{self, Deps};
 use crate::config::Config;
 use crate::http::{self, Sources};
+use crate::membership::{Membership, concerns};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, membership, speaker};
+use crate::{AgentError, Options, claims, speaker};
 
 /// The IPIP device.
 const TUNNEL: &str = "tunl0";
 /// How often operations that failed are tried again without any other cause.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long pods that are being attached or detached may take once the agent is told to stop.
+const FAREWELL: Duration = Duration::from_secs(6);
 
 /// Runs an agent until it is told to stop (SIGTERM, SIGINT). What it programmed stays in the kernel.
 ///
 /// `open` opens the datastore; it is called inside the agent's runtime and need not reach anything yet.
+///
+/// # Errors
+/// What the operator has to correct, and [`AgentError::Ended`] if a part of the agent failed: then it is best started again.
 pub fn start(options: &Options, open: impl FnOnce() -> Result<SharedStore, String>) -> Result<(), AgentError> {
     let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let config = Config::from_options(options, &hostname)?;
@@ -69,6 +77,7 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
     tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), restarted, "agent starts");
 
     // The loops.
+    let mut tasks = Tasks::default();
     let (events, inbox) = mpsc::unbounded_channel();
     let (bgp, bgp_commands) = mpsc::unbounded_channel();
     let (facts_out, facts) = watch::channel(Facts::default());
@@ -79,45 +88,108 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
         tunnel: tunnel.clone(),
         ipip_flavour: flavour,
     });
-    tokio::spawn(Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out, events.clone()).run(inbox));
-    tokio::spawn(speaker::run(bgp_commands, events.clone(), restarted));
-    tokio::spawn(feed(kernel_events.map(Event::Kernel), events.clone()));
-    tokio::spawn(retry(events.clone()));
+    let main_loop = Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out, events.clone());
+    tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
+    tasks.spawn("the BGP loop", never_fails(speaker::run(bgp_commands, events.clone(), restarted)));
+    tasks.spawn("the kernel's events", never_fails(feed(kernel_events.map(Event::Kernel), events.clone())));
+    tasks.spawn("the retry timer", never_fails(retry(events.clone())));
 
     // From here on it can be asked why it is not ready.
-    let identity = Arc::new(Mutex::new(Identity {
-        node: config.node_name.clone(),
-        started: Timestamp::now(),
-        addresses: Err("not looked for yet".into()),
-        probe: summary,
-        registered: Err("not registered yet".into()),
-        cni: Err("not started yet".into()),
-    }));
+    let identity = Arc::new(Mutex::new(Identity::new(&config.node_name, Timestamp::now(), summary)));
     let sources = Sources { events: events.clone(), bgp: bgp.clone(), identity: identity.clone(), tunnel };
-    tokio::spawn(http::serve_unix(&http::socket(&config.run_dir), sources.clone())?);
+    let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
+    tasks.spawn("the agent's socket", async { socket.await.map_err(AgentError::io("the agent's socket")) });
     if let Some(address) = config.health {
-        tokio::spawn(http::serve_tcp(address, sources).await?);
+        let port = http::serve_tcp(address, sources).await?;
+        tasks.spawn("the health port", async { port.await.map_err(AgentError::io("the health port")) });
     }
 
     // The datastore, its cache for IPAM, and this node's entry in it.
     let ipam = Ipam::new(store.clone());
-    tokio::spawn(follow(store.clone(), ipam.clone(), events.clone()));
-    let membership = membership::keep(config.clone(), store.clone(), ipam.clone(), facts.clone(), identity.clone());
-    let mut membership = tokio::spawn(membership);
+    let (claims_out, claims_in) = mpsc::unbounded_channel();
+    let (changes_out, changes) = watch::channel(0);
+    let readers = Readers {
+        node: config.node_name.clone(),
+        ipam: ipam.clone(),
+        claims: claims_out,
+        changes: changes_out,
+        events: events.clone(),
+    };
+    tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
+    tasks.spawn("the repair of claims", never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)));
+    let membership = Membership {
+        config: config.clone(),
+        store: store.clone(),
+        ipam: ipam.clone(),
+        kernel: LiveKernel::open()?,
+        facts: facts.clone(),
+        changes,
+        identity: identity.clone(),
+    };
+    tasks.spawn("the registration", membership.keep());
 
     // Pods: what the journal knows is programmed before anything is swept.
-    let deps = Deps { config, store, ipam, events, facts };
+    let (stopping, stopped) = watch::channel(false);
+    let deps = Deps { config, store, ipam, events, facts, stop: stopped };
     let note = identity.clone();
-    tokio::spawn(cni_server::serve(deps, move |outcome| set(&note, |identity| identity.cni = outcome)));
+    let cni = cni_server::serve(deps, move |outcome| set(&note, |identity| identity.cni = outcome));
+    let cni = tasks.spawn("the CNI server", never_fails(cni));
 
     tokio::select! {
-        _ = stop.recv() => tracing::info!("told to stop; routes and pods stay as they are"),
-        ended = &mut membership => match ended {
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(())) => {}
-            Err(error) => tracing::error!(%error, "the membership task failed"),
-        },
+        _ = stop.recv() => {}
+        error = tasks.first_end() => return Err(error),
     }
+    tracing::info!("told to stop; routes and pods stay as they are");
+    stopping.send_replace(true);
+    // Pods that are half attached get the chance to become whole; the journal has the others.
+    if identity.lock().is_ok_and(|identity| identity.cni.is_ok()) {
+        let _ = tokio::time::timeout(FAREWELL, tasks.end_of(cni)).await;
+    }
+    Ok(())
+}
+
+/// The parts of the agent. None of them ends before the agent does: if one does, or panics, the agent must not go on
+/// without it as if nothing had happened.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<Result<(), AgentError>>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), AgentError>> + Send + 'static) -> Id {
+        let id = self.running.spawn(task).id();
+        self.names.insert(id, name);
+        id
+    }
+
+    /// Waits for the first part that ends, and says why.
+    async fn first_end(&mut self) -> AgentError {
+        let Some(ended) = self.running.join_next_with_id().await else {
+            return std::future::pending().await;
+        };
+        let (id, why) = match ended {
+            Ok((_, Err(error))) => return error,
+            Ok((id, Ok(()))) => (id, "it ended".to_string()),
+            Err(error) => (error.id(), error.to_string()),
+        };
+        let task = self.names.get(&id).copied().unwrap_or("a task");
+        tracing::error!(task, why, "a part of the agent failed");
+        AgentError::Ended { task, why }
+    }
+
+    /// Waits for the end of one part.
+    async fn end_of(&mut self, part: Id) {
+        while let Some(ended) = self.running.join_next_with_id().await {
+            if ended.map_or_else(|error| error.id(), |(id, _)| id) == part {
+                return;
+            }
+        }
+    }
+}
+
+async fn never_fails(task: impl Future<Output = ()>) -> Result<(), AgentError> {
+    task.await;
     Ok(())
 }
 
@@ -174,15 +246,30 @@ async fn retry(events: mpsc::UnboundedSender<Event>) {
     }
 }
 
+/// Who hears of changes in the datastore.
+struct Readers {
+    node: String,
+    ipam: Ipam,
+    claims: mpsc::UnboundedSender<claims::Change>,
+    changes: watch::Sender<u64>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
 /// The datastore's watch, for ever. IPAM's cache hears of a change before the loop does.
-async fn follow(store: SharedStore, ipam: Ipam, events: mpsc::UnboundedSender<Event>) {
+async fn follow(store: SharedStore, readers: Readers) {
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
     let mut syncer = Syncer::new(store, vec![Scope::All], backoff);
     while let Some(event) = syncer.next().await {
         if let SyncEvent::Updates(updates) = &event {
-            updates.iter().for_each(|update| ipam.note(update));
+            updates.iter().for_each(|update| readers.ipam.note(update));
+            for change in updates.iter().filter_map(|update| claims::change(&readers.node, update)) {
+                let _ = readers.claims.send(change);
+            }
+            if updates.iter().any(|update| concerns(&readers.node, update)) {
+                readers.changes.send_modify(|count| *count += 1);
+            }
         }
-        if events.send(Event::Sync(event)).is_err() {
+        if readers.events.send(Event::Sync(event)).is_err() {
             return;
         }
     }
@@ -193,4 +280,36 @@ pub(crate) fn wait(attempt: u32) -> Duration {
     let base = Duration::from_millis(50) * 2u32.saturating_pow(attempt.saturating_sub(1).min(7));
     let base = base.min(Duration::from_secs(5));
     base.mul_f64(rand::random_range(0.75..1.25))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(task: impl Future<Output = Result<(), AgentError>> + Send + 'static, expected: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let got = runtime.block_on(async {
+            let mut tasks = Tasks::default();
+            tasks.spawn("the quiet one", std::future::pending());
+            tasks.spawn("the loop", task);
+            tasks.first_end().await
+        });
+        assert!(got.to_string().starts_with(expected), "{got}");
+    }
+
+    #[test]
+    fn a_part_that_ends_or_panics_ends_the_agent_with_its_name() {
+        check(async { Ok(()) }, "the loop failed: it ended");
+        check(async { panic!("out of luck") }, "the loop failed: task ");
+        check(async { Err(AgentError::Connect("no".into())) }, "datastore: no");
+    }
+
+    #[test]
+    fn waits_grow_to_five_seconds() {
+        for (attempt, base) in [(1, 50.0), (2, 100.0), (5, 800.0), (8, 5000.0), (1000, 5000.0)] {
+            let waited = wait(attempt).as_secs_f64() * 1000.0;
+            assert!((base * 0.74..=base * 1.26).contains(&waited), "{attempt}: {waited}");
+        }
+    }
 }

@@ -137,7 +137,7 @@ pub struct IpipReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Datastore`, `Dataplane`, `Registered`, `CNI`, `BGP`.
+    /// `Address`, `Registered`, `Datastore`, `Dataplane`, `CNI`, `TunnelIP`, `BGP`.
     pub name: String,
     /// Fine or not.
     pub ok: bool,
@@ -176,6 +176,8 @@ pub struct Identity {
     pub probe: ProbeSummary,
     /// Registered in the datastore, or why not.
     pub registered: Result<(), String>,
+    /// Has the tunnel address that it needs, or why not.
+    pub tunnel: Result<(), String>,
     /// The CNI server answers, or why not.
     pub cni: Result<(), String>,
 }
@@ -187,6 +189,21 @@ pub struct ProbeSummary {
     pub flavour: String,
     /// Why.
     pub why: String,
+}
+
+impl Identity {
+    /// What is known when the agent starts: nothing has been done yet.
+    pub fn new(node: &str, started: Timestamp, probe: ProbeSummary) -> Self {
+        Self {
+            node: node.to_string(),
+            started,
+            addresses: Err("not looked for yet".into()),
+            probe,
+            registered: Err("not registered yet".into()),
+            tunnel: Ok(()),
+            cni: Err("not started yet".into()),
+        }
+    }
 }
 
 impl Report {
@@ -268,6 +285,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         condition("Datastore", true, datastore),
         condition("Dataplane", true, dataplane),
         condition("CNI", true, outcome(&identity.cni, "Serving", "the CNI server answers", "NotServing")),
+        condition("TunnelIP", false, outcome(&identity.tunnel, "Settled", "the address of tunl0 is as the pools want it", "NotSettled")),
         condition("BGP", false, sessions),
     ]
 }
@@ -313,3 +331,6 @@ impl BgpReport {
         Self { running: true, listen_error, peers, routes: speaker.routes().count() }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

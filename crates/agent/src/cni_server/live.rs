@@ -40,10 +40,12 @@ pub struct Deps {
     pub events: mpsc::UnboundedSender<Event>,
     /// What the loop knows.
     pub facts: watch::Receiver<Facts>,
+    /// True once the agent is told to stop; also if the sender is gone.
+    pub stop: watch::Receiver<bool>,
 }
 
-/// Serves container runtimes for as long as the agent lives: `cni.sock` in the run directory, the journal under `cni` in the
-/// state directory. Hands the journal's endpoints to the loop, then says through `ready` whether it serves, or why not yet.
+/// Serves container runtimes until the agent is told to stop, then lets what is under way come to its end: `cni.sock` in the
+/// run directory, the journal under `cni` in the state directory. Hands the journal's endpoints to the loop, then says through `ready` whether it serves, or why not yet.
 pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync) {
     let Deps {
         config,
@@ -51,6 +53,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         ipam,
         events,
         facts,
+        stop,
     } = deps;
     let path = config.run_dir.join("cni.sock");
     let state_dir = config.state_dir.join("cni");
@@ -80,9 +83,13 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         recover(&server, &events, &ready).await;
         ready(Ok(()));
         tracing::info!(socket = %path.display(), "cni: serving");
-        server.serve(listener, std::future::pending()).await;
+        let told = async move { drop(stop.clone().wait_for(|stop| *stop).await) };
+        server.serve(listener, told).await;
     };
-    futures::join!(start, follow_readiness(facts, say), labels.follow());
+    tokio::select! {
+        () = start => {}
+        () = async { futures::join!(follow_readiness(facts, say), labels.follow()); } => {}
+    }
 }
 
 /// Listens, as soon as nobody else does any more: the agent that this one replaces may still be on its way out.
