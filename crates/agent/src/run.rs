@@ -51,7 +51,7 @@ pub struct Facts {
     pub pod_mtu: u32,
     /// The datastore has been read.
     pub synced: bool,
-    /// Addresses or links changed: look again at which address is ours. Counts.
+    /// Addresses or links that are not pods' changed: look again at which address is ours. Counts.
     pub address_changes: u64,
 }
 
@@ -119,7 +119,12 @@ impl<K: Kernel> Loop<K> {
             dataplane,
             kernel,
             tunnel,
-            bgp: Bgp { speaker: bgp, config: None, borrowed: BTreeSet::new(), changed: false },
+            bgp: Bgp {
+                speaker: bgp,
+                config: None,
+                borrowed: BTreeSet::new(),
+                changed: false,
+            },
             facts,
             myself,
             waiting: HashMap::new(),
@@ -160,7 +165,13 @@ impl<K: Kernel> Loop<K> {
             }
             Event::Kernel(KernelEvent::Resync) => self.observe = true,
             Event::Kernel(event) => {
-                if let KernelEvent::Address(..) | KernelEvent::Link(_) = event {
+                // A pod's device never has the node's address, and pods come and go all the time.
+                let device = match &event {
+                    KernelEvent::Address(address, _) => Some(&address.device),
+                    KernelEvent::Link(link) => Some(&link.name),
+                    _ => None,
+                };
+                if device.is_some_and(|device| !self.dataplane.is_pod_device(device)) {
                     self.facts.send_modify(|facts| facts.address_changes += 1);
                 }
                 self.dataplane.event(event);
@@ -257,10 +268,21 @@ impl<K: Kernel> Loop<K> {
             return;
         }
         let state = self.graph.state();
-        let Some(mut config) = self.bgp.config.clone() else { return };
-        let exported = |net: &&IpNet| state.pools.iter().any(|(pool, options)| options.exported && pool.contains(*net));
+        let Some(mut config) = self.bgp.config.clone() else {
+            return;
+        };
+        let exported = |net: &&IpNet| {
+            state
+                .pools
+                .iter()
+                .any(|(pool, options)| options.exported && pool.contains(*net))
+        };
         for net in self.bgp.borrowed.iter().filter(exported) {
-            let metric = if net.addr().is_ipv4() { state.settings.ipv4_metric } else { state.settings.ipv6_metric };
+            let metric = if net.addr().is_ipv4() {
+                state.settings.ipv4_metric
+            } else {
+                state.settings.ipv6_metric
+            };
             config.originated.insert(*net, bgp::LocalRoute { metric });
         }
         let _ = self.bgp.speaker.send(speaker::Command::Config(Box::new(config)));
@@ -295,7 +317,9 @@ impl<K: Kernel> Loop<K> {
         self.leaving.drain(..).for_each(|waiter| drop(waiter.send(Ok(()))));
         let dataplane = &self.dataplane;
         self.waiting.retain(|id, waiters| {
-            let Some(outcome) = dataplane.is_programmed(id) else { return true };
+            let Some(outcome) = dataplane.is_programmed(id) else {
+                return true;
+            };
             let outcome = outcome.map_err(|error| error.to_string());
             waiters.drain(..).for_each(|waiter| drop(waiter.send(outcome.clone())));
             false

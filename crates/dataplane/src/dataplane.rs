@@ -296,6 +296,11 @@ impl Dataplane {
             .collect()
     }
 
+    /// Whether a device is a pod's, by its name.
+    pub fn is_pod_device(&self, device: &IfName) -> bool {
+        self.config.is_pod_device(device)
+    }
+
     /// MTU for pods' devices, bytes.
     pub fn pod_mtu(&mut self) -> u32 {
         self.settle();

@@ -30,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::io::stdin().read_to_string(&mut input)?;
     match variable("CNI_COMMAND")?.as_str() {
         "ADD" => {
-            let address: IpAddr = field(&input, "address").ok_or("no address in the configuration")?.parse()?;
+            let address: IpAddr = field(&input, "address")
+                .ok_or("no address in the configuration")?
+                .parse()?;
             let pod = Netns::open(&PathBuf::from(variable("CNI_NETNS")?))?;
             add(&pod, &device, &IfName(variable("CNI_IFNAME")?), address)?;
             println!(r#"{{"cniVersion":"1.0.0","ips":[{{"address":"{address}/32"}}]}}"#);
@@ -47,23 +49,67 @@ fn add(pod: &Netns, outer: &IfName, inner: &IfName, address: IpAddr) -> Result<(
     let mut outside = Socket::open()?;
     setns(pod, CloneFlags::CLONE_NEWNET)?;
     let mut inside = Socket::open()?;
-    let end = |name, netns, mac| VethEnd { name, netns, mac, mtu: None };
-    link::create_veth(&mut inside, &end(inner, None, None), &end(outer, Some(node.as_fd()), Some(HOST_MAC)))?;
-    let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+    let end = |name, netns, mac| VethEnd {
+        name,
+        netns,
+        mac,
+        mtu: None,
+    };
+    link::create_veth(
+        &mut inside,
+        &end(inner, None, None),
+        &end(outer, Some(node.as_fd()), Some(HOST_MAC)),
+    )?;
+    let up = LinkSettings {
+        up: Some(true),
+        ..LinkSettings::default()
+    };
     link::set(&mut inside, inner, &up)?;
-    link::add_address(&mut inside, &Address { device: inner.clone(), net: IpNet::from(address) })?;
-    link::put_neighbor(&mut inside, &Neighbor { device: inner.clone(), address: GATEWAY, mac: HOST_MAC })?;
-    link::put_route(&mut inside, &route(IpNet::from(GATEWAY), RouteTarget::Link { device: inner.clone() }))?;
-    let hop = NextHop { gateway: GATEWAY, device: inner.clone(), onlink: false };
+    link::add_address(
+        &mut inside,
+        &Address {
+            device: inner.clone(),
+            net: IpNet::from(address),
+        },
+    )?;
+    link::put_neighbor(
+        &mut inside,
+        &Neighbor {
+            device: inner.clone(),
+            address: GATEWAY,
+            mac: HOST_MAC,
+        },
+    )?;
+    link::put_route(
+        &mut inside,
+        &route(IpNet::from(GATEWAY), RouteTarget::Link { device: inner.clone() }),
+    )?;
+    let hop = NextHop {
+        gateway: GATEWAY,
+        device: inner.clone(),
+        onlink: false,
+    };
     link::put_route(&mut inside, &route("0.0.0.0/0".parse()?, RouteTarget::Via(vec![hop])))?;
     link::set(&mut outside, outer, &up)?;
-    link::put_route(&mut outside, &route(IpNet::from(address), RouteTarget::Link { device: outer.clone() }))?;
+    link::put_route(
+        &mut outside,
+        &route(IpNet::from(address), RouteTarget::Link { device: outer.clone() }),
+    )?;
     Ok(())
 }
 
 fn route(destination: IpNet, target: RouteTarget) -> Route {
-    let key = RouteKey { table: TABLE_MAIN, destination, metric: 0 };
-    Route { key, target, protocol: PROTOCOL, source: None }
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        destination,
+        metric: 0,
+    };
+    Route {
+        key,
+        target,
+        protocol: PROTOCOL,
+        source: None,
+    }
 }
 
 /// The text of one field of a flat JSON object that we wrote ourselves.

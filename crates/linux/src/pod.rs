@@ -136,6 +136,14 @@ pub fn attach(pod: &PodInterface) -> Result<Attached, PodError> {
     }
 }
 
+/// Gives a pod that [`attach`] wired without addresses its IPv4 addresses and the routes that go with them: the little that
+/// has to wait for an allocation. May be repeated. For IPv6 call [`attach`], which prepares the namespace for it first.
+pub fn assign(pod: &PodInterface) -> Result<(), PodError> {
+    let name = IfName::from(pod.name.as_str());
+    let work = || wire(pod, &name, &mut Socket::open().map_err(broken)?);
+    open(&pod.netns)?.run(work).map_err(broken)?.map(drop)
+}
+
 /// Takes the wiring away; what is gone already is fine. A host end that bears another alias is left alone: the pod's name
 /// has been taken over by its successor, or it never was ours.
 pub fn detach(netns: Option<&Path>, name: &str, host_device: &IfName, alias: &str) -> Result<(), PodError> {

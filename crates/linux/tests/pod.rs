@@ -74,6 +74,26 @@ fn attaching_and_detaching_twice_is_fine() {
 }
 
 #[test]
+fn a_pod_that_was_wired_without_addresses_is_complete_when_it_gets_them() {
+    in_netns(|| async {
+        let pod = Pod::new(1);
+        let mut whole = pod.interface.clone();
+        whole.addresses.retain(IpAddr::is_ipv4);
+        let bare = PodInterface {
+            addresses: vec![],
+            ..whole.clone()
+        };
+        pod::attach(&bare).expect("attaches");
+        assert_eq!(pod::check(&bare), Ok(()));
+        assert!(pod::check(&whole).is_err());
+        for _ in 0..2 {
+            pod::assign(&whole).expect("gets its address");
+            assert_eq!(pod::check(&whole), Ok(()));
+        }
+    });
+}
+
+#[test]
 fn an_interrupted_attach_is_finished() {
     in_netns(|| async {
         let pod = Pod::new(1);

@@ -1,4 +1,5 @@
-//! ADD: intent, address, then wiring and WorkloadEndpoint side by side, then the record that all is there.
+//! ADD: intent; the veth pair while the address is allocated; the pod's routes and the WorkloadEndpoint side by side; then
+//! the record that all is there.
 //!
 //! The intent reaches the disk while the rest goes on, and the answer waits for it: after a power failure no pod is left,
 //! and the intent alone is enough to release the address.
@@ -181,18 +182,28 @@ impl CniServer {
         known: Option<Vec<IpAddr>>,
         want: Want,
     ) -> Result<(), Error> {
-        endpoint.addresses = match known {
-            Some(addresses) => addresses,
-            None => self.allocate(want).await?,
-        };
-        let (wired, written, durable) = futures::join!(
-            self.wire(endpoint),
-            self.write_workload_endpoint(endpoint),
-            self.make_durable(file)
-        );
-        wired.and(written).and(durable)?;
+        // The disk is asked at once, so that the wait for it is over when the rest is done.
+        let (made, durable) = futures::join!(self.make_visible(endpoint, known, want), self.make_durable(file));
+        made.and(durable)?;
         endpoint.phase = Phase::Attached;
         self.journal().progress(endpoint).map_err(journal_error)
+    }
+
+    async fn make_visible(&self, endpoint: &mut Endpoint, known: Option<Vec<IpAddr>>, want: Want) -> Result<(), Error> {
+        let mut is_attached = false;
+        endpoint.addresses = match known {
+            Some(addresses) => addresses,
+            None if is_ipv4_alone(&want) => {
+                // Only the pod's addresses and routes have to wait for the allocation.
+                let (allocated, attached) = futures::join!(self.allocate(want), self.attach(endpoint));
+                attached?;
+                is_attached = true;
+                allocated?
+            }
+            None => self.allocate(want).await?,
+        };
+        let (wired, written) = futures::join!(self.wire(endpoint, is_attached), self.write_workload_endpoint(endpoint));
+        wired.and(written)
     }
 
     async fn allocate(&self, want: Want) -> Result<Vec<IpAddr>, Error> {
@@ -206,13 +217,22 @@ impl CniServer {
         }
     }
 
-    /// The veth pair, then the host's routes to it.
-    async fn wire(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    /// The veth pair unless it is there already, the pod's addresses, then the host's routes to it.
+    async fn wire(&self, endpoint: &Endpoint, is_attached: bool) -> Result<(), Error> {
         let Some(link) = link_of(endpoint) else { return Ok(()) };
-        let attached = self.shared.parts.pods.attach(link).await;
-        attached.map_err(|why| Error::new(Code::Interface, "the interface cannot be made", why))?;
+        if is_attached {
+            self.shared.parts.pods.assign(link).await.map_err(not_wired)?;
+        } else {
+            self.attach(endpoint).await?;
+        }
         let programmed = self.program(&endpoint.id(), local_of(endpoint)).await;
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
+    }
+
+    /// The veth pair, with the addresses as far as they are known.
+    async fn attach(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(link) = link_of(endpoint) else { return Ok(()) };
+        self.shared.parts.pods.attach(link).await.map_err(not_wired)
     }
 
     async fn make_durable(&self, file: File) -> Result<(), Error> {
@@ -235,6 +255,18 @@ impl CniServer {
             tracing::error!(id = %endpoint.id(), %error, "cni: cannot remove the record of a failed ADD");
         }
     }
+}
+
+/// IPv6 has to be prepared in the pod before its interface is there, so such a pod is wired when its addresses are known.
+fn is_ipv4_alone(want: &Want) -> bool {
+    match want.address {
+        Some(address) => address.is_ipv4(),
+        None => !want.ipv6,
+    }
+}
+
+fn not_wired(why: String) -> Error {
+    Error::new(Code::Interface, "the interface cannot be made", why)
 }
 
 pub(super) fn unfinished_deletion(problems: Vec<String>) -> Error {

@@ -337,6 +337,21 @@ impl Pods for World {
         })
     }
 
+    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.step("address").await?;
+            {
+                let mut state = self.state();
+                let device = state.devices.get_mut(&link.host_device);
+                let (alias, addresses) = device.ok_or("there is no such device")?;
+                assert_eq!(*alias, link.alias);
+                *addresses = link.addresses;
+            }
+            let _ = self.step("addressed").await;
+            Ok(())
+        })
+    }
+
     fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.step("detach").await?;

@@ -230,6 +230,11 @@ impl Pods for LinuxPods {
         self.run(attach).boxed()
     }
 
+    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
+        let assign = move || linux::pod::assign(&interface(link)).map_err(|error| error.to_string());
+        self.run(assign).boxed()
+    }
+
     fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>> {
         let detach = move || {
             let device = IfName(wired.host_device);

@@ -66,6 +66,9 @@ pub trait Pods: Send + Sync {
     /// it is left.
     fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
 
+    /// Gives a pod that was attached without addresses its IPv4 addresses and their routes.
+    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
+
     /// Removes the host device (and with it the pod's end) if it is this pod's. A device that is gone or somebody else's
     /// is fine.
     fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>>;

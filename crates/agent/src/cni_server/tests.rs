@@ -94,6 +94,7 @@ async fn a_failed_add_leaves_nothing() {
     let cases = [
         ("assign", Code::TryAgain),
         ("attach", Code::Interface),
+        ("address", Code::Interface),
         ("program", Code::Dataplane),
         ("store", Code::TryAgain),
     ];
