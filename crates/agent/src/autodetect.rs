@@ -77,28 +77,48 @@ impl Method {
         let candidates = candidates(family, host);
         let found = match self {
             Method::FirstFound => candidates.into_iter().find(|c| !excluded(&c.device)),
-            Method::SkipInterface(skip) => {
-                candidates.into_iter().find(|c| !excluded(&c.device) && !skip.iter().any(|re| re.is_match(&c.device.0)))
-            }
-            Method::Interface(patterns) => {
-                patterns.iter().find_map(|re| candidates.iter().find(|c| re.is_match(&c.device.0)).cloned())
-            }
-            Method::Cidr(cidrs) => candidates.into_iter().find(|c| cidrs.iter().any(|cidr| cidr.contains(&c.net.addr()))),
+            Method::SkipInterface(skip) => candidates
+                .into_iter()
+                .find(|c| !excluded(&c.device) && !skip.iter().any(|re| re.is_match(&c.device.0))),
+            Method::Interface(patterns) => patterns
+                .iter()
+                .find_map(|re| candidates.iter().find(|c| re.is_match(&c.device.0)).cloned()),
+            Method::Cidr(cidrs) => candidates
+                .into_iter()
+                .find(|c| cidrs.iter().any(|cidr| cidr.contains(&c.net.addr()))),
             Method::CanReach(target) => {
                 let source = (host.source_towards)(target, family)?;
                 candidates.into_iter().find(|c| c.net.addr() == source)
             }
-            Method::KubernetesInternalIp => candidates.into_iter().find(|c| host.internal_ips.contains(&c.net.addr())),
+            Method::KubernetesInternalIp => candidates
+                .into_iter()
+                .find(|c| host.internal_ips.contains(&c.net.addr())),
         };
-        found.map(|choice| Choice { why: format!("{self} on {}", choice.device), ..choice }).ok_or_else(|| self.nothing(host))
+        found
+            .map(|choice| Choice {
+                why: format!("{self} on {}", choice.device),
+                ..choice
+            })
+            .ok_or_else(|| self.nothing(host))
     }
 
     fn nothing(&self, host: &Host<'_>) -> String {
         if matches!(self, Method::KubernetesInternalIp) && host.internal_ips.is_empty() {
             return format!("method {self}: the Node resource has no spec.addresses of type InternalIP (yet)");
         }
-        let seen: Vec<String> = host.addresses.iter().map(|a| format!("{} {}", a.device, a.net)).collect();
-        format!("method {self} matched none of: {}", if seen.is_empty() { "(no addresses)".into() } else { seen.join(", ") })
+        let seen: Vec<String> = host
+            .addresses
+            .iter()
+            .map(|a| format!("{} {}", a.device, a.net))
+            .collect();
+        format!(
+            "method {self} matched none of: {}",
+            if seen.is_empty() {
+                "(no addresses)".into()
+            } else {
+                seen.join(", ")
+            }
+        )
     }
 }
 
@@ -111,7 +131,11 @@ impl fmt::Display for Method {
             Method::Interface(patterns) => write!(f, "interface={}", join(patterns)),
             Method::SkipInterface(patterns) => write!(f, "skip-interface={}", join(patterns)),
             Method::Cidr(cidrs) => {
-                write!(f, "cidr={}", cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+                write!(
+                    f,
+                    "cidr={}",
+                    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+                )
             }
             Method::KubernetesInternalIp => f.write_str("kubernetes-internal-ip"),
         }
@@ -140,10 +164,19 @@ fn candidates(family: IpFamily, host: &Host<'_>) -> Vec<Choice> {
     let of = |link: &Link| {
         let name = link.name.clone();
         let own = host.addresses.iter().filter(move |a| a.device == name);
-        own.map(|a| Choice { net: a.net, device: a.device.clone(), why: String::new() }).collect::<Vec<_>>()
+        own.map(|a| Choice {
+            net: a.net,
+            device: a.device.clone(),
+            why: String::new(),
+        })
+        .collect::<Vec<_>>()
     };
     let usable = |net: &IpNet| IpFamily::of(&net.addr()) == family && is_usable(&net.addr());
-    links.into_iter().flat_map(of).filter(|choice| usable(&choice.net)).collect()
+    links
+        .into_iter()
+        .flat_map(of)
+        .filter(|choice| usable(&choice.net))
+        .collect()
 }
 
 fn is_usable(address: &IpAddr) -> bool {
@@ -155,11 +188,15 @@ fn is_usable(address: &IpAddr) -> bool {
 
 fn excluded(device: &IfName) -> bool {
     static PATTERN: std::sync::OnceLock<Regex> = std::sync::OnceLock::new();
-    PATTERN.get_or_init(|| Regex::new(EXCLUDED).expect("the constant is a valid expression")).is_match(&device.0)
+    PATTERN
+        .get_or_init(|| Regex::new(EXCLUDED).expect("the constant is a valid expression"))
+        .is_match(&device.0)
 }
 
 fn patterns(list: &str) -> Result<Vec<Regex>, String> {
-    list.split(',').map(|text| Regex::new(text.trim()).map_err(|error| format!("has `{text}`: {error}"))).collect()
+    list.split(',')
+        .map(|text| Regex::new(text.trim()).map_err(|error| format!("has `{text}`: {error}")))
+        .collect()
 }
 
 #[cfg(test)]
@@ -173,7 +210,12 @@ mod tests {
         let towards = |_: &str, _: IpFamily| Ok("10.1.0.7".parse().unwrap());
         let internal: &[IpAddr] = &["10.1.0.7".parse().unwrap()];
         let internal = if family == IpFamily::V4 { internal } else { &[] };
-        let host = Host { links: &links, addresses: &addresses, internal_ips: internal, source_towards: &towards };
+        let host = Host {
+            links: &links,
+            addresses: &addresses,
+            internal_ips: internal,
+            source_towards: &towards,
+        };
         let got = Method::parse(method).and_then(|method| method.choose(family, &host));
         match (got, expected) {
             (Ok(choice), Ok(device)) => assert_eq!(choice.device.0, device, "{method}"),
@@ -198,14 +240,22 @@ mod tests {
     fn no_match_lists_what_was_seen() {
         check("cidr=192.0.2.0/24", IpFamily::V4, Err("ens33 10.211.55.7/24"));
         check("interface=eth9", IpFamily::V4, Err("matched none"));
-        check("kubernetes-internal-ip", IpFamily::V6, Err("no spec.addresses of type InternalIP"));
+        check(
+            "kubernetes-internal-ip",
+            IpFamily::V6,
+            Err("no spec.addresses of type InternalIP"),
+        );
         check("skip-interface=ens.*", IpFamily::V6, Err("matched none"));
     }
 
     #[test]
     fn a_wrong_method_says_what_would_be_right() {
         check("fastest", IpFamily::V4, Err("is none of first-found"));
-        check("cidr=10.0.0.0/40", IpFamily::V4, Err("`10.0.0.0/40`, which is not a CIDR"));
+        check(
+            "cidr=10.0.0.0/40",
+            IpFamily::V4,
+            Err("`10.0.0.0/40`, which is not a CIDR"),
+        );
         check("interface=(", IpFamily::V4, Err("has `(`"));
     }
 
@@ -218,9 +268,22 @@ mod tests {
             let word = words.next().unwrap();
             let name = IfName::from(word.trim_end_matches('!'));
             let up = !word.ends_with('!');
-            let link = Link { index, name: name.clone(), kind: String::new(), mtu: 1500, up, carrier: up, mac: None, alias: None, master: None };
+            let link = Link {
+                index,
+                name: name.clone(),
+                kind: String::new(),
+                mtu: 1500,
+                up,
+                carrier: up,
+                mac: None,
+                alias: None,
+                master: None,
+            };
             links.insert(name.clone(), link);
-            addresses.extend(words.map(|net| Address { device: name.clone(), net: net.parse().unwrap() }));
+            addresses.extend(words.map(|net| Address {
+                device: name.clone(),
+                net: net.parse().unwrap(),
+            }));
         }
         (links, addresses)
     }

@@ -144,7 +144,9 @@ mod tests {
 
     #[test]
     fn a_claim_is_due_when_it_waited_long_enough() {
-        let (start, key) = (Instant::now(), |name: &str| Key::cluster(api::Kind::BlockAffinity, name));
+        let (start, key) = (Instant::now(), |name: &str| {
+            Key::cluster(api::Kind::BlockAffinity, name)
+        });
         let mut waiting = Waiting::default();
         assert_eq!(waiting.due(), None);
         waiting.note(key("a"), true, start);
@@ -171,9 +173,15 @@ mod tests {
             let (changes, inbox) = mpsc::unbounded_channel();
             let keeper = tokio::spawn(keep("me".into(), Ipam::new(store), inbox));
             loop {
-                let now = memory.get(&key).await.expect("memory answers").map(|stored| stored.resource);
+                let now = memory
+                    .get(&key)
+                    .await
+                    .expect("memory answers")
+                    .map(|stored| stored.resource);
                 match now {
-                    Some(Resource::BlockAffinity(now)) if !now.spec.state.is_confirmed() => tokio::task::yield_now().await,
+                    Some(Resource::BlockAffinity(now)) if !now.spec.state.is_confirmed() => {
+                        tokio::task::yield_now().await
+                    }
                     Some(_) => break,
                     None => panic!("the claim was given up"),
                 }

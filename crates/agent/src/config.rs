@@ -28,11 +28,21 @@ pub struct Options {
     pub ip6: String,
 
     /// first-found | can-reach=HOST | interface=REGEX,… | skip-interface=REGEX,… | cidr=CIDR,… | kubernetes-internal-ip
-    #[arg(long, env = "IP_AUTODETECTION_METHOD", default_value = "first-found", value_name = "METHOD")]
+    #[arg(
+        long,
+        env = "IP_AUTODETECTION_METHOD",
+        default_value = "first-found",
+        value_name = "METHOD"
+    )]
     pub ip_autodetection_method: String,
 
     /// The same for IPv6
-    #[arg(long, env = "IP6_AUTODETECTION_METHOD", default_value = "first-found", value_name = "METHOD")]
+    #[arg(
+        long,
+        env = "IP6_AUTODETECTION_METHOD",
+        default_value = "first-found",
+        value_name = "METHOD"
+    )]
     pub ip6_autodetection_method: String,
 
     /// AS number of this node, if not the cluster's
@@ -56,7 +66,12 @@ pub struct Options {
     pub run_dir: PathBuf,
 
     /// Directory for what must survive a reboot (CNI journal)
-    #[arg(long, env = "MARGAY_STATE_DIR", default_value = "/var/lib/margay", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "MARGAY_STATE_DIR",
+        default_value = "/var/lib/margay",
+        value_name = "DIR"
+    )]
     pub state_dir: PathBuf,
 
     /// Host that answers /liveness, /readiness and /metrics
@@ -115,25 +130,51 @@ impl Config {
     pub fn from_options(options: &Options, hostname: &str) -> Result<Self, AgentError> {
         // Manifests set variables to nothing where they mean the default.
         let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-        let node_name = given(&options.node_name).unwrap_or_else(|| hostname.to_string()).to_ascii_lowercase();
+        let node_name = given(&options.node_name)
+            .unwrap_or_else(|| hostname.to_string())
+            .to_ascii_lowercase();
         check_node_name(&node_name)?;
         check_prefix(&options.interface_prefix)?;
-        let ipv4 = address_source("IP", &options.ip, "32", "IP_AUTODETECTION_METHOD", &options.ip_autodetection_method)?;
-        let ipv6 =
-            address_source("IP6", &options.ip6, "128", "IP6_AUTODETECTION_METHOD", &options.ip6_autodetection_method)?;
+        let ipv4 = address_source(
+            "IP",
+            &options.ip,
+            "32",
+            "IP_AUTODETECTION_METHOD",
+            &options.ip_autodetection_method,
+        )?;
+        let ipv6 = address_source(
+            "IP6",
+            &options.ip6,
+            "128",
+            "IP6_AUTODETECTION_METHOD",
+            &options.ip6_autodetection_method,
+        )?;
         if matches!((&ipv4, &ipv6), (AddressSource::None, AddressSource::None)) {
-            return Err(problem("IP", &options.ip, "with IP6=none leaves the node without an address"));
+            return Err(problem(
+                "IP",
+                &options.ip,
+                "with IP6=none leaves the node without an address",
+            ));
         }
         let as_number = match given(&options.as_number) {
             None => None,
-            Some(text) => Some(text.parse().map_err(|reason: String| problem("AS", &text, &format!("is refused: {reason}")))?),
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|reason: String| problem("AS", &text, &format!("is refused: {reason}")))?,
+            ),
         };
         let router_id = match options.router_id.as_deref().unwrap_or_default() {
             "" => RouterId::NodeAddress,
             "hash" => RouterId::Hash,
             text => match text.parse() {
                 Ok(id) if id != Ipv4Addr::UNSPECIFIED => RouterId::Literal(id),
-                _ => return Err(problem("CALICO_ROUTER_ID", text, "is neither an IPv4 address other than 0.0.0.0 nor `hash`")),
+                _ => {
+                    return Err(problem(
+                        "CALICO_ROUTER_ID",
+                        text,
+                        "is neither an IPv4 address other than 0.0.0.0 nor `hash`",
+                    ));
+                }
             },
         };
         let ipip = match options.ipip.as_str() {
@@ -164,7 +205,11 @@ fn check_node_name(name: &str) -> Result<(), AgentError> {
     if name.len() <= 253 && name.chars().all(good) && edge(name.chars().next()) && edge(name.chars().last()) {
         return Ok(());
     }
-    Err(problem("NODENAME", name, "is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit"))
+    Err(problem(
+        "NODENAME",
+        name,
+        "is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit",
+    ))
 }
 
 fn check_prefix(prefix: &str) -> Result<(), AgentError> {
@@ -172,7 +217,11 @@ fn check_prefix(prefix: &str) -> Result<(), AgentError> {
         return Ok(());
     }
     // 15 bytes of interface name less the 11 of the hash.
-    Err(problem("FELIX_INTERFACEPREFIX", prefix, "must be one to four letters or digits"))
+    Err(problem(
+        "FELIX_INTERFACEPREFIX",
+        prefix,
+        "must be one to four letters or digits",
+    ))
 }
 
 fn address_source<Net: std::str::FromStr>(
@@ -184,12 +233,22 @@ fn address_source<Net: std::str::FromStr>(
 ) -> Result<AddressSource<Net>, AgentError> {
     match text {
         "" | "none" => Ok(AddressSource::None),
-        "autodetect" => Method::parse(method).map(AddressSource::Detect).map_err(|why| problem(method_field, method, &why)),
+        "autodetect" => Method::parse(method)
+            .map(AddressSource::Detect)
+            .map_err(|why| problem(method_field, method, &why)),
         address => {
-            let full = if address.contains('/') { address.to_string() } else { format!("{address}/{full_length}") };
-            full.parse()
-                .map(AddressSource::Fixed)
-                .map_err(|_| problem(field, address, "is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`"))
+            let full = if address.contains('/') {
+                address.to_string()
+            } else {
+                format!("{address}/{full_length}")
+            };
+            full.parse().map(AddressSource::Fixed).map_err(|_| {
+                problem(
+                    field,
+                    address,
+                    "is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`",
+                )
+            })
         }
     }
 }
@@ -200,13 +259,19 @@ fn health_address(host: &str, port: u16) -> Result<Option<SocketAddr>, AgentErro
     }
     let ip = match host {
         "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        other => other.parse().map_err(|_| problem("FELIX_HEALTHHOST", other, "is neither `localhost` nor an address"))?,
+        other => other
+            .parse()
+            .map_err(|_| problem("FELIX_HEALTHHOST", other, "is neither `localhost` nor an address"))?,
     };
     Ok(Some(SocketAddr::new(ip, port)))
 }
 
 pub(crate) fn problem(field: &'static str, value: &str, problem: &str) -> AgentError {
-    AgentError::Config { field, value: value.to_string(), problem: problem.to_string() }
+    AgentError::Config {
+        field,
+        value: value.to_string(),
+        problem: problem.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -224,8 +289,12 @@ mod tests {
     /// Flags to the parts of the configuration that are expected, or to the whole error.
     #[track_caller]
     fn check(flags: &str, expected: Result<&[&str], &str>) {
-        let words = ["agent"].into_iter().chain(flags.split(' ').filter(|word| !word.is_empty()));
-        let options = Line::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).options;
+        let words = ["agent"]
+            .into_iter()
+            .chain(flags.split(' ').filter(|word| !word.is_empty()));
+        let options = Line::try_parse_from(words)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .options;
         match (Config::from_options(&options, "Host.Example"), expected) {
             (Ok(config), Ok(parts)) => {
                 let got = format!("{config:?}");
@@ -259,9 +328,18 @@ mod tests {
     fn every_option_has_its_effect() {
         check("--node-name K8S-Node1", Ok(&["node_name: \"k8s-node1\""]));
         check("--ip 10.0.0.1", Ok(&["ipv4: Fixed(10.0.0.1/32)"]));
-        check("--ip 10.0.0.1/24 --ip6 fd00::1", Ok(&["ipv4: Fixed(10.0.0.1/24)", "ipv6: Fixed(fd00::1/128)"]));
-        check("--ip none --ip6 autodetect", Ok(&["ipv4: None", "ipv6: Detect(FirstFound)"]));
-        check("--ip-autodetection-method can-reach=h", Ok(&["Detect(CanReach(\"h\"))"]));
+        check(
+            "--ip 10.0.0.1/24 --ip6 fd00::1",
+            Ok(&["ipv4: Fixed(10.0.0.1/24)", "ipv6: Fixed(fd00::1/128)"]),
+        );
+        check(
+            "--ip none --ip6 autodetect",
+            Ok(&["ipv4: None", "ipv6: Detect(FirstFound)"]),
+        );
+        check(
+            "--ip-autodetection-method can-reach=h",
+            Ok(&["Detect(CanReach(\"h\"))"]),
+        );
         check("--as 65001", Ok(&["AsNumber(65001)"]));
         check("--as 1.10", Ok(&["AsNumber(65546)"]));
         check("--router-id hash", Ok(&["router_id: Hash"]));
@@ -270,20 +348,30 @@ mod tests {
         check("--ipip native", Ok(&["ipip: Some(Native)"]));
         check("--health-port 0", Ok(&["health: None"]));
         check("--health-host ::1 --health-port 1", Ok(&["health: Some([::1]:1)"]));
-        check("--run-dir /a --state-dir /b", Ok(&["run_dir: \"/a\"", "state_dir: \"/b\""]));
+        check(
+            "--run-dir /a --state-dir /b",
+            Ok(&["run_dir: \"/a\"", "state_dir: \"/b\""]),
+        );
     }
 
     #[test]
     fn a_wrong_value_is_named_with_what_would_be_right() {
         check(
             "--node-name a_b",
-            Err("NODENAME: `a_b` is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit"),
+            Err(
+                "NODENAME: `a_b` is not a DNS name: up to 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit",
+            ),
         );
         check(
             "--ip fd00::1",
-            Err("IP: `fd00::1` is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`"),
+            Err(
+                "IP: `fd00::1` is neither an address of this family (with or without /LENGTH), `autodetect` nor `none`",
+            ),
         );
-        check("--ip none", Err("IP: `none` with IP6=none leaves the node without an address"));
+        check(
+            "--ip none",
+            Err("IP: `none` with IP6=none leaves the node without an address"),
+        );
         check(
             "--ip6 autodetect --ip6-autodetection-method cidr=x",
             Err("IP6_AUTODETECTION_METHOD: `cidr=x` has `x`, which is not a CIDR"),
@@ -292,7 +380,13 @@ mod tests {
         check("--router-id 0.0.0.0", Err(&format!("CALICO_ROUTER_ID: `0.0.0.0` {id}")));
         check("--router-id fd00::1", Err(&format!("CALICO_ROUTER_ID: `fd00::1` {id}")));
         check("--ipip fast", Err("MARGAY_IPIP: `fast` is none of auto, native, bpf"));
-        check("--health-host here", Err("FELIX_HEALTHHOST: `here` is neither `localhost` nor an address"));
-        check("--interface-prefix eth-long", Err("FELIX_INTERFACEPREFIX: `eth-long` must be one to four letters or digits"));
+        check(
+            "--health-host here",
+            Err("FELIX_HEALTHHOST: `here` is neither `localhost` nor an address"),
+        );
+        check(
+            "--interface-prefix eth-long",
+            Err("FELIX_INTERFACEPREFIX: `eth-long` must be one to four letters or digits"),
+        );
     }
 }

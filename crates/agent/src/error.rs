@@ -22,7 +22,9 @@ pub enum AgentError {
         reason: String,
     },
     /// Another node holds this node's address.
-    #[error("address {address} is already used by node {other}; free it there, or choose another with IP or IP_AUTODETECTION_METHOD")]
+    #[error(
+        "address {address} is already used by node {other}; free it there, or choose another with IP or IP_AUTODETECTION_METHOD"
+    )]
     AddressTaken {
         /// The address.
         address: std::net::IpAddr,

@@ -93,7 +93,11 @@ async fn readiness(State(sources): State<Sources>) -> Response {
         Ok(report) => report,
         Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     };
-    let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let line = |c: &crate::status::Condition| {
         let mark = match (c.ok, c.required) {
             (true, _) => "ok",
@@ -136,7 +140,10 @@ pub fn serve_unix(
 ) -> Result<impl Future<Output = std::io::Result<()>> + use<>, AgentError> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         let source = std::io::ErrorKind::AddrInUse.into();
-        return Err(AgentError::Io { what: format!("another agent answers on {}", path.display()), source });
+        return Err(AgentError::Io {
+            what: format!("another agent answers on {}", path.display()),
+            source,
+        });
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(AgentError::io(format!("socket {}", path.display())))?;
@@ -154,13 +161,20 @@ pub fn ask(socket: &Path) -> Result<Report, AgentError> {
     let what = format!("no agent answers on {}; is it running on this node?", socket.display());
     let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
     let patience = Some(PATIENCE + Duration::from_secs(2));
-    let timed = stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience));
+    let timed = stream
+        .set_read_timeout(patience)
+        .and_then(|()| stream.set_write_timeout(patience));
     timed.map_err(AgentError::io(what.clone()))?;
     // HTTP/1.0: the answer ends with the connection, so there is no chunking to undo.
-    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").map_err(AgentError::io(what.clone()))?;
+    stream
+        .write_all(b"GET /status HTTP/1.0\r\n\r\n")
+        .map_err(AgentError::io(what.clone()))?;
     let mut answer = String::new();
     let read = stream.take(MOST).read_to_string(&mut answer);
-    read.map_err(AgentError::io(format!("the agent on {} does not answer", socket.display())))?;
+    read.map_err(AgentError::io(format!(
+        "the agent on {} does not answer",
+        socket.display()
+    )))?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     serde_json::from_str(body).map_err(|_| AgentError::Io {
         what: format!("the agent on {} answered: {}", socket.display(), body.trim()),
@@ -234,26 +248,42 @@ mod tests {
             tokio::spawn(serve_unix(&path, sources.clone()).expect("it listens"));
             let ask_there = |path: std::path::PathBuf| tokio::task::spawn_blocking(move || ask(&path));
             let report = ask_there(path.clone()).await.expect("no panic").expect("an answer");
-            assert_eq!((report.node.as_str(), report.ready, report.bgp.routes), ("me", false, 5));
+            assert_eq!(
+                (report.node.as_str(), report.ready, report.bgp.routes),
+                ("me", false, 5)
+            );
 
-            let get = |what: &'static str, path: std::path::PathBuf| tokio::task::spawn_blocking(move || raw(&path, what));
+            let get =
+                |what: &'static str, path: std::path::PathBuf| tokio::task::spawn_blocking(move || raw(&path, what));
             for (what, code, part) in [
                 ("/liveness", "200", "live\n"),
-                ("/readiness", "503", "Registered NOT READY NotRegistered: not registered yet\n"),
+                (
+                    "/readiness",
+                    "503",
+                    "Registered NOT READY NotRegistered: not registered yet\n",
+                ),
                 ("/metrics", "200", "margay_ready 0\n"),
                 ("/nothing", "404", ""),
             ] {
                 let answer = get(what, path.clone()).await.expect("no panic");
-                assert!(answer.starts_with(&format!("HTTP/1.0 {code}")) && answer.contains(part), "{what}: {answer}");
+                assert!(
+                    answer.starts_with(&format!("HTTP/1.0 {code}")) && answer.contains(part),
+                    "{what}: {answer}"
+                );
             }
             crate::start::set(&identity, |identity| {
                 (identity.addresses, identity.registered, identity.cni) = (Ok(Default::default()), Ok(()), Ok(()));
             });
             let answer = get("/readiness", path.clone()).await.expect("no panic");
-            assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("BGP        warning   PeersDown"), "{answer}");
+            assert!(
+                answer.starts_with("HTTP/1.0 200") && answer.contains("BGP        warning   PeersDown"),
+                "{answer}"
+            );
 
             // The second agent of a run directory is refused; what a dead one left is replaced.
-            let Err(refused) = serve_unix(&path, sources.clone()) else { panic!("two agents") };
+            let Err(refused) = serve_unix(&path, sources.clone()) else {
+                panic!("two agents")
+            };
             assert!(refused.to_string().starts_with("another agent answers on"), "{refused}");
             let dead = folder.path().join("dead.sock");
             drop(std::os::unix::net::UnixListener::bind(&dead).expect("it listens"));
@@ -274,7 +304,10 @@ mod tests {
     fn without_an_agent_the_error_says_so() {
         let folder = tempfile::tempdir().expect("a folder");
         let error = ask(&socket(folder.path())).expect_err("nobody listens").to_string();
-        assert!(error.starts_with("no agent answers on ") && error.contains("is it running on this node?"), "{error}");
+        assert!(
+            error.starts_with("no agent answers on ") && error.contains("is it running on this node?"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -104,7 +104,10 @@ impl<K: Kernel> Membership<K> {
 
     async fn settle(&mut self, cause: &Cause) -> Result<(), AgentError> {
         let looked = self.look().await;
-        found(&self.identity, looked.as_ref().map(Clone::clone).map_err(ToString::to_string));
+        found(
+            &self.identity,
+            looked.as_ref().map(Clone::clone).map_err(ToString::to_string),
+        );
         let own = looked?;
         let node = register::register(&self.config, &self.store, &own).await?;
         let Some(pools) = &cause.pools else { return Ok(()) };
@@ -183,7 +186,9 @@ mod tests {
     }
 
     fn start(flags: &str, nodes: &[Node]) -> World {
-        let words = ["agent", "--node-name", "me"].into_iter().chain(flags.split_whitespace());
+        let words = ["agent", "--node-name", "me"]
+            .into_iter()
+            .chain(flags.split_whitespace());
         let options = Line::try_parse_from(words).expect("the flags are right").options;
         let config = Config::from_options(&options, "").expect("the options are right");
         let memory = MemoryStore::new();
@@ -200,7 +205,11 @@ mod tests {
         }
         let (facts, facts_in) = watch::channel(Facts::default());
         let (changes, changes_in) = watch::channel(0);
-        let identity = Arc::new(Mutex::new(Identity::new("me", Timestamp::UNIX_EPOCH, ProbeSummary::default())));
+        let identity = Arc::new(Mutex::new(Identity::new(
+            "me",
+            Timestamp::UNIX_EPOCH,
+            ProbeSummary::default(),
+        )));
         let membership = Membership {
             config,
             ipam: Ipam::new(store.clone()),
@@ -236,7 +245,10 @@ mod tests {
             let bgp = node.and_then(|node| node.spec.bgp).unwrap_or_default();
             let text = |part: Option<String>| part.unwrap_or("-".into());
             let tunnel = bgp.ipv4_ipip_tunnel_addr.map(|ip| ip.to_string());
-            let (v4, v6) = (bgp.ipv4_address.map(|net| net.to_string()), bgp.ipv6_address.map(|net| net.to_string()));
+            let (v4, v6) = (
+                bgp.ipv4_address.map(|net| net.to_string()),
+                bgp.ipv6_address.map(|net| net.to_string()),
+            );
             format!("{} {} {}", text(v4), text(v6), text(tunnel))
         }
 
@@ -289,24 +301,32 @@ mod tests {
             let world = start("--ip6 autodetect", &[]);
             world.reaches(|got| got == "10.0.0.7/24 fd00::7/64 -").await;
             world.pool("192.168.0.0/16", |_| {});
-            world.reaches(|got| got.starts_with("10.0.0.7/24 fd00::7/64 192.168.")).await;
+            world
+                .reaches(|got| got.starts_with("10.0.0.7/24 fd00::7/64 192.168."))
+                .await;
             // A disabled pool gives no tunnel addresses, though the node's state does not change.
             world.pool("192.168.0.0/16", |spec| spec.disabled = true);
             world.reaches(|got| got == "10.0.0.7/24 fd00::7/64 -").await;
             world.pool("192.168.0.0/16", |_| {});
             world.reaches(|got| got.contains(" 192.168.")).await;
-            world.kernel.by_others(&Op::RemoveAddress(Address {
-                device: IfName::from("ens33"),
-                net: "10.0.0.7/24".parse().expect("a prefix"),
-            }))
-            .expect("it is there");
+            world
+                .kernel
+                .by_others(&Op::RemoveAddress(Address {
+                    device: IfName::from("ens33"),
+                    net: "10.0.0.7/24".parse().expect("a prefix"),
+                }))
+                .expect("it is there");
             put_address(&world.kernel, "10.0.0.9/24");
             world.facts.send_modify(|facts| facts.address_changes += 1);
-            world.reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168.")).await;
+            world
+                .reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168."))
+                .await;
             // Somebody deletes the Node.
             drop(now(world.memory.delete(&Key::cluster(Kind::Node, "me"), None)));
             world.changes.send_modify(|count| *count += 1);
-            world.reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168.")).await;
+            world
+                .reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168."))
+                .await;
             assert_eq!(world.identity.lock().expect("not poisoned").registered, Ok(()));
         });
     }
@@ -326,7 +346,16 @@ mod tests {
     fn kubernetes_addresses_come_from_the_node_and_may_come_late() {
         run(async {
             let world = start("--ip-autodetection-method kubernetes-internal-ip", &[]);
-            let why = || world.identity.lock().expect("not poisoned").registered.clone().err().unwrap_or_default();
+            let why = || {
+                world
+                    .identity
+                    .lock()
+                    .expect("not poisoned")
+                    .registered
+                    .clone()
+                    .err()
+                    .unwrap_or_default()
+            };
             while !why().contains("no spec.addresses of type InternalIP") {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

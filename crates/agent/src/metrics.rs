@@ -7,40 +7,83 @@ use crate::status::Report;
 /// Renders the report.
 pub fn text(report: &Report) -> String {
     let mut out = Metrics::default();
-    out.family("felix_resync_state", "gauge", "2 once the datastore has been read, 1 before.");
+    out.family(
+        "felix_resync_state",
+        "gauge",
+        "2 once the datastore has been read, 1 before.",
+    );
     let synced = report.conditions.iter().any(|c| c.name == "Datastore" && c.ok);
     out.sample("felix_resync_state", &[], if synced { 2 } else { 1 });
 
     out.family("margay_ready", "gauge", "1 if the node is ready.");
     out.sample("margay_ready", &[], u64::from(report.ready));
-    out.family("margay_condition", "gauge", "1 if the part is fine; the reason is a label.");
+    out.family(
+        "margay_condition",
+        "gauge",
+        "1 if the part is fine; the reason is a label.",
+    );
     for condition in &report.conditions {
-        let labels = [("condition", condition.name.as_str()), ("reason", condition.reason.as_str())];
+        let labels = [
+            ("condition", condition.name.as_str()),
+            ("reason", condition.reason.as_str()),
+        ];
         out.sample("margay_condition", &labels, u64::from(condition.ok));
     }
 
-    out.family("margay_kernel_objects", "gauge", "Kernel objects by class: wanted, installed, failed.");
+    out.family(
+        "margay_kernel_objects",
+        "gauge",
+        "Kernel objects by class: wanted, installed, failed.",
+    );
     for class in &report.kernel {
-        for (state, count) in [("wanted", class.wanted), ("installed", class.installed), ("failed", class.failed)] {
-            out.sample("margay_kernel_objects", &[("class", &class.class), ("state", state)], count as u64);
+        for (state, count) in [
+            ("wanted", class.wanted),
+            ("installed", class.installed),
+            ("failed", class.failed),
+        ] {
+            out.sample(
+                "margay_kernel_objects",
+                &[("class", &class.class), ("state", state)],
+                count as u64,
+            );
         }
     }
 
     out.family("margay_bgp_routes", "gauge", "Prefixes with a usable path.");
     out.sample("margay_bgp_routes", &[], report.bgp.routes as u64);
-    out.family("margay_bgp_peer_established", "gauge", "1 if the session is established.");
+    out.family(
+        "margay_bgp_peer_established",
+        "gauge",
+        "1 if the session is established.",
+    );
     for peer in &report.bgp.peers {
-        out.sample("margay_bgp_peer_established", &[("peer", &peer.name)], u64::from(peer.state == "Established"));
+        out.sample(
+            "margay_bgp_peer_established",
+            &[("peer", &peer.name)],
+            u64::from(peer.state == "Established"),
+        );
     }
-    out.family("margay_bgp_peer_prefixes", "gauge", "Prefixes received from and advertised to a peer.");
+    out.family(
+        "margay_bgp_peer_prefixes",
+        "gauge",
+        "Prefixes received from and advertised to a peer.",
+    );
     for peer in &report.bgp.peers {
         for (direction, count) in [("received", peer.received), ("advertised", peer.advertised)] {
-            out.sample("margay_bgp_peer_prefixes", &[("peer", &peer.name), ("direction", direction)], count as u64);
+            out.sample(
+                "margay_bgp_peer_prefixes",
+                &[("peer", &peer.name), ("direction", direction)],
+                count as u64,
+            );
         }
     }
 
     if let Some(counters) = report.ipip.counters {
-        out.family("margay_ipip_packets_total", "counter", "Packets through tunl0, and dropped by it, by cause.");
+        out.family(
+            "margay_ipip_packets_total",
+            "counter",
+            "Packets through tunl0, and dropped by it, by cause.",
+        );
         for (what, count) in [
             ("encapsulated", counters.encapsulated),
             ("decapsulated", counters.decapsulated),
@@ -65,8 +108,15 @@ impl Metrics {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escape(text))).collect();
-        let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, text)| format!("{label}=\"{}\"", escape(text)))
+            .collect();
+        let braces = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         let _ = writeln!(self.text, "{name}{braces} {value}");
     }
 }
@@ -82,7 +132,8 @@ mod tests {
 
     #[test]
     fn the_text_is_what_a_scraper_reads() {
-        let mut report = report(|_, _, bgp| bgp.peers = vec![peer("Mesh_10_0_0_8", "Established"), peer("quo\"te\\", "Active")]);
+        let mut report =
+            report(|_, _, bgp| bgp.peers = vec![peer("Mesh_10_0_0_8", "Established"), peer("quo\"te\\", "Active")]);
         report.ipip.counters = Some(kernel::IpipCounters {
             encapsulated: 1,
             decapsulated: 2,

@@ -119,7 +119,9 @@ async fn refuse_taken_address(config: &Config, store: &SharedStore, own: &OwnAdd
     let v6 = own.ipv6.map(|net| IpAddr::V6(net.addr()));
     let ours: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
     for stored in store.list(&Scope::Kind(Kind::Node)).await?.items {
-        let Resource::Node(node) = stored.resource else { continue };
+        let Resource::Node(node) = stored.resource else {
+            continue;
+        };
         if node.metadata.name == config.node_name {
             continue;
         }
@@ -212,7 +214,12 @@ pub async fn settle_tunnel_address(
         kind: TunnelKind::Ipip,
         node: name.to_string(),
         node_labels: node.metadata.labels.clone(),
-        current: node.spec.bgp.as_ref().and_then(|bgp| bgp.ipv4_ipip_tunnel_addr).map(IpAddr::V4),
+        current: node
+            .spec
+            .bgp
+            .as_ref()
+            .and_then(|bgp| bgp.ipv4_ipip_tunnel_addr)
+            .map(IpAddr::V4),
         pools: pools.iter().map(ToString::to_string).collect(),
     };
     let wanted = match ipam.settle_tunnel(Timestamp::now(), &tunnel).await? {

@@ -12,7 +12,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bgp::{ConnId, Input, Output, PeerId, Speaker};
 use bytes::{Bytes, BytesMut};
@@ -23,6 +25,14 @@ use tokio::task::JoinHandle;
 
 use crate::run::Event;
 use crate::status::BgpReport;
+
+/// How long a peer may take nothing of what it is sent before the connection ends (RFC 9687 3.4: at least 8 minutes).
+const SEND_HOLD: Duration = Duration::from_secs(8 * 60);
+/// How many bytes may wait for a peer that takes them slowly, before the connection ends. A table of a million prefixes has
+/// about ten.
+const MOST_QUEUED: usize = 64 << 20;
+/// How long to wait before listening is tried again.
+const LISTEN_RETRY: Duration = Duration::from_secs(5);
 
 /// What the shell is told.
 pub enum Command {
@@ -37,7 +47,11 @@ pub enum Command {
 /// Runs until the command channel closes.
 ///
 /// `restarted`: the kernel still forwards by an earlier agent's routes, and peers are told so.
-pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, events: mpsc::UnboundedSender<Event>, restarted: bool) {
+pub async fn run(
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::UnboundedSender<Event>,
+    restarted: bool,
+) {
     let (traffic, mut arrivals) = mpsc::channel(256);
     let mut shell = Shell::new(events, traffic, restarted);
     loop {
@@ -49,6 +63,7 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, events: mpsc::U
             },
             Some(arrival) = arrivals.recv() => shell.input(arrival),
             (stream, remote) = accept(&shell.listeners) => shell.accepted(stream, remote),
+            () = sleep_until(shell.listen_retry) => shell.listen(),
             () = sleep_until(wakeup) => shell.input(Input::Wake),
         }
     }
@@ -57,8 +72,11 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, events: mpsc::U
 struct Shell {
     speaker: Option<Speaker>,
     restarted: bool,
+    /// Where to listen.
+    listen_on: Vec<SocketAddr>,
     listeners: Vec<TcpListener>,
     listen_error: Option<String>,
+    listen_retry: Option<Instant>,
     connections: HashMap<ConnId, Connection>,
     accepted: u64,
     events: mpsc::UnboundedSender<Event>,
@@ -67,7 +85,11 @@ struct Shell {
 
 /// One TCP connection: dropping it stops the reader; the writer ends when what was queued is out.
 struct Connection {
-    outbox: Option<mpsc::UnboundedSender<Bytes>>,
+    outbox: mpsc::UnboundedSender<Bytes>,
+    /// Bytes in the outbox.
+    queued: Arc<AtomicUsize>,
+    /// Stops the writer though the outbox has something left.
+    stop_writer: oneshot::Sender<()>,
     reader: JoinHandle<()>,
 }
 
@@ -76,8 +98,10 @@ impl Shell {
         Self {
             speaker: None,
             restarted,
+            listen_on: Vec::new(),
             listeners: Vec::new(),
             listen_error: None,
+            listen_retry: None,
             connections: HashMap::new(),
             accepted: 0,
             events,
@@ -89,7 +113,11 @@ impl Shell {
         match command {
             Command::Config(config) => self.configure(*config),
             Command::Report(reply) => {
-                let _ = reply.send(BgpReport::of(self.speaker.as_ref(), self.listen_error.clone(), Instant::now()));
+                let _ = reply.send(BgpReport::of(
+                    self.speaker.as_ref(),
+                    self.listen_error.clone(),
+                    Instant::now(),
+                ));
             }
             Command::Shutdown(done) => {
                 let outputs = self.speaker.as_mut().map(|speaker| speaker.shutdown(Instant::now()));
@@ -101,40 +129,56 @@ impl Shell {
 
     fn configure(&mut self, config: bgp::Config) {
         let now = Instant::now();
+        // On the node's own addresses, so that a speaker of the host's own can have the others.
+        let addresses = [config.address_v4.map(IpAddr::V4), config.address_v6.map(IpAddr::V6)];
+        let port = config.listen_port;
+        self.listen_on = addresses
+            .into_iter()
+            .flatten()
+            .map(|address| SocketAddr::new(address, port))
+            .collect();
+        self.listen();
         let outputs = match &mut self.speaker {
-            Some(speaker) => {
-                let outputs = speaker.reconfigure(now, config.clone());
-                self.listen(&config);
-                outputs
-            }
+            Some(speaker) => speaker.reconfigure(now, config),
             None => {
-                self.listen(&config);
-                let speaker = if self.restarted { Speaker::restarted(now, config) } else { Speaker::new(now, config) };
+                let speaker = if self.restarted {
+                    Speaker::restarted(now, config)
+                } else {
+                    Speaker::new(now, config)
+                };
                 self.speaker.insert(speaker).step(now, Input::Wake)
             }
         };
         self.perform(outputs);
     }
 
-    /// Listens on the node's own addresses, so that a speaker of the host's own can have the others.
-    fn listen(&mut self, config: &bgp::Config) {
-        let addresses = [config.address_v4.map(IpAddr::V4), config.address_v6.map(IpAddr::V6)];
-        let wanted: Vec<SocketAddr> =
-            addresses.into_iter().flatten().map(|address| SocketAddr::new(address, config.listen_port)).collect();
-        self.listeners.retain(|listener| listener.local_addr().is_ok_and(|address| wanted.contains(&address)));
-        self.listen_error = None;
+    /// Listens where it should and nowhere else; what fails is tried again (an address can be late, a port be held by an
+    /// agent on its way out).
+    fn listen(&mut self) {
+        let wanted = &self.listen_on;
+        let is_at =
+            |listener: &TcpListener, address: &SocketAddr| listener.local_addr().is_ok_and(|have| have == *address);
+        self.listeners
+            .retain(|listener| wanted.iter().any(|address| is_at(listener, address)));
+        let mut errors = Vec::new();
         for address in wanted {
-            if self.listeners.iter().any(|listener| listener.local_addr().is_ok_and(|have| have == address)) {
+            if self.listeners.iter().any(|listener| is_at(listener, address)) {
                 continue;
             }
-            match listen(address) {
+            match listen(*address) {
                 Ok(listener) => self.listeners.push(listener),
-                Err(error) => {
-                    tracing::warn!(%address, %error, "cannot listen for BGP connections");
-                    self.listen_error = Some(format!("cannot listen on {address}: {error}"));
-                }
+                Err(error) => errors.push(format!("cannot listen on {address}: {error}")),
             }
         }
+        let error = (!errors.is_empty()).then(|| errors.join("; "));
+        if let Some(error) = error
+            .as_ref()
+            .filter(|error| self.listen_error.as_ref() != Some(*error))
+        {
+            tracing::warn!(%error, "BGP: trying again");
+        }
+        self.listen_error = error;
+        self.listen_retry = self.listen_error.is_some().then(|| Instant::now() + LISTEN_RETRY);
     }
 
     fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
@@ -148,10 +192,10 @@ impl Shell {
     fn adopt(&mut self, conn: ConnId, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
-        let (outbox, queue) = mpsc::unbounded_channel();
-        tokio::spawn(write(writer, queue));
+        let (connect, outgoing) = Outgoing::new();
+        tokio::spawn(write(conn, writer, outgoing, self.traffic.clone()));
         let reader = tokio::spawn(read(conn, reader, self.traffic.clone()));
-        self.connections.insert(conn, Connection { outbox: Some(outbox), reader });
+        self.connections.insert(conn, connect(reader));
     }
 
     fn input(&mut self, arrival: Input) {
@@ -165,12 +209,17 @@ impl Shell {
 
     fn perform(&mut self, outputs: Vec<Output>) {
         let mut fib = Vec::new();
+        let mut choked = Vec::new();
         for output in outputs {
             match output {
                 Output::Connect { conn, peer, source } => self.connect(conn, peer, source),
                 Output::Send(conn, bytes) => {
-                    if let Some(outbox) = self.connections.get(&conn).and_then(|connection| connection.outbox.as_ref()) {
-                        let _ = outbox.send(bytes);
+                    if let Some(connection) = self.connections.get(&conn) {
+                        let before = connection.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+                        if before > MOST_QUEUED {
+                            choked.push(conn);
+                        }
+                        let _ = connection.outbox.send(bytes);
                     }
                 }
                 Output::Close(conn) => self.drop_connection(conn),
@@ -181,17 +230,29 @@ impl Shell {
         if !fib.is_empty() {
             self.report(Event::Fib(fib));
         }
+        for conn in choked {
+            // Several messages of one batch may find it full.
+            if let Some(connection) = self.connections.remove(&conn) {
+                tracing::warn!(
+                    ?conn,
+                    "BGP: the peer does not take what it is sent; the connection ends"
+                );
+                connection.reader.abort();
+                let _ = connection.stop_writer.send(());
+                self.input(Input::Closed(conn));
+            }
+        }
     }
 
     fn connect(&mut self, conn: ConnId, peer: PeerId, source: Option<IpAddr>) {
         let traffic = self.traffic.clone();
-        let (outbox, queue) = mpsc::unbounded_channel();
+        let (connect, outgoing) = Outgoing::new();
         let reader = tokio::spawn(async move {
             match dial(peer.0, source).await {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
                     let (reader, writer) = stream.into_split();
-                    tokio::spawn(write(writer, queue));
+                    tokio::spawn(write(conn, writer, outgoing, traffic.clone()));
                     if traffic.send(Input::Connected(conn)).await.is_ok() {
                         read(conn, reader, traffic).await;
                     }
@@ -201,13 +262,12 @@ impl Shell {
                 }
             }
         });
-        self.connections.insert(conn, Connection { outbox: Some(outbox), reader });
+        self.connections.insert(conn, connect(reader));
     }
 
     fn drop_connection(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.remove(&conn) {
             connection.reader.abort();
-            drop(connection.outbox);
         }
     }
 
@@ -217,14 +277,22 @@ impl Shell {
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(128)
 }
 
 async fn dial(remote: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
-    let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if remote.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
@@ -242,7 +310,7 @@ async fn accept(listeners: &[TcpListener]) -> (TcpStream, SocketAddr) {
             Err(error) => {
                 // Out of descriptors or the like: asking again at once would spin.
                 tracing::warn!(%error, "accepting a BGP connection failed");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
@@ -251,7 +319,11 @@ async fn accept(listeners: &[TcpListener]) -> (TcpStream, SocketAddr) {
 async fn read(conn: ConnId, mut reader: tcp::OwnedReadHalf, traffic: mpsc::Sender<Input>) {
     let mut buffer = BytesMut::with_capacity(16 * 1024);
     while let Ok(1..) = reader.read_buf(&mut buffer).await {
-        if traffic.send(Input::Received(conn, buffer.split().freeze())).await.is_err() {
+        if traffic
+            .send(Input::Received(conn, buffer.split().freeze()))
+            .await
+            .is_err()
+        {
             return;
         }
         buffer.reserve(4096);
@@ -259,13 +331,58 @@ async fn read(conn: ConnId, mut reader: tcp::OwnedReadHalf, traffic: mpsc::Sende
     let _ = traffic.send(Input::Closed(conn)).await;
 }
 
-async fn write(mut writer: tcp::OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Bytes>) {
+/// The writer's end of a connection.
+struct Outgoing {
+    queue: mpsc::UnboundedReceiver<Bytes>,
+    queued: Arc<AtomicUsize>,
+    stop: oneshot::Receiver<()>,
+}
+
+impl Outgoing {
+    /// Both ends; the other one needs its reader.
+    fn new() -> (impl FnOnce(JoinHandle<()>) -> Connection, Self) {
+        let (outbox, queue) = mpsc::unbounded_channel();
+        let (stop_writer, stop) = oneshot::channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let counter = queued.clone();
+        let connect = move |reader| Connection {
+            outbox,
+            queued: counter,
+            stop_writer,
+            reader,
+        };
+        (connect, Self { queue, queued, stop })
+    }
+}
+
+/// Writes until the outbox is dropped and empty, or the peer takes nothing for too long, or it is stopped.
+async fn write(conn: ConnId, writer: tcp::OwnedWriteHalf, outgoing: Outgoing, traffic: mpsc::Sender<Input>) {
+    let Outgoing { queue, queued, stop } = outgoing;
+    tokio::select! {
+        held = write_all(writer, queue, &queued) => if held {
+            let _ = traffic.send(Input::Closed(conn)).await;
+        },
+        // A sender that is only dropped lets the writer finish.
+        Ok(()) = stop => {}
+    }
+}
+
+/// Whether it ended because the peer takes nothing.
+async fn write_all(
+    mut writer: tcp::OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<Bytes>,
+    queued: &AtomicUsize,
+) -> bool {
     while let Some(bytes) = queue.recv().await {
-        if writer.write_all(&bytes).await.is_err() {
-            return;
+        match tokio::time::timeout(SEND_HOLD, writer.write_all(&bytes)).await {
+            Ok(Ok(())) => drop(queued.fetch_sub(bytes.len(), Ordering::Relaxed)),
+            // The reader sees that the connection is gone.
+            Ok(Err(_)) => return false,
+            Err(_) => return true,
         }
     }
     let _ = writer.shutdown().await;
+    false
 }
 
 async fn sleep_until(wakeup: Option<Instant>) {
@@ -275,3 +392,5 @@ async fn sleep_until(wakeup: Option<Instant>) {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,9 @@ const FAREWELL: Duration = Duration::from_secs(6);
 /// # Errors
 /// What the operator has to correct, and [`AgentError::Ended`] if a part of the agent failed: then it is best started again.
 pub fn start(options: &Options, open: impl FnOnce() -> Result<SharedStore, String>) -> Result<(), AgentError> {
-    let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let hostname = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let config = Config::from_options(options, &hostname)?;
     // One thread: the agent waits more than it works.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -67,41 +69,76 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
     let flavour = config.ipip.or(probe.chosen);
     let summary = ProbeSummary {
         flavour: flavour.map_or("none".into(), |flavour| format!("{flavour:?}").to_lowercase()),
-        why: if config.ipip.is_some() { "forced by MARGAY_IPIP".into() } else { probe.why.clone() },
+        why: if config.ipip.is_some() {
+            "forced by MARGAY_IPIP".into()
+        } else {
+            probe.why.clone()
+        },
     };
     tracing::info!(flavour = summary.flavour, why = summary.why, "IPIP probed");
     let mut kernel = LiveKernel::open()?;
     let kernel_events = kernel.events()?;
     let seen = kernel.observe(&tunnel).await?;
     let restarted = seen.routes.values().any(|route| route.protocol == PROTOCOL_OURS);
-    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), restarted, "agent starts");
+    tracing::info!(
+        node = config.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        restarted,
+        "agent starts"
+    );
 
     // The loops.
     let mut tasks = Tasks::default();
     let (events, inbox) = mpsc::unbounded_channel();
     let (bgp, bgp_commands) = mpsc::unbounded_channel();
     let (facts_out, facts) = watch::channel(Facts::default());
-    let graph = Graph::with_config(GraphConfig { node: config.node_name.clone(), router_id: config.router_id });
+    let graph = Graph::with_config(GraphConfig {
+        node: config.node_name.clone(),
+        router_id: config.router_id,
+    });
     let dataplane = Dataplane::new(dataplane::Config {
         node: config.node_name.clone(),
         interface_prefix: config.interface_prefix.clone(),
         tunnel: tunnel.clone(),
         ipip_flavour: flavour,
     });
-    let main_loop = Loop::new(graph, dataplane, kernel, tunnel.clone(), bgp.clone(), facts_out, events.clone());
+    let main_loop = Loop::new(
+        graph,
+        dataplane,
+        kernel,
+        tunnel.clone(),
+        bgp.clone(),
+        facts_out,
+        events.clone(),
+    );
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
-    tasks.spawn("the BGP loop", never_fails(speaker::run(bgp_commands, events.clone(), restarted)));
-    tasks.spawn("the kernel's events", never_fails(feed(kernel_events.map(Event::Kernel), events.clone())));
+    tasks.spawn(
+        "the BGP loop",
+        never_fails(speaker::run(bgp_commands, events.clone(), restarted)),
+    );
+    tasks.spawn(
+        "the kernel's events",
+        never_fails(feed(kernel_events.map(Event::Kernel), events.clone())),
+    );
     tasks.spawn("the retry timer", never_fails(retry(events.clone())));
 
     // From here on it can be asked why it is not ready.
     let identity = Arc::new(Mutex::new(Identity::new(&config.node_name, Timestamp::now(), summary)));
-    let sources = Sources { events: events.clone(), bgp: bgp.clone(), identity: identity.clone(), tunnel };
+    let sources = Sources {
+        events: events.clone(),
+        bgp: bgp.clone(),
+        identity: identity.clone(),
+        tunnel,
+    };
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
-    tasks.spawn("the agent's socket", async { socket.await.map_err(AgentError::io("the agent's socket")) });
+    tasks.spawn("the agent's socket", async {
+        socket.await.map_err(AgentError::io("the agent's socket"))
+    });
     if let Some(address) = config.health {
         let port = http::serve_tcp(address, sources).await?;
-        tasks.spawn("the health port", async { port.await.map_err(AgentError::io("the health port")) });
+        tasks.spawn("the health port", async {
+            port.await.map_err(AgentError::io("the health port"))
+        });
     }
 
     // The datastore, its cache for IPAM, and this node's entry in it.
@@ -116,7 +153,10 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
         events: events.clone(),
     };
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
-    tasks.spawn("the repair of claims", never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)));
+    tasks.spawn(
+        "the repair of claims",
+        never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)),
+    );
     let membership = Membership {
         config: config.clone(),
         store: store.clone(),
@@ -130,7 +170,14 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
 
     // Pods: what the journal knows is programmed before anything is swept.
     let (stopping, stopped) = watch::channel(false);
-    let deps = Deps { config, store, ipam, events, facts, stop: stopped };
+    let deps = Deps {
+        config,
+        store,
+        ipam,
+        events,
+        facts,
+        stop: stopped,
+    };
     let note = identity.clone();
     let cni = cni_server::serve(deps, move |outcome| set(&note, |identity| identity.cni = outcome));
     let cni = tasks.spawn("the CNI server", never_fails(cni));
@@ -262,7 +309,10 @@ async fn follow(store: SharedStore, readers: Readers) {
     while let Some(event) = syncer.next().await {
         if let SyncEvent::Updates(updates) = &event {
             updates.iter().for_each(|update| readers.ipam.note(update));
-            for change in updates.iter().filter_map(|update| claims::change(&readers.node, update)) {
+            for change in updates
+                .iter()
+                .filter_map(|update| claims::change(&readers.node, update))
+            {
                 let _ = readers.claims.send(change);
             }
             if updates.iter().any(|update| concerns(&readers.node, update)) {
@@ -288,7 +338,9 @@ mod tests {
 
     #[track_caller]
     fn check(task: impl Future<Output = Result<(), AgentError>> + Send + 'static, expected: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         let got = runtime.block_on(async {
             let mut tasks = Tasks::default();
             tasks.spawn("the quiet one", std::future::pending());

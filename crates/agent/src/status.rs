@@ -208,14 +208,22 @@ impl Identity {
 
 impl Report {
     /// Puts the parts together.
-    pub fn assemble(identity: &Identity, loops: DataplaneReport, bgp: BgpReport, counters: Option<IpipCounters>) -> Self {
+    pub fn assemble(
+        identity: &Identity,
+        loops: DataplaneReport,
+        bgp: BgpReport,
+        counters: Option<IpipCounters>,
+    ) -> Self {
         let addresses = match &identity.addresses {
             Ok(own) => AddressReport {
                 ipv4: own.ipv4.map(|net| net.to_string()),
                 ipv6: own.ipv6.map(|net| net.to_string()),
                 why: own.why.clone(),
             },
-            Err(why) => AddressReport { why: vec![why.clone()], ..AddressReport::default() },
+            Err(why) => AddressReport {
+                why: vec![why.clone()],
+                ..AddressReport::default()
+            },
         };
         let conditions = conditions(identity, &loops, &bgp);
         let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
@@ -249,7 +257,13 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
             Ok(fine) => (true, fine),
             Err(wrong) => (false, wrong),
         };
-        Condition { name: name.into(), ok, required, reason: reason.into(), message }
+        Condition {
+            name: name.into(),
+            ok,
+            required,
+            reason: reason.into(),
+            message,
+        }
     };
     let outcome = |result: &Result<(), String>, good: &'static str, fine: &str, bad: &'static str| match result {
         Ok(()) => Ok((good, fine.to_string())),
@@ -266,7 +280,10 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
     let dataplane = match (loops.applied.observations, failed) {
         (0, _) => Err(("NotObserved", "the kernel's state has not been read yet".to_string())),
         (_, 0) => Ok(("Programmed", "the kernel is as wanted".to_string())),
-        (_, n) => Err(("OperationsFailed", format!("{n} objects could not be programmed; see problems"))),
+        (_, n) => Err((
+            "OperationsFailed",
+            format!("{n} objects could not be programmed; see problems"),
+        )),
     };
     let up = bgp.peers.iter().filter(|peer| peer.state == "Established").count();
     let sessions = match (bgp.running, &bgp.listen_error) {
@@ -280,12 +297,38 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         Err(why) => Err(why.clone()),
     };
     vec![
-        condition("Address", true, outcome(&found, "Found", "this node's address is known", "NotFound")),
-        condition("Registered", true, outcome(&identity.registered, "Registered", "the Node is in the datastore", "NotRegistered")),
+        condition(
+            "Address",
+            true,
+            outcome(&found, "Found", "this node's address is known", "NotFound"),
+        ),
+        condition(
+            "Registered",
+            true,
+            outcome(
+                &identity.registered,
+                "Registered",
+                "the Node is in the datastore",
+                "NotRegistered",
+            ),
+        ),
         condition("Datastore", true, datastore),
         condition("Dataplane", true, dataplane),
-        condition("CNI", true, outcome(&identity.cni, "Serving", "the CNI server answers", "NotServing")),
-        condition("TunnelIP", false, outcome(&identity.tunnel, "Settled", "the address of tunl0 is as the pools want it", "NotSettled")),
+        condition(
+            "CNI",
+            true,
+            outcome(&identity.cni, "Serving", "the CNI server answers", "NotServing"),
+        ),
+        condition(
+            "TunnelIP",
+            false,
+            outcome(
+                &identity.tunnel,
+                "Settled",
+                "the address of tunl0 is as the pools want it",
+                "NotSettled",
+            ),
+        ),
         condition("BGP", false, sessions),
     ]
 }
@@ -310,14 +353,22 @@ fn kernel_classes(status: &dataplane::Status) -> Vec<KernelClassReport> {
 
 fn kernel_problems(status: &dataplane::Status) -> Vec<String> {
     let failed = status.failed.iter().map(|item| format!("{}: {}", item.what, item.why));
-    let unresolved = status.unresolved.iter().map(|route| format!("route {}: {}", route.prefix, route.why));
+    let unresolved = status
+        .unresolved
+        .iter()
+        .map(|route| format!("route {}: {}", route.prefix, route.why));
     failed.chain(unresolved).collect()
 }
 
 impl BgpReport {
     /// Reads a speaker's status.
     pub fn of(speaker: Option<&bgp::Speaker>, listen_error: Option<String>, now: Instant) -> Self {
-        let Some(speaker) = speaker else { return Self { listen_error, ..Self::default() } };
+        let Some(speaker) = speaker else {
+            return Self {
+                listen_error,
+                ..Self::default()
+            };
+        };
         let report = |peer: bgp::PeerStatus| BgpPeerReport {
             name: peer.name,
             address: peer.peer.0.ip().to_string(),
@@ -328,7 +379,12 @@ impl BgpReport {
             advertised: peer.counters.prefixes_advertised,
         };
         let peers = speaker.status().into_iter().map(report).collect();
-        Self { running: true, listen_error, peers, routes: speaker.routes().count() }
+        Self {
+            running: true,
+            listen_error,
+            peers,
+            routes: speaker.routes().count(),
+        }
     }
 }
 

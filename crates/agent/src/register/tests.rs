@@ -23,7 +23,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn config(flags: &str) -> Config {
-    let words = ["agent", "--node-name", "me"].into_iter().chain(flags.split_whitespace());
+    let words = ["agent", "--node-name", "me"]
+        .into_iter()
+        .chain(flags.split_whitespace());
     let options = Line::try_parse_from(words).expect("the flags are right").options;
     Config::from_options(&options, "").expect("the options are right")
 }
@@ -56,13 +58,21 @@ fn host(addresses: &[(&str, &str)]) -> Observation {
 /// What is found on a host with `ens33` (10.0.0.7/24, fd00::7/64) and `ens34` (10.1.0.7/16): `IPv4 IPv6`, or the error.
 #[track_caller]
 fn check_own(flags: &str, internal: &[&str], expected: &str) {
-    let seen = host(&[("ens33", "10.0.0.7/24"), ("ens33", "fd00::7/64"), ("ens34", "10.1.0.7/16")]);
+    let seen = host(&[
+        ("ens33", "10.0.0.7/24"),
+        ("ens33", "fd00::7/64"),
+        ("ens34", "10.1.0.7/16"),
+    ]);
     let internal: Vec<IpAddr> = internal.iter().map(|ip| ip.parse().expect("an address")).collect();
     let got = match own_addresses(&config(flags), &seen, &internal) {
         Ok(own) => {
             let text = |net: Option<String>| net.unwrap_or("-".into());
             assert_eq!(own.why.len(), 2, "a sentence a family");
-            format!("{} {}", text(own.ipv4.map(|net| net.to_string())), text(own.ipv6.map(|net| net.to_string())))
+            format!(
+                "{} {}",
+                text(own.ipv4.map(|net| net.to_string())),
+                text(own.ipv6.map(|net| net.to_string()))
+            )
         }
         Err(error) => error.to_string(),
     };
@@ -79,7 +89,11 @@ fn addresses_are_given_or_found() {
     check_own("--ip 10.0.0.7 --ip6 fd00::7", &[], "10.0.0.7/24 fd00::7/64");
     check_own("--ip 10.0.0.7/16", &[], "10.0.0.7/16 -");
     check_own("--ip 192.0.2.1", &[], "192.0.2.1/32 -");
-    check_own("--ip-autodetection-method kubernetes-internal-ip", &["10.1.0.7", "fd00::7"], "10.1.0.7/16 -");
+    check_own(
+        "--ip-autodetection-method kubernetes-internal-ip",
+        &["10.1.0.7", "fd00::7"],
+        "10.1.0.7/16 -",
+    );
     check_own(
         "--ip-autodetection-method kubernetes-internal-ip",
         &[],
@@ -91,13 +105,21 @@ fn addresses_are_given_or_found() {
 #[test]
 fn internal_ips_are_those_of_the_node_resource() {
     let mut node = Node::new("me", NodeSpec::default());
-    for (address, kind) in [("10.0.0.1", Some("InternalIP")), ("10.0.0.2/24", Some("InternalIP")), ("1.2.3.4", Some("ExternalIP")), ("fd00::1", Some("InternalIP")), ("10.0.0.3", None)] {
+    for (address, kind) in [
+        ("10.0.0.1", Some("InternalIP")),
+        ("10.0.0.2/24", Some("InternalIP")),
+        ("1.2.3.4", Some("ExternalIP")),
+        ("fd00::1", Some("InternalIP")),
+        ("10.0.0.3", None),
+    ] {
         node.spec.addresses.push(NodeAddress {
             address: address.into(),
             kind: kind.map(str::to_string),
         });
     }
-    let expected: Vec<IpAddr> = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().expect("an address")).to_vec();
+    let expected: Vec<IpAddr> = ["10.0.0.1", "10.0.0.2", "fd00::1"]
+        .map(|ip| ip.parse().expect("an address"))
+        .to_vec();
     assert_eq!(internal_ips(&node), expected);
 }
 
@@ -130,41 +152,73 @@ fn me(store: &SharedStore) -> Option<Node> {
 #[test]
 fn registering_creates_or_changes_the_node_and_sets_up_the_cluster_once() {
     let (_, store) = cluster(&[("other", "10.0.0.8/24", "-")]);
-    block_on(register(&config("--as 65001"), &store, &own("10.0.0.7/24", "fd00::7/64"))).expect("registered");
+    block_on(register(
+        &config("--as 65001"),
+        &store,
+        &own("10.0.0.7/24", "fd00::7/64"),
+    ))
+    .expect("registered");
     let first = me(&store).expect("there");
     assert!(first.metadata.uid.is_some() && first.metadata.creation_timestamp.is_some());
     let bgp = first.spec.bgp.clone().expect("it routes");
-    assert_eq!(bgp.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.7", "fd00::7"]);
+    assert_eq!(
+        bgp.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>(),
+        ["10.0.0.7", "fd00::7"]
+    );
     assert_eq!(bgp.as_number.map(|asn| asn.0), Some(65001));
     let info = block_on(store.get(&Key::cluster(Kind::ClusterInformation, "default"))).expect("memory answers");
     assert!(info.is_some());
 
     // What others wrote into it stays; the AS too, if none is given now. Nothing is written that is there already.
-    block_on(update_node(&store, "me", |node| drop(node.metadata.labels.insert("rack".into(), "1".into())))).expect("written");
+    block_on(update_node(&store, "me", |node| {
+        drop(node.metadata.labels.insert("rack".into(), "1".into()))
+    }))
+    .expect("written");
     let revision = |store: &SharedStore| me(store).and_then(|node| node.metadata.resource_version);
     block_on(register(&config(""), &store, &own("-", "fd00::7/64"))).expect("registered");
     let second = me(&store).expect("there");
     let bgp = second.spec.bgp.clone().expect("it routes");
     assert_eq!((bgp.ipv4_address, bgp.as_number.map(|asn| asn.0)), (None, Some(65001)));
-    assert_eq!((second.metadata.labels.len(), &second.metadata.uid), (1, &first.metadata.uid));
+    assert_eq!(
+        (second.metadata.labels.len(), &second.metadata.uid),
+        (1, &first.metadata.uid)
+    );
     let before = revision(&store);
     block_on(register(&config(""), &store, &own("-", "fd00::7/64"))).expect("registered");
     assert_eq!(revision(&store), before);
-    assert_eq!(block_on(store.get(&Key::cluster(Kind::ClusterInformation, "default"))).expect("memory answers"), info);
+    assert_eq!(
+        block_on(store.get(&Key::cluster(Kind::ClusterInformation, "default"))).expect("memory answers"),
+        info
+    );
 }
 
 /// Node `me` has these addresses registered and wants these; `other` has 10.0.0.8 and fd00::8. What the error says and
 /// what stays registered of `me`.
 #[track_caller]
-fn check_taken(flags: &str, before: (&str, &str), wanted: (&str, &str), expected: Result<(), &str>, after: Option<(&str, &str)>) {
+fn check_taken(
+    flags: &str,
+    before: (&str, &str),
+    wanted: (&str, &str),
+    expected: Result<(), &str>,
+    after: Option<(&str, &str)>,
+) {
     let (_, store) = cluster(&[("me", before.0, before.1), ("other", "10.0.0.8/24", "fd00::8/64")]);
     let got = block_on(register(&config(flags), &store, &own(wanted.0, wanted.1)));
     let got = got.map(|_| ()).map_err(|error| error.to_string());
-    let taken = |ip: &str| format!("address {ip} is already used by node other; free it there, or choose another with IP or IP_AUTODETECTION_METHOD");
+    let taken = |ip: &str| {
+        format!(
+            "address {ip} is already used by node other; free it there, or choose another with IP or IP_AUTODETECTION_METHOD"
+        )
+    };
     assert_eq!(got, expected.map_err(taken), "{flags}");
     let text = |net: Option<String>| net.unwrap_or("-".into());
     let bgp = me(&store).expect("there").spec.bgp;
-    let left = bgp.map(|bgp| (text(bgp.ipv4_address.map(|net| net.to_string())), text(bgp.ipv6_address.map(|net| net.to_string()))));
+    let left = bgp.map(|bgp| {
+        (
+            text(bgp.ipv4_address.map(|net| net.to_string())),
+            text(bgp.ipv6_address.map(|net| net.to_string())),
+        )
+    });
     assert_eq!(left, after.map(|(v4, v6)| (v4.to_string(), v6.to_string())), "{flags}");
 }
 
@@ -172,14 +226,50 @@ fn check_taken(flags: &str, before: (&str, &str), wanted: (&str, &str), expected
 fn an_address_of_another_node_is_refused_in_both_families() {
     // Found: what is registered goes, if it is that address.
     check_taken("", ("10.0.0.8/24", "-"), ("10.0.0.8/24", "-"), Err("10.0.0.8"), None);
-    check_taken("", ("10.0.0.7/24", "-"), ("10.0.0.8/16", "-"), Err("10.0.0.8"), Some(("10.0.0.7/24", "-")));
-    check_taken("--ip6 autodetect", ("10.0.0.7/24", "fd00::8/64"), ("10.0.0.7/24", "fd00::8/64"), Err("fd00::8"), Some(("10.0.0.7/24", "-")));
+    check_taken(
+        "",
+        ("10.0.0.7/24", "-"),
+        ("10.0.0.8/16", "-"),
+        Err("10.0.0.8"),
+        Some(("10.0.0.7/24", "-")),
+    );
+    check_taken(
+        "--ip6 autodetect",
+        ("10.0.0.7/24", "fd00::8/64"),
+        ("10.0.0.7/24", "fd00::8/64"),
+        Err("fd00::8"),
+        Some(("10.0.0.7/24", "-")),
+    );
     // Given: the operator's word stays.
-    check_taken("--ip 10.0.0.8/24", ("10.0.0.8/24", "-"), ("10.0.0.8/24", "-"), Err("10.0.0.8"), Some(("10.0.0.8/24", "-")));
-    check_taken("--ip6 fd00::8/64", ("-", "fd00::8/64"), ("-", "fd00::8/64"), Err("fd00::8"), Some(("-", "fd00::8/64")));
+    check_taken(
+        "--ip 10.0.0.8/24",
+        ("10.0.0.8/24", "-"),
+        ("10.0.0.8/24", "-"),
+        Err("10.0.0.8"),
+        Some(("10.0.0.8/24", "-")),
+    );
+    check_taken(
+        "--ip6 fd00::8/64",
+        ("-", "fd00::8/64"),
+        ("-", "fd00::8/64"),
+        Err("fd00::8"),
+        Some(("-", "fd00::8/64")),
+    );
     // Allowed.
-    check_taken("--disable-node-ip-check", ("-", "-"), ("10.0.0.8/24", "-"), Ok(()), Some(("10.0.0.8/24", "-")));
-    check_taken("", ("10.0.0.7/24", "-"), ("10.0.0.7/24", "fd00::7/64"), Ok(()), Some(("10.0.0.7/24", "fd00::7/64")));
+    check_taken(
+        "--disable-node-ip-check",
+        ("-", "-"),
+        ("10.0.0.8/24", "-"),
+        Ok(()),
+        Some(("10.0.0.8/24", "-")),
+    );
+    check_taken(
+        "",
+        ("10.0.0.7/24", "-"),
+        ("10.0.0.7/24", "fd00::7/64"),
+        Ok(()),
+        Some(("10.0.0.7/24", "fd00::7/64")),
+    );
 }
 
 /// A store in which somebody else labels the node each time before it is written.
@@ -228,14 +318,24 @@ fn a_lost_race_keeps_what_the_others_wrote() {
     block_on(register(&config(""), &busy, &own("10.0.0.9/24", "-"))).expect("registered");
     let node = me(&store).expect("there");
     assert_eq!(node.metadata.labels.len(), 3);
-    assert_eq!(node.spec.bgp.and_then(|bgp| bgp.ipv4_address).map(|net| net.to_string()).as_deref(), Some("10.0.0.9/24"));
+    assert_eq!(
+        node.spec
+            .bgp
+            .and_then(|bgp| bgp.ipv4_address)
+            .map(|net| net.to_string())
+            .as_deref(),
+        Some("10.0.0.9/24")
+    );
 }
 
 #[test]
 fn the_tunnel_address_follows_the_pools() {
     let (memory, store) = cluster(&[("me", "10.0.0.7/24", "-")]);
     let put = |cidr: &str| {
-        let pool = IpPool::new(cidr.replace(['.', '/'], "-"), api::IpPoolSpec::new(cidr.parse().expect("a range")));
+        let pool = IpPool::new(
+            cidr.replace(['.', '/'], "-"),
+            api::IpPoolSpec::new(cidr.parse().expect("a range")),
+        );
         block_on(memory.create(pool.into())).expect("it is new");
     };
     let ipam = Ipam::new(store.clone());
@@ -243,9 +343,15 @@ fn the_tunnel_address_follows_the_pools() {
         let pools: Vec<IpNet> = pools.iter().map(|pool| pool.parse().expect("a range")).collect();
         let node = me(&store).expect("there");
         let settled = block_on(settle_tunnel_address(&ipam, &store, &node, &pools)).expect("settled");
-        let said = me(&store).and_then(|node| node.spec.bgp).and_then(|bgp| bgp.ipv4_ipip_tunnel_addr);
+        let said = me(&store)
+            .and_then(|node| node.spec.bgp)
+            .and_then(|bgp| bgp.ipv4_ipip_tunnel_addr);
         let held = block_on(ipam.ips_by_handle("ipip-tunnel-addr-me")).expect("memory answers");
-        assert_eq!((said, held), (settled, settled.map(IpAddr::V4).into_iter().collect()), "{pools:?}");
+        assert_eq!(
+            (said, held),
+            (settled, settled.map(IpAddr::V4).into_iter().collect()),
+            "{pools:?}"
+        );
         settled
     };
     put("10.1.0.0/24");

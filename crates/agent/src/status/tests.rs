@@ -63,8 +63,17 @@ fn check(
     ready: bool,
 ) {
     let report = report(change);
-    let found = report.conditions.iter().find(|found| found.name == condition).expect("it is there");
-    let got = format!("{} {}: {}", if found.ok { "ok" } else { "!" }, found.reason, found.message);
+    let found = report
+        .conditions
+        .iter()
+        .find(|found| found.name == condition)
+        .expect("it is there");
+    let got = format!(
+        "{} {}: {}",
+        if found.ok { "ok" } else { "!" },
+        found.reason,
+        found.message
+    );
     assert_eq!((got.as_str(), report.ready), (expected, ready), "{condition}");
 }
 
@@ -73,17 +82,47 @@ fn sessions_that_are_down_are_no_reason_to_be_unready() {
     check("BGP", |_, _, _| {}, "! PeersDown: 0 of 1 sessions established", true);
     let up = |_: &mut Identity, _: &mut DataplaneReport, bgp: &mut BgpReport| bgp.peers[0].state = "Established".into();
     check("BGP", up, "ok Established: 1 of 1 sessions established", true);
-    check("BGP", |_, _, bgp| bgp.peers.clear(), "ok Established: 0 of 0 sessions established", true);
-    check("BGP", |_, _, bgp| bgp.running = false, "! NotConfigured: the speaker has no configuration yet", true);
-    check("BGP", |_, _, bgp| bgp.listen_error = Some("port taken".into()), "! CannotListen: port taken", true);
+    check(
+        "BGP",
+        |_, _, bgp| bgp.peers.clear(),
+        "ok Established: 0 of 0 sessions established",
+        true,
+    );
+    check(
+        "BGP",
+        |_, _, bgp| bgp.running = false,
+        "! NotConfigured: the speaker has no configuration yet",
+        true,
+    );
+    check(
+        "BGP",
+        |_, _, bgp| bgp.listen_error = Some("port taken".into()),
+        "! CannotListen: port taken",
+        true,
+    );
 }
 
 #[test]
 fn a_datastore_that_was_read_once_may_go() {
-    check("Datastore", |_, _, _| {}, "ok InSync: the datastore has been read; changes follow", true);
+    check(
+        "Datastore",
+        |_, _, _| {},
+        "ok InSync: the datastore has been read; changes follow",
+        true,
+    );
     let gone = || SyncState::Disconnected("no route".into());
-    check("Datastore", |_, loops, _| loops.sync = gone(), "ok Disconnected: working from what was read: no route", true);
-    check("Datastore", |_, loops, _| (loops.sync, loops.synced) = (gone(), false), "! Unreachable: no route", false);
+    check(
+        "Datastore",
+        |_, loops, _| loops.sync = gone(),
+        "ok Disconnected: working from what was read: no route",
+        true,
+    );
+    check(
+        "Datastore",
+        |_, loops, _| (loops.sync, loops.synced) = (gone(), false),
+        "! Unreachable: no route",
+        false,
+    );
     check(
         "Datastore",
         |_, loops, _| (loops.sync, loops.synced) = (SyncState::Connecting, false),
@@ -94,7 +133,12 @@ fn a_datastore_that_was_read_once_may_go() {
 
 #[test]
 fn the_kernel_must_be_as_wanted() {
-    check("Dataplane", |_, _, _| {}, "ok Programmed: the kernel is as wanted", true);
+    check(
+        "Dataplane",
+        |_, _, _| {},
+        "ok Programmed: the kernel is as wanted",
+        true,
+    );
     check(
         "Dataplane",
         |_, loops, _| loops.applied.observations = 0,
@@ -107,16 +151,44 @@ fn the_kernel_must_be_as_wanted() {
             why: KernelError::Unsupported("blackholes".into()),
         });
     };
-    check("Dataplane", failed, "! OperationsFailed: 1 objects could not be programmed; see problems", false);
-    assert_eq!(report(failed).problems, ["route to 10.0.0.0/26: this kernel cannot: blackholes"]);
+    check(
+        "Dataplane",
+        failed,
+        "! OperationsFailed: 1 objects could not be programmed; see problems",
+        false,
+    );
+    assert_eq!(
+        report(failed).problems,
+        ["route to 10.0.0.0/26: this kernel cannot: blackholes"]
+    );
 }
 
 #[test]
 fn what_start_up_has_to_do_is_required_but_for_the_tunnel() {
-    check("Address", |it, _, _| it.addresses = Err("none found".into()), "! NotFound: none found", false);
-    check("Registered", |it, _, _| it.registered = Err("refused".into()), "! NotRegistered: refused", false);
-    check("CNI", |it, _, _| it.cni = Err("no socket".into()), "! NotServing: no socket", false);
-    check("TunnelIP", |it, _, _| it.tunnel = Err("all pools are full".into()), "! NotSettled: all pools are full", true);
+    check(
+        "Address",
+        |it, _, _| it.addresses = Err("none found".into()),
+        "! NotFound: none found",
+        false,
+    );
+    check(
+        "Registered",
+        |it, _, _| it.registered = Err("refused".into()),
+        "! NotRegistered: refused",
+        false,
+    );
+    check(
+        "CNI",
+        |it, _, _| it.cni = Err("no socket".into()),
+        "! NotServing: no socket",
+        false,
+    );
+    check(
+        "TunnelIP",
+        |it, _, _| it.tunnel = Err("all pools are full".into()),
+        "! NotSettled: all pools are full",
+        true,
+    );
     let fresh = |it: &mut Identity, _: &mut DataplaneReport, _: &mut BgpReport| {
         *it = Identity::new("me", Timestamp::UNIX_EPOCH, ProbeSummary::default());
     };
@@ -138,6 +210,10 @@ fn a_report_survives_the_wire() {
     let text = serde_json::to_string(&before).expect("it has a JSON form");
     let after: Report = serde_json::from_str(&text).expect("it reads back");
     assert_eq!(serde_json::to_string(&after).expect("it has a JSON form"), text);
-    let class = after.kernel.iter().find(|class| class.class == "bgp routes").expect("it is there");
+    let class = after
+        .kernel
+        .iter()
+        .find(|class| class.class == "bgp routes")
+        .expect("it is there");
     assert_eq!((class.wanted, class.installed, class.failed), (3, 2, 1));
 }
