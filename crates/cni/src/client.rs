@@ -19,6 +19,9 @@ pub enum Unanswered {
     /// The agent took the request and did not answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
+    /// The agent went away with the request: it was stopped, or it crashed.
+    #[error("the agent ended before it answered")]
+    Ended(#[source] io::Error),
     /// The connection broke, or the answer made no sense.
     #[error("connection failed: {0}")]
     Broken(#[source] io::Error),
@@ -33,6 +36,9 @@ pub fn ask(socket: &Path, request: &Request, deadline: Duration) -> Result<Reply
     };
     exchange(&mut timed, request).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Unanswered::Silent(deadline),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            Unanswered::Ended(error)
+        }
         _ => Unanswered::Broken(error),
     })
 }

@@ -143,6 +143,9 @@ impl Env {
                 .map(|text| Args::parse(text, &mut problems))
                 .unwrap_or_default();
         }
+        if (verb, call.role) == (Some(Verb::Add), Role::Main) {
+            call.args.name_problems(&mut problems);
+        }
         if problems.is_empty() {
             return Ok(call);
         }
@@ -250,10 +253,39 @@ impl Args {
         args
     }
 
+    /// The names become the endpoint's name, so they keep the rules of resource names. Only ADD asks: what is there already
+    /// must be removable under any name.
+    fn name_problems(&self, problems: &mut Vec<String>) {
+        if let Some(name) = self.pod_name.as_deref()
+            && !is_dns_name(name, 253)
+        {
+            problems.push(format!(
+                "CNI_ARGS K8S_POD_NAME: {name:?}; must be a DNS name of at most 253 characters: lower-case letters, digits, '-' and '.'"
+            ));
+        }
+        if let Some(namespace) = self.pod_namespace.as_deref()
+            && (!is_dns_name(namespace, 63) || namespace.contains('.'))
+        {
+            problems.push(format!(
+                "CNI_ARGS K8S_POD_NAMESPACE: {namespace:?}; must be a DNS label of at most 63 characters: lower-case letters, digits and '-'"
+            ));
+        }
+    }
+
     /// Namespace and name of the pod, if the runtime named one.
     pub fn pod(&self) -> Option<(&str, &str)> {
         Some((self.pod_namespace.as_deref()?, self.pod_name.as_deref()?))
     }
+}
+
+/// RFC 1123 names as Kubernetes has them: parts of lower-case letters, digits and inner `-`.
+fn is_dns_name(name: &str, longest: usize) -> bool {
+    let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(edge) && bytes.last().is_some_and(edge) && bytes.iter().all(|b| edge(b) || *b == b'-')
+    };
+    name.len() <= longest && name.split('.').all(part)
 }
 
 #[cfg(test)]
@@ -343,6 +375,26 @@ mod tests {
         let call = env("ADD", "a", "/n", "eth0", text).call().unwrap();
         assert_eq!(call.args.pod(), Some(("default", "cni-1")));
         assert_eq!(call.args.ip, Some([10, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn a_pod_is_added_under_a_resource_name_alone_and_removed_under_any() {
+        let long = "p".repeat(254);
+        for (namespace, name, wrong) in [
+            ("default", "a/b", "K8S_POD_NAME: \"a/b\""),
+            ("default", "Web", "K8S_POD_NAME: \"Web\""),
+            ("default", "a..b", "K8S_POD_NAME: \"a..b\""),
+            ("default", "-a", "K8S_POD_NAME: \"-a\""),
+            ("default", &long, "at most 253"),
+            ("a.b", "web", "K8S_POD_NAMESPACE: \"a.b\""),
+            ("../x", "web", "K8S_POD_NAMESPACE: \"../x\""),
+        ] {
+            let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
+            check(env("ADD", "a", "/n", "eth0", &args), Err(&[wrong]));
+            check(env("DEL", "a", "/n", "eth0", &args), Ok(Verb::Del));
+        }
+        let args = "K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=web-0.v1";
+        check(env("ADD", "a", "/n", "eth0", args), Ok(Verb::Add));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum Code {
     Decode,
     /// 7: the network configuration is wrong.
     InvalidConfig,
+    /// 8: `CNI_NETNS` is no namespace for a container.
+    InvalidNetns,
     /// 11: a passing condition; ask again.
     TryAgain,
     /// 50 (STATUS): the plugin cannot serve ADD.
@@ -76,6 +78,7 @@ impl From<Code> for u32 {
             Code::Io => 5,
             Code::Decode => 6,
             Code::InvalidConfig => 7,
+            Code::InvalidNetns => 8,
             Code::TryAgain => 11,
             Code::NotAvailable => 50,
             Code::LimitedConnectivity => 51,
@@ -100,6 +103,7 @@ impl From<u32> for Code {
             5 => Code::Io,
             6 => Code::Decode,
             7 => Code::InvalidConfig,
+            8 => Code::InvalidNetns,
             11 => Code::TryAgain,
             50 => Code::NotAvailable,
             51 => Code::LimitedConnectivity,

@@ -3,7 +3,9 @@
 //! A DEL never fails because the agent is away: it is journalled first, then the agent is tried once more. The agent listens
 //! before it reads the journal, so either it hears the second try or it finds the record.
 
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -69,6 +71,9 @@ fn request(call: &Call, input: &[u8]) -> Result<Option<Value>, Error> {
             "cni.dev/valid-attachments: missing; GC needs the list of attachments to keep, which may be empty",
         ));
     }
+    if (call.verb, call.role) == (Verb::Add, Role::Main) {
+        refuse_own_netns(call)?;
+    }
     let socket = config.socket.clone();
     match client::ask(&socket, &Request::new(call, config), client::DEADLINE) {
         Ok(Reply::Ok(result)) => Ok(result
@@ -76,6 +81,21 @@ fn request(call: &Call, input: &[u8]) -> Result<Option<Value>, Error> {
             .map(|result| result.to_json(version))),
         Ok(Reply::Error(error)) => Err(error),
         Err(unanswered) => Err(no_answer(call.verb, &socket, unanswered)),
+    }
+}
+
+/// A runtime starts the plugin in the node's namespace. A pod made there would take the node's default route.
+fn refuse_own_netns(call: &Call) -> Result<(), Error> {
+    let Some(netns) = &call.netns else { return Ok(()) };
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    // What cannot be read is no reason to refuse: the agent opens the path itself, and says what is wrong with it.
+    match (identity(netns), identity(Path::new("/proc/self/ns/net"))) {
+        (Ok(pod), Ok(node)) if pod == node => Err(Error::new(
+            Code::InvalidNetns,
+            "this is the node's own network namespace",
+            format!("CNI_NETNS: {netns:?}; must be the container's network namespace"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -113,7 +133,7 @@ fn no_answer(verb: Verb, socket: &Path, unanswered: Unanswered) -> Error {
             "the agent does not answer",
             format!("socket {socket}: {unanswered}"),
         ),
-        Unanswered::Broken(_) => Error::new(
+        Unanswered::Ended(_) | Unanswered::Broken(_) => Error::new(
             code,
             "lost the connection to the agent",
             format!("socket {socket}: {unanswered}"),

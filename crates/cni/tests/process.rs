@@ -43,6 +43,10 @@ fn main() -> ExitCode {
             an_agents_error_is_printed_as_it_is,
         ),
         ("an_agent_that_hangs_up_is_named", an_agent_that_hangs_up_is_named),
+        (
+            "a_pod_is_never_made_in_the_nodes_own_namespace",
+            a_pod_is_never_made_in_the_nodes_own_namespace,
+        ),
         ("del_with_an_agent_leaves_no_record", del_with_an_agent_leaves_no_record),
         ("del_without_an_agent_is_journalled", del_without_an_agent_is_journalled),
         (
@@ -145,7 +149,20 @@ fn an_agent_that_hangs_up_is_named(dir: &Path) {
     let (exit, out) = Call::new(dir).run("ADD");
     assert_eq!((exit, &out["code"]), (1, &json!(11)));
     assert_eq!(out["msg"], "lost the connection to the agent");
+    let details = out["details"].as_str().unwrap();
+    assert!(details.ends_with("the agent ended before it answered"), "{details}");
     agent.join().unwrap();
+}
+
+fn a_pod_is_never_made_in_the_nodes_own_namespace(dir: &Path) {
+    let call = Call {
+        netns: "/proc/self/ns/net",
+        ..Call::new(dir)
+    };
+    let (exit, out) = call.run("ADD");
+    assert_eq!((exit, &out["code"]), (1, &json!(8)), "{out}");
+    assert_eq!(out["msg"], "this is the node's own network namespace");
+    assert_eq!(call.run("DEL"), (0, Value::Null));
 }
 
 fn del_with_an_agent_leaves_no_record(dir: &Path) {
@@ -276,6 +293,7 @@ struct Call<'a> {
     program: &'a str,
     version: &'a str,
     args: &'a str,
+    netns: &'a str,
     env: &'a [(&'a str, &'a str)],
 }
 
@@ -286,6 +304,7 @@ impl<'a> Call<'a> {
             program: "calico",
             version: "1.1.0",
             args: "",
+            netns: "/run/netns/c1",
             env: &[],
         }
     }
@@ -305,7 +324,7 @@ impl<'a> Call<'a> {
         let full = [
             ("CNI_COMMAND", verb),
             ("CNI_CONTAINERID", "c1"),
-            ("CNI_NETNS", "/run/netns/c1"),
+            ("CNI_NETNS", self.netns),
             ("CNI_IFNAME", "eth0"),
             ("CNI_ARGS", self.args),
         ];
