@@ -79,7 +79,7 @@ pub struct Options {
     pub health_host: String,
 
     /// Port of the health endpoints; 0 turns them off (the unix socket always answers)
-    #[arg(long, env = "FELIX_HEALTHPORT", default_value_t = 9099, value_name = "PORT")]
+    #[arg(long, env = "FELIX_HEALTHPORT", default_value = "9099", value_parser = port, value_name = "PORT")]
     pub health_port: u16,
 
     /// First letters of the host side of pod interfaces
@@ -134,17 +134,25 @@ impl Config {
             .unwrap_or_else(|| hostname.to_string())
             .to_ascii_lowercase();
         check_node_name(&node_name)?;
-        check_prefix(&options.interface_prefix)?;
+        let or = |value: &str, default: &str| {
+            if value.is_empty() {
+                default.to_string()
+            } else {
+                value.to_string()
+            }
+        };
+        let interface_prefix = or(&options.interface_prefix, "cali");
+        check_prefix(&interface_prefix)?;
         let ipv4 = address_source(
             "IP",
-            &options.ip,
+            &or(&options.ip, "autodetect"),
             "32",
             "IP_AUTODETECTION_METHOD",
             &options.ip_autodetection_method,
         )?;
         let ipv6 = address_source(
             "IP6",
-            &options.ip6,
+            &or(&options.ip6, "none"),
             "128",
             "IP6_AUTODETECTION_METHOD",
             &options.ip6_autodetection_method,
@@ -193,10 +201,15 @@ impl Config {
             ipip,
             run_dir: options.run_dir.clone(),
             state_dir: options.state_dir.clone(),
-            health: health_address(&options.health_host, options.health_port)?,
-            interface_prefix: options.interface_prefix.clone(),
+            health: health_address(&or(&options.health_host, "localhost"), options.health_port)?,
+            interface_prefix,
         })
     }
+}
+
+/// A variable that is set to nothing means the default.
+fn port(text: &str) -> Result<u16, std::num::ParseIntError> {
+    if text.is_empty() { Ok(9099) } else { text.parse() }
 }
 
 fn check_node_name(name: &str) -> Result<(), AgentError> {
@@ -232,7 +245,7 @@ fn address_source<Net: std::str::FromStr>(
     method: &str,
 ) -> Result<AddressSource<Net>, AgentError> {
     match text {
-        "" | "none" => Ok(AddressSource::None),
+        "none" => Ok(AddressSource::None),
         "autodetect" => Method::parse(method)
             .map(AddressSource::Detect)
             .map_err(|why| problem(method_field, method, &why)),
@@ -321,7 +334,10 @@ mod tests {
             "interface_prefix: \"cali\"",
         ];
         check("", Ok(&defaults));
-        check("--node-name= --as= --router-id= --ipip=", Ok(&defaults));
+        check(
+            "--node-name= --as= --router-id= --ipip= --ip= --ip6= --interface-prefix= --health-host= --health-port=",
+            Ok(&defaults),
+        );
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl<K: Kernel> Membership<K> {
     pub async fn keep(mut self) -> Result<(), AgentError> {
         let mut done: Option<Cause> = None;
         let mut failures = 0;
+        let mut told = None;
         loop {
             let cause = self.cause();
             if done.as_ref() == Some(&cause) {
@@ -66,12 +67,17 @@ impl<K: Kernel> Membership<K> {
             match self.settle(&cause).await {
                 Ok(()) => {
                     set(&self.identity, |identity| identity.registered = Ok(()));
-                    (done, failures) = (Some(cause), 0);
+                    (done, failures, told) = (Some(cause), 0, None);
                 }
                 Err(error @ AgentError::AddressTaken { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "this node is not registered as it should be; trying again");
-                    set(&self.identity, |identity| identity.registered = Err(error.to_string()));
+                    let why = error.to_string();
+                    // Said once, not at each attempt.
+                    if told.as_ref() != Some(&why) {
+                        tracing::warn!(%error, "this node is not registered as it should be; trying again");
+                    }
+                    set(&self.identity, |identity| identity.registered = Err(why.clone()));
+                    told = Some(why);
                     failures += 1;
                     tokio::select! {
                         () = tokio::time::sleep(wait(failures)) => {}

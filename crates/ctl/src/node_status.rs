@@ -62,31 +62,31 @@ pub fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(
             out,
-            "  {:<11} {mark:<10} {}: {}",
+            "  {:<12} {mark:<10} {}: {}",
             condition.name, condition.reason, condition.message
         )?;
     }
     for why in &report.addresses.why {
-        writeln!(out, "  Address     {why}")?;
+        writeln!(out, "  Address      {why}")?;
     }
-    writeln!(out, "  tunl0       {}: {}", report.ipip.flavour, report.ipip.why)?;
+    writeln!(out, "  tunl0        {}: {}", report.ipip.flavour, report.ipip.why)?;
     if let Some(counters) = report.ipip.counters {
         writeln!(
             out,
-            "              encapsulated {}, decapsulated {}, dropped: unknown source {}, no peer {}",
+            "               encapsulated {}, decapsulated {}, dropped: unknown source {}, no peer {}",
             counters.encapsulated, counters.decapsulated, counters.dropped_unknown_source, counters.dropped_no_peer
         )?;
     }
-    writeln!(out, "  Pod MTU     {}", report.pod_mtu)?;
+    writeln!(out, "  Pod MTU      {}", report.pod_mtu)?;
     for class in &report.kernel {
         writeln!(
             out,
-            "  {:<11} {} of {} installed, {} failed",
+            "  {:<12} {} of {} installed, {} failed",
             class.class, class.installed, class.wanted, class.failed
         )?;
     }
     for problem in &report.problems {
-        writeln!(out, "  problem     {problem}")?;
+        writeln!(out, "  problem      {problem}")?;
     }
     Ok(())
 }
