@@ -29,6 +29,9 @@ pub struct Config {
     pub graceful_restart: Option<Duration>,
     /// The peers.
     pub peers: BTreeMap<PeerId, PeerConfig>,
+    /// Ranges within which what we learnt may be told on. What lies elsewhere, a default route above all, stays with us: a
+    /// node with two upstream routers must not become the way from one to the other. What we originate is told regardless.
+    pub exportable: BTreeSet<IpNet>,
     /// Routes that we originate.
     pub originated: BTreeMap<IpNet, LocalRoute>,
 }

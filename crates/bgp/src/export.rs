@@ -1,9 +1,10 @@
-//! What a peer is told of a best path: iBGP, eBGP and reflection rules (RFC 4271 9.2, RFC 4456).
+//! What a peer is told of a best path: iBGP, eBGP and reflection rules (RFC 4271 9.2, RFC 4456), and of what was learnt
+//! only what lies in the exportable ranges.
 //!
 //! The Adj-RIB-Out is not stored. It is this function of the best paths, equal for all peers of one [`Audience`] except
 //! that nobody is told what it told us.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -42,6 +43,8 @@ pub(crate) struct Exporter {
     cluster_id: Option<Ipv4Addr>,
     /// While set, only what we originate is told (RFC 4724 4.1).
     deferring: bool,
+    /// Where learnt routes may lie that are told.
+    exportable: BTreeSet<IpNet>,
     tellers: BTreeMap<PeerIndex, Teller>,
 }
 
@@ -102,6 +105,7 @@ impl Exporter {
             asn: config.asn,
             cluster_id: config.cluster_id,
             deferring,
+            exportable: config.exportable.clone(),
             tellers: BTreeMap::new(),
         }
     }
@@ -111,6 +115,7 @@ impl Exporter {
         Self {
             asn: config.asn,
             cluster_id: config.cluster_id,
+            exportable: config.exportable.clone(),
             ..self.clone()
         }
     }
@@ -152,6 +157,7 @@ impl Exporter {
         }
         match (self.teller(best), audience.relation) {
             (None, _) => true,
+            (Some(_), _) if !self.exportable.iter().any(|range| range.contains(prefix)) => false,
             (Some(teller), to) => match (teller.relation, to) {
                 (Relation::External, _) | (_, Relation::External) => true,
                 // RFC 4456 6: from a client to all, from others to clients.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bgp::{Config, LocalRoute, NextHopMode};
+use ipnet::IpNet;
 use proptest::prelude::*;
 use sim::{Network, block, peer_id};
 
@@ -22,13 +23,30 @@ enum Event {
     Withdraw(usize, usize),
     Forget(usize, usize),
     NextHop(usize, bool),
+    Export(usize, Exported),
     Wait(u64),
+}
+
+/// Where a node passes on what it learnt.
+#[derive(Clone, Copy, Debug)]
+enum Exported {
+    Everything,
+    /// Half of what the events originate.
+    Some,
+    Nothing,
 }
 
 const SIZE: usize = 5;
 
 fn any_event() -> impl Strategy<Value = Event> {
     let node = || 0..SIZE;
+    let exported = || {
+        prop_oneof![
+            Just(Exported::Everything),
+            Just(Exported::Some),
+            Just(Exported::Nothing)
+        ]
+    };
     let metric = prop_oneof![Just(512u32), Just(1024)];
     prop_oneof![
         (node(), node()).prop_map(|(a, b)| Event::Cut(a, b)),
@@ -41,6 +59,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         (node(), 0..8usize).prop_map(|(a, what)| Event::Withdraw(a, what)),
         (node(), node()).prop_map(|(a, b)| Event::Forget(a, b)),
         (node(), any::<bool>()).prop_map(|(a, own)| Event::NextHop(a, own)),
+        (node(), exported()).prop_map(|(a, exported)| Event::Export(a, exported)),
         // Milliseconds, to meet messages on their way, and minutes, to meet timers.
         prop_oneof![0..8u64, 500..3_000u64, 20_000..200_000u64].prop_map(Event::Wait),
     ]
@@ -125,8 +144,30 @@ fn apply(network: &mut Network, event: Event) {
             };
             config.peers.values_mut().for_each(|peer| peer.next_hop = mode);
         }),
+        Event::Export(a, exported) => network.reconfigure(a, |config| {
+            config.exportable = match exported {
+                Exported::Everything => sim::node(a).exportable,
+                Exported::Some => ["192.168.5.0/24".parse().expect("a range")].into(),
+                Exported::Nothing => Default::default(),
+            };
+        }),
         Event::Wait(milliseconds) => network.run_for(Duration::from_millis(milliseconds)),
     }
+}
+
+/// Whether a node hears of the best route to a prefix. A client has it from a reflector, which tells what it originates
+/// itself, and what it learnt if that may be passed on.
+fn is_told(network: &Network, index: usize, prefix: &IpNet, metric: u32) -> bool {
+    let reflectors = || network.nodes.iter().filter(|node| node.config.cluster_id.is_some());
+    let is_client = network.nodes[index].config.cluster_id.is_none() && reflectors().next().is_some();
+    let tells = |config: &Config| {
+        let own = config
+            .originated
+            .get(prefix)
+            .is_some_and(|route| route.metric == metric);
+        own || config.exportable.iter().any(|range| range.contains(prefix))
+    };
+    !is_client || reflectors().any(|reflector| tells(&reflector.config))
 }
 
 /// Its routes are what the others originate with the lowest metric, and what it heard is what it was told.
@@ -145,6 +186,7 @@ fn check_node(network: &Network, index: usize) {
     }
     let own = &network.nodes[index].config.originated;
     expected.retain(|prefix, (metric, _)| own.get(prefix).is_none_or(|route| *metric < route.metric));
+    expected.retain(|prefix, (metric, _)| is_told(network, index, prefix, *metric));
 
     let node = &network.nodes[index];
     let speaker = network.speaker(index);

@@ -1,6 +1,6 @@
 //! One speaker against a scripted peer: what it says to good and bad messages in each state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -467,6 +467,7 @@ impl Driver {
             cluster_id: None,
             graceful_restart: Some(Duration::from_secs(120)),
             peers: [(peer_id(), peer)].into(),
+            exportable: BTreeSet::new(),
             originated: [("192.168.1.0/26".parse().expect("a prefix"), LocalRoute { metric: 1024 })].into(),
         };
         let now = Instant::now();

@@ -5,6 +5,7 @@ mod sim;
 use std::collections::BTreeMap;
 
 use bgp::{Config, LocalRoute, NextHopMode};
+use ipnet::IpNet;
 use sim::{Network, block, join, mesh, node, peer_id, reflected, running};
 
 #[test]
@@ -126,6 +127,63 @@ fn other_ases_see_path_and_next_hop_of_the_border() {
             .contains(&"192.168.0.128/26 via 10.0.0.2 metric 2147483547".to_owned())
     );
     assert_eq!(network.status(0, 1).sessions, 1, "only the difference is sent");
+}
+
+#[test]
+fn a_node_with_two_upstream_routers_is_no_way_between_them() {
+    let mut configs: Vec<_> = (0..4).map(node).collect();
+    let [border, inner, one, two] = &mut configs[..] else {
+        panic!("four")
+    };
+    (one.asn, two.asn) = (65001, 65002);
+    let outside: IpNet = "10.50.0.0/16".parse().expect("a prefix");
+    for prefix in ["0.0.0.0/0", "10.50.0.0/16", "::/0"] {
+        let prefix = prefix.parse().expect("a prefix");
+        one.originated.insert(prefix, LocalRoute { metric: 1024 });
+    }
+    join(border, inner);
+    join(border, one);
+    join(border, two);
+    let mut network = running(configs);
+    network.seconds(2);
+    let knows = |network: &Network, index: usize, prefix: &str| {
+        let prefix: IpNet = prefix.parse().expect("a prefix");
+        network.nodes[index].fib.contains_key(&prefix)
+    };
+    assert!(knows(&network, 0, "0.0.0.0/0") && knows(&network, 0, "::/0"));
+    for other in [1, 3] {
+        for prefix in ["0.0.0.0/0", "10.50.0.0/16", "::/0"] {
+            assert!(!knows(&network, other, prefix), "{other} was told {prefix}");
+        }
+    }
+    assert!(knows(&network, 3, "192.168.0.64/26"), "the inner node's block is told");
+
+    network.reconfigure(0, |config| {
+        config.exportable.insert(outside);
+    });
+    network.seconds(1);
+    assert!(knows(&network, 3, "10.50.0.0/16") && !knows(&network, 3, "0.0.0.0/0"));
+    network.reconfigure(0, |config| {
+        config.exportable.remove(&outside);
+    });
+    network.seconds(1);
+    assert!(!knows(&network, 3, "10.50.0.0/16"));
+    for other in 1..4 {
+        assert_eq!(network.status(0, other).sessions, 1, "no session was disturbed");
+    }
+}
+
+#[test]
+fn a_reflector_passes_on_what_lies_in_its_ranges_and_always_tells_its_own() {
+    let mut configs = reflected(3);
+    configs[0].exportable.clear();
+    let mut network = running(configs);
+    network.seconds(2);
+    assert_eq!(network.nodes[0].fib.len(), 4);
+    assert_eq!(network.nodes[1].fib.len(), 2, "only the reflector's own");
+    network.reconfigure(0, |config| config.exportable = node(0).exportable);
+    network.seconds(1);
+    assert_eq!(network.nodes[1].fib.len(), 4);
 }
 
 #[test]

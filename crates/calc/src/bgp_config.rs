@@ -62,6 +62,7 @@ pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
         address_v6: us.ipv6,
         cluster_id: us.cluster_id,
         graceful_restart: Some(restart_time(inputs.facts)),
+        exportable: exportable(&inputs, us.cluster_id.is_some()),
         peers,
         originated: originated(&inputs, &mut problems),
     };
@@ -74,12 +75,6 @@ fn without_effect(facts: &Facts) -> Vec<Problem> {
     for (name, spec) in &facts.bgp {
         let asked = [
             (spec.node_mesh_password.is_some(), "spec.nodeMeshPassword"),
-            (!spec.service_cluster_ips.is_empty(), "spec.serviceClusterIPs"),
-            (!spec.service_external_ips.is_empty(), "spec.serviceExternalIPs"),
-            (
-                !spec.service_load_balancer_ips.is_empty(),
-                "spec.serviceLoadBalancerIPs",
-            ),
             (!spec.prefix_advertisements.is_empty(), "spec.prefixAdvertisements"),
             (
                 spec.local_workload_peering_ipv4.is_some(),
@@ -93,6 +88,16 @@ fn without_effect(facts: &Facts) -> Vec<Problem> {
         for (_, field) in asked.into_iter().filter(|(asked, _)| *asked) {
             let key = Key::cluster(Kind::BGPConfiguration, name.as_str());
             problems.push(Problem::new(key, field, "not available yet: it has no effect"));
+        }
+        let services = [
+            (&spec.service_cluster_ips, "spec.serviceClusterIPs"),
+            (&spec.service_external_ips, "spec.serviceExternalIPs"),
+            (&spec.service_load_balancer_ips, "spec.serviceLoadBalancerIPs"),
+        ];
+        for (_, field) in services.into_iter().filter(|(ranges, _)| !ranges.is_empty()) {
+            let key = Key::cluster(Kind::BGPConfiguration, name.as_str());
+            let text = "not available yet: this node announces no services";
+            problems.push(Problem::new(key, field, text));
         }
     }
     for (name, _) in facts.peers.iter().filter(|(_, spec)| spec.max_restart_time.is_some()) {
@@ -180,6 +185,21 @@ fn originated(inputs: &Inputs<'_>, problems: &mut Vec<Problem>) -> BTreeMap<IpNe
         }
     }
     originated
+}
+
+/// Where routes learnt from others may lie that are told on: the pools that are exported, and on a reflector also the
+/// ranges of services that others announce. Upstream's export filter accepts these and rejects the rest.
+fn exportable(inputs: &Inputs<'_>, reflector: bool) -> BTreeSet<IpNet> {
+    let pools = inputs.pools.iter().filter(|(_, pool)| pool.exported);
+    let mut ranges: BTreeSet<IpNet> = pools.map(|(range, _)| *range).collect();
+    if let Some(default) = inputs.facts.bgp.get("default").filter(|_| reflector) {
+        let services = default
+            .service_external_ips
+            .iter()
+            .chain(&default.service_load_balancer_ips);
+        ranges.extend(services.filter_map(|range| range.cidr).map(|range| range.trunc()));
+    }
+    ranges
 }
 
 impl RouterId {

@@ -227,8 +227,9 @@ impl Speaker {
     /// Adopts another configuration; only what differs changes.
     ///
     /// Routes come and go incrementally. A removed peer is told so; another AS, family, source address or hold time
-    /// restarts the session with that peer; another next-hop mode or reflection just sends the difference. Another AS,
-    /// router id or cluster id of our own restarts all sessions. The rest takes effect with the next attempt.
+    /// restarts the session with that peer; another next-hop mode, reflection or other exportable ranges just send the
+    /// difference. Another AS, router id or cluster id of our own restarts all sessions. The rest takes effect with the
+    /// next attempt.
     pub fn reconfigure(&mut self, now: Instant, config: Config) -> Vec<Output> {
         let mut outputs = Vec::new();
         if config == self.config || self.stopped {
@@ -239,8 +240,9 @@ impl Speaker {
         let addresses = |config: &Config| (config.address_v4, config.address_v6);
         let new_identity = identity(&old) != identity(&self.config);
         let new_addresses = addresses(&old) != addresses(&self.config);
+        let new_exports = old.exportable != self.config.exportable;
 
-        if new_identity || new_addresses || old.peers != self.config.peers {
+        if new_identity || new_addresses || new_exports || old.peers != self.config.peers {
             let removed = self.end_changed_sessions(now, new_identity, &mut outputs);
             self.flush(&mut outputs);
             for index in removed {

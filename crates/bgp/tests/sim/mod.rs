@@ -444,6 +444,9 @@ pub fn node(index: usize) -> Config {
         cluster_id: None,
         graceful_restart: Some(Duration::from_secs(120)),
         peers: BTreeMap::new(),
+        exportable: ["192.168.0.0/16", "fd80::/16"]
+            .map(|pool| pool.parse().expect("a range"))
+            .into(),
         originated: [block(index), block_v6(index)]
             .map(|prefix| (prefix, LocalRoute { metric: 1024 }))
             .into(),

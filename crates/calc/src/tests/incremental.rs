@@ -53,6 +53,7 @@ fn sequence(seed: u64) {
             "the changes add up to the state: MARGAY_SEED={seed} round {round}"
         );
         assert_eq!(graph.problems(), problems, "MARGAY_SEED={seed} round {round}");
+        assert_exports(seed, &wanted);
         assert!(
             graph.flush().is_empty(),
             "MARGAY_SEED={seed}: a second flush has nothing to say"
@@ -192,6 +193,15 @@ fn assert_ordered(seed: u64, changes: &[NodeChange]) {
         NodeChange::ThisNode(None) => 9,
     };
     assert!(changes.is_sorted_by_key(rank), "MARGAY_SEED={seed}: {changes:?}");
+}
+
+/// What others announce is passed on in every pool that is exported, and in no other.
+fn assert_exports(seed: u64, state: &NodeState) {
+    let Some(bgp) = &state.bgp else { return };
+    for (range, pool) in &state.pools {
+        let passed_on = bgp.exportable.iter().any(|exported| exported.contains(range));
+        assert_eq!(passed_on, pool.exported, "MARGAY_SEED={seed}: {range}");
+    }
 }
 
 /// What a receiver of the changes knows.

@@ -291,6 +291,41 @@ fn confirmed_blocks_in_exported_pools_are_originated() {
 }
 
 #[test]
+fn what_others_announce_is_passed_on_within_exported_pools() {
+    let mut quiet = pool("quiet", "172.16.0.0/16", EncapMode::Never);
+    quiet.spec.disable_bgp_export = true;
+    let services = bgp("default", |spec| {
+        let range = |cidr: &str| api::ServiceRange {
+            cidr: cidr.parse().ok(),
+        };
+        spec.service_load_balancer_ips = vec![range("10.96.0.0/16")];
+        spec.service_external_ips = vec![range("10.97.0.0/16")];
+        spec.service_cluster_ips = vec![range("10.98.0.0/16")];
+    });
+    let exportable = |node: Resource| {
+        let resources = [
+            node,
+            pool("p", "192.168.0.0/16", EncapMode::Always).into(),
+            pool("six", "fd00:1::/48", EncapMode::Never).into(),
+            quiet.clone().into(),
+            services.clone(),
+        ];
+        let ranges = bgp_config("a", &resources).exportable;
+        ranges.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut reflector = node("a", &["10.0.0.1/24"]);
+    bgp_of(&mut reflector).route_reflector_cluster_id = Some("224.0.0.1".parse().expect("an id"));
+    assert_eq!(
+        exportable(node("a", &["10.0.0.1/24"]).into()),
+        ["192.168.0.0/16", "fd00:1::/48"]
+    );
+    assert_eq!(
+        exportable(reflector.into()),
+        ["10.96.0.0/16", "10.97.0.0/16", "192.168.0.0/16", "fd00:1::/48"]
+    );
+}
+
+#[test]
 fn an_address_belongs_to_one_node() {
     let nodes = |addresses: [(&str, i64); 2]| -> Vec<Resource> {
         addresses
