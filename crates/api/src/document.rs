@@ -19,6 +19,12 @@ pub const API_VERSION: &str = "projectcalico.org/v3";
 /// problems of all documents come at once: text that is no YAML, keys that occur twice, unknown fields, wrong types,
 /// and what [`Resource::problems`] finds. No defaults are filled in.
 pub fn read(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Problem>> {
+    let numbered = read_numbered(source, text)?;
+    Ok(numbered.into_iter().map(|(_, resource)| resource).collect())
+}
+
+/// As [`read`], each resource with the number of its document, from 1: for those who find more to complain about.
+pub fn read_numbered(source: &str, text: &str) -> Result<Vec<(usize, Resource)>, Vec<Problem>> {
     let (trees, error) = documents(text);
     let mut resources = Vec::new();
     let mut problems = Vec::new();
@@ -29,7 +35,9 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Problem>> {
             document: index + 1,
             problems: &mut problems,
         };
-        reader.document(tree, &mut resources);
+        let mut found = Vec::new();
+        reader.document(tree, &mut found);
+        resources.extend(found.into_iter().map(|resource| (index + 1, resource)));
     }
     if let Some(message) = error {
         let problem = FieldProblem {

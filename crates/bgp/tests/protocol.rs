@@ -102,6 +102,19 @@ fn the_state_is_always_one_of_the_six() {
 }
 
 #[test]
+fn who_does_not_answer_is_asked_again_soon_and_then_less_often() {
+    let mut driver = Driver::new(|peer| peer.passive = false);
+    let mut waits = Vec::new();
+    for attempt in 1..=8 {
+        let before = driver.now;
+        driver.step(Input::ConnectFailed(ConnId(attempt), "Connection refused".into()));
+        driver.wait_for(|output| matches!(output, Output::Connect { .. }));
+        waits.push((driver.now - before).as_millis());
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+}
+
+#[test]
 fn errors_in_a_row_make_it_wait_longer() {
     let mut driver = Driver::new(|peer| peer.passive = false);
     let mut waits = Vec::new();

@@ -20,7 +20,7 @@ pub fn who_has(
     let details = link::find(&mut Socket::open()?, &device).map_err(|error| io::Error::other(error.to_string()))?;
     let missing = || io::Error::other(format!("no Ethernet device {device}"));
     let mac = details.and_then(|details| details.link.mac).ok_or_else(missing)?;
-    let mut capture = Capture::open(Some(&device), Selection::ArpAndIpv4)?;
+    let mut capture = Capture::open(Some(&device), Selection::ArpAndIp)?;
     let started = Instant::now();
     capture.send(&device, BROADCAST, ETHERTYPE_ARP, &question(mac, own, target))?;
     loop {

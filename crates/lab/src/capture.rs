@@ -34,7 +34,7 @@ impl Tap {
         let place = Netns::open(&netns::path(netns)).map_err(LabError::io(what.clone()))?;
         let device = IfName::from(device);
         let capture = place
-            .run(|| Capture::open(Some(&device), Selection::ArpAndIpv4))
+            .run(|| Capture::open(Some(&device), Selection::ArpAndIp))
             .map_err(LabError::io(what.clone()))?;
         let mut capture = capture.map_err(LabError::io(what))?;
         let (send, packets) = mpsc::channel();

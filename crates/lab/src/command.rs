@@ -2,19 +2,21 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use api::EncapMode;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use kernel::IpFamily;
 
 use crate::cluster::{self, Up};
 use crate::icmp::{self, Echo};
-use crate::record::{DEFAULT_NAME, Folder};
-use crate::spec::{Wishes, usage};
-use crate::{LabError, capture, exec, pods, status, tour};
+use crate::record::{DEFAULT_NAME, Folder, Record};
+use crate::spec::{Families, Wishes, usage};
+use crate::topology::Topology;
+use crate::{LabError, agents, capture, exec, network, pods, processes, status, tour};
 
 /// `margay lab …`
 #[derive(Subcommand, Clone, Debug)]
@@ -28,7 +30,7 @@ pub enum Command {
     /// Add or delete a pod
     #[command(subcommand)]
     Pod(PodCommand),
-    /// Add a node
+    /// Add or delete a node
     #[command(subcommand)]
     Node(NodeCommand),
     /// Stop, start or kill a node's agent, to see what happens to traffic (nothing should)
@@ -38,6 +40,8 @@ pub enum Command {
     Exec(ExecArgs),
     /// Send echo requests from one pod or node to another
     Ping(PingArgs),
+    /// Show the log of a node's agent, or of the store
+    Logs(LogsArgs),
     /// Show packets on a node's underlay, IP-in-IP decoded
     Capture(CaptureArgs),
     /// Print shell variables for talking to the lab: eval "$(margay lab env)"
@@ -70,9 +74,13 @@ pub struct UpArgs {
     /// When packets to other nodes travel in IP-in-IP
     #[arg(long, value_enum, default_value = "always", ignore_case = true)]
     pub ipip_mode: Mode,
-    /// Range of the pods' addresses; default 192.168.0.0/16, or a range that this machine has no route to
-    #[arg(long, value_name = "CIDR")]
-    pub pool: Option<IpNet>,
+    /// Give nodes and pods IPv6 addresses: beside IPv4, or `only`
+    #[arg(long, value_enum, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "too")]
+    pub ipv6: Option<Ipv6>,
+    /// Range of the pods' addresses, once for each family; default 192.168.0.0/16 and fd00:192:168::/48, or ranges that
+    /// this machine has no route to
+    #[arg(long = "pool", value_name = "CIDR")]
+    pub pools: Vec<IpNet>,
     /// Resources for the cluster: its Nodes become the nodes, its IPPools the pools
     #[arg(long, value_name = "FILE.yaml")]
     pub from: Option<PathBuf>,
@@ -88,6 +96,16 @@ pub enum Mode {
     /// Only to nodes in other subnets
     #[value(alias = "crosssubnet")]
     CrossSubnet,
+}
+
+/// How far IPv6 goes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Ipv6 {
+    /// Beside IPv4
+    #[value(alias = "dual")]
+    Too,
+    /// Without IPv4
+    Only,
 }
 
 /// `pod …`
@@ -124,6 +142,14 @@ pub enum NodeCommand {
         /// Start no agent: something else will run there, BIRD for example
         #[arg(long)]
         no_agent: bool,
+        /// Which lab.
+        #[command(flatten)]
+        lab: Lab,
+    },
+    /// Remove a node, its pods, and what the datastore has of it
+    Delete {
+        /// Its name
+        name: String,
         /// Which lab.
         #[command(flatten)]
         lab: Lab,
@@ -174,8 +200,14 @@ pub struct PingArgs {
     pub lab: Lab,
     /// From this pod or node
     pub from: String,
-    /// To this pod, node or IPv4 address
+    /// To this pod, node or address
     pub to: String,
+    /// The target's IPv4 address
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// The target's IPv6 address
+    #[arg(short = '6')]
+    pub ipv6: bool,
     /// How many requests
     #[arg(short, long, default_value_t = 3)]
     pub count: u16,
@@ -185,6 +217,22 @@ pub struct PingArgs {
     /// Only the summary
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Flags of `logs`.
+#[derive(Args, Clone, Debug)]
+pub struct LogsArgs {
+    /// Which lab.
+    #[command(flatten)]
+    pub lab: Lab,
+    /// A node, or `store`
+    pub node: String,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
 }
 
 /// Flags of `capture`.
@@ -199,7 +247,7 @@ pub struct CaptureArgs {
     #[arg(short, long)]
     pub count: Option<usize>,
     /// Another device of the node
-    #[arg(long, default_value = cluster::UNDERLAY)]
+    #[arg(long, default_value = network::UNDERLAY)]
     pub device: String,
 }
 
@@ -214,35 +262,39 @@ pub fn run(command: &Command) -> Result<(), LabError> {
 }
 
 fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
+    let started = Instant::now();
+    let mut progress = |step: &str| eprintln!("[{:5.2} s] {step}", started.elapsed().as_secs_f64());
     match command {
-        Command::Up(args) => up(args, out),
+        Command::Up(args) => up(args, &mut progress, out),
         Command::Status(lab) => status::show(&lab.folder(), out),
         Command::Tour(lab) => tour::walk(&lab.folder(), out),
         Command::Pod(PodCommand::Add { name, node, lab }) => {
-            let pod = pods::add(&lab.folder(), checked_name("pod", name)?, node)?;
-            let addresses = pod
-                .addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
-            say(out, &format!("pod {name} on {node}: {addresses}"))
+            let pod = pods::add(&lab.folder(), checked_name("pod", name)?, node, &mut progress)?;
+            say(out, &format!("pod {name} on {node}: {}", pod.shown()))
         }
         Command::Pod(PodCommand::Delete { name, lab }) => {
-            pods::delete(&lab.folder(), name)?;
+            pods::delete(&lab.folder(), name, &mut progress)?;
             say(out, &format!("pod {name} deleted"))
         }
         Command::Node(NodeCommand::Add { name, no_agent, lab }) => {
-            let node = cluster::add_node(&lab.folder(), checked_name("node", name)?, !no_agent)?;
-            say(out, &format!("node {name}: {}, namespace {}", node.address, node.netns))
+            let node = cluster::add_node(&lab.folder(), checked_name("node", name)?, !no_agent, &mut progress)?;
+            say(out, &format!("node {name}: {}, namespace {}", node.shown(), node.netns))
+        }
+        Command::Node(NodeCommand::Delete { name, lab }) => {
+            cluster::delete_node(&lab.folder(), name, &mut progress)?;
+            say(out, &format!("node {name} deleted"))
         }
         Command::Agent(command) => agent(command, out),
         Command::Exec(args) => match exec::replace(&args.lab.folder(), &args.place, &args.command)? {},
         Command::Ping(args) => ping(args, out),
+        Command::Logs(args) => {
+            let lines = args.lines.unwrap_or(usize::MAX);
+            agents::show_log(&args.lab.folder(), &args.node, lines, args.follow, out)
+        }
         Command::Capture(args) => capture::follow(&args.lab.folder(), &args.node, &args.device, args.count, out),
         Command::Env(lab) => environment(&lab.folder(), out),
         Command::Down(lab) => {
-            let text = if cluster::down(&lab.folder())? {
+            let text = if cluster::down(&lab.folder(), &mut progress)? {
                 "the lab is down; nothing of it is left"
             } else {
                 "no lab is up"
@@ -252,49 +304,59 @@ fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
     }
 }
 
-fn up(args: &UpArgs, out: &mut dyn Write) -> Result<(), LabError> {
+fn up(args: &UpArgs, progress: &mut dyn FnMut(&str), out: &mut dyn Write) -> Result<(), LabError> {
     let started = Instant::now();
-    let resources = match &args.from {
-        None => Vec::new(),
-        Some(path) => {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(LabError::io(name.clone()))?;
-            let problems =
-                |found: Vec<api::Problem>| LabError::Resources(found.iter().map(ToString::to_string).collect());
-            api::document::read(&name, &text).map_err(problems)?
-        }
-    };
-    let ipip_mode = match args.ipip_mode {
-        Mode::Never => EncapMode::Never,
-        Mode::Always => EncapMode::Always,
-        Mode::CrossSubnet => EncapMode::CrossSubnet,
-    };
-    let wishes = Wishes {
-        nodes: args.nodes,
-        pods_per_node: args.pods_per_node,
-        ipip_mode,
-        pool: args.pool,
-        resources,
-    };
-    let mut progress = |step: &str| eprintln!("[{:5.2} s] {step}", started.elapsed().as_secs_f64());
     let folder = args.lab.folder();
-    match cluster::up(&folder, wishes, &mut progress)? {
+    match cluster::up(&folder, wishes(args)?, progress)? {
         Up::Already(record) => say(
             out,
             &format!("the lab is up already, with {} nodes", record.nodes.len()),
         ),
         Up::Made(record) => {
             let counts = format!("{} nodes and {} pods", record.nodes.len(), record.pods.len());
+            let name = match args.lab.name.as_str() {
+                DEFAULT_NAME => String::new(),
+                name => format!(" --name {name}"),
+            };
             say(
                 out,
                 &format!("the lab is up: {counts} in {:.2} s", started.elapsed().as_secs_f64()),
             )?;
             say(
                 out,
-                "look at it with `margay lab tour` and `margay lab status`; take it down with `margay lab down`",
+                &format!(
+                    "look at it with `margay lab tour{name}` and `margay lab status{name}`; take it down with `margay lab down{name}`"
+                ),
             )
         }
     }
+}
+
+fn wishes(args: &UpArgs) -> Result<Wishes, LabError> {
+    let topology = match &args.from {
+        None => Topology::default(),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(LabError::io(name.clone()))?;
+            Topology::read(&name, &text)?
+        }
+    };
+    Ok(Wishes {
+        nodes: args.nodes,
+        pods_per_node: args.pods_per_node,
+        ipip_mode: match args.ipip_mode {
+            Mode::Never => EncapMode::Never,
+            Mode::Always => EncapMode::Always,
+            Mode::CrossSubnet => EncapMode::CrossSubnet,
+        },
+        families: match args.ipv6 {
+            None => Families::Ipv4,
+            Some(Ipv6::Too) => Families::Both,
+            Some(Ipv6::Only) => Families::Ipv6,
+        },
+        pools: args.pools.clone(),
+        topology,
+    })
 }
 
 fn agent(command: &AgentCommand, out: &mut dyn Write) -> Result<(), LabError> {
@@ -308,15 +370,15 @@ fn agent(command: &AgentCommand, out: &mut dyn Write) -> Result<(), LabError> {
     let record = folder.read()?;
     let node = record.node(&args.node)?;
     if stop {
-        cluster::stop_agent(&folder, node, at_once);
+        agents::stop(&folder, node, at_once);
         say(out, &format!("the agent of {} has ended", node.name))?;
     }
     if start {
-        if crate::processes::find(folder.path()).contains_key(&format!("agent/{}", node.name)) {
+        if processes::find(folder.path()).contains_key(&processes::agent(&node.name)) {
             return Err(usage("node", &node.name, "has a running agent already"));
         }
-        cluster::start_agent(&folder, node)?;
-        cluster::wait_until_ready(&folder, &[node])?;
+        agents::start(&folder, &record, node)?;
+        agents::wait_until_ready(&folder, &[node])?;
         say(out, &format!("the agent of {} is ready", node.name))?;
     }
     Ok(())
@@ -333,7 +395,12 @@ fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {
             "is out of range: 0 to 3600 seconds",
         ));
     }
-    let target = address_of(&record, &args.to)?;
+    let family = match (args.ipv4, args.ipv6) {
+        (true, _) => Some(IpFamily::V4),
+        (_, true) => Some(IpFamily::V6),
+        (false, false) => None,
+    };
+    let target = address_of(&record, &args.to, family)?;
     let echo = Echo {
         target,
         count: args.count,
@@ -349,7 +416,7 @@ fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {
     )?;
     let quiet = args.quiet;
     let mut lines = Vec::new();
-    let replies = cluster::inside(&netns, || {
+    let replies = network::inside(&netns, || {
         icmp::ping(&echo, &mut |reply| {
             if !quiet {
                 lines.push(format!(
@@ -379,24 +446,19 @@ fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {
     }
 }
 
-/// The IPv4 address of a pod, a node, or written out.
-pub(crate) fn address_of(record: &crate::record::Record, name: &str) -> Result<Ipv4Addr, LabError> {
-    if let Ok(address) = name.parse() {
-        return Ok(address);
-    }
-    if let Ok(node) = record.node(name) {
-        return Ok(node.address);
-    }
-    match record.place(name) {
-        Err(error) => Err(error),
-        Ok(_) => {
-            let v4 = record.pod(name)?.addresses.iter().find_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            });
-            v4.ok_or_else(|| usage("to", name, "has no IPv4 address"))
-        }
-    }
+/// The address of a pod, a node, or written out; the first one if no family is asked for.
+pub(crate) fn address_of(record: &Record, name: &str, family: Option<IpFamily>) -> Result<IpAddr, LabError> {
+    let fits = |address: &IpAddr| family.is_none_or(|family| IpFamily::of(address) == family);
+    let known = match name.parse() {
+        Ok(address) => vec![address],
+        Err(_) => record.addresses(name)?,
+    };
+    let missing = match family {
+        Some(IpFamily::V4) => "has no IPv4 address",
+        Some(IpFamily::V6) => "has no IPv6 address: start the lab with --ipv6",
+        None => "has no address",
+    };
+    known.into_iter().find(fits).ok_or_else(|| usage("to", name, missing))
 }
 
 fn environment(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {

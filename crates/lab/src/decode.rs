@@ -1,11 +1,13 @@
 //! A captured packet in words: outer and inner headers of IP-in-IP, one line a header.
 
-use etherparse::{IpNumber, Ipv4Slice};
+use std::net::IpAddr;
+
+use etherparse::{IpNumber, Ipv4Slice, Ipv6Slice};
 
 /// What a packet shows. `inner` is present for IP-in-IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// The outermost IPv4 header.
+    /// The outermost header.
     pub outer: IpHeader,
     /// The header inside, for protocol 4.
     pub inner: Option<IpHeader>,
@@ -13,27 +15,42 @@ pub struct Packet {
     pub payload: String,
 }
 
-/// The fields of an IPv4 header that people look at.
+/// The fields of an IP header that people look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpHeader {
     /// Source.
-    pub source: std::net::Ipv4Addr,
+    pub source: IpAddr,
     /// Destination.
-    pub destination: std::net::Ipv4Addr,
-    /// Protocol number.
+    pub destination: IpAddr,
+    /// Protocol number of what follows, behind IPv6's extension headers.
     pub protocol: u8,
     /// Hops left.
     pub ttl: u8,
-    /// Length with payload, bytes.
-    pub length: u16,
+    /// Length with header and payload, bytes.
+    pub length: u32,
+    /// What only IPv4 has.
+    pub v4: Option<Ipv4Fields>,
+}
+
+/// What only an IPv4 header has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Fields {
     /// Identification.
     pub id: u16,
     /// Do not fragment.
     pub dont_fragment: bool,
 }
 
-/// Decodes an IPv4 packet.
+/// Decodes an IPv4 or IPv6 packet.
 pub fn ip(bytes: &[u8]) -> Option<Packet> {
+    match bytes.first()? >> 4 {
+        4 => v4(bytes),
+        6 => v6(bytes),
+        _ => None,
+    }
+}
+
+fn v4(bytes: &[u8]) -> Option<Packet> {
     let outer = Ipv4Slice::from_slice(bytes).ok()?;
     let inside = outer.payload().payload;
     if outer.payload_ip_number() == IpNumber::IPV4
@@ -42,13 +59,35 @@ pub fn ip(bytes: &[u8]) -> Option<Packet> {
         return Some(Packet {
             outer: header(&outer),
             inner: Some(header(&inner)),
-            payload: payload(&inner),
+            payload: payload_v4(&inner),
         });
     }
     Some(Packet {
         outer: header(&outer),
         inner: None,
-        payload: payload(&outer),
+        payload: payload_v4(&outer),
+    })
+}
+
+fn v6(bytes: &[u8]) -> Option<Packet> {
+    let slice = Ipv6Slice::from_slice(bytes).ok()?;
+    let (header, carried) = (slice.header(), slice.payload());
+    let outer = IpHeader {
+        source: header.source_addr().into(),
+        destination: header.destination_addr().into(),
+        protocol: carried.ip_number.0,
+        ttl: header.hop_limit(),
+        length: u32::from(header.payload_length()) + 40,
+        v4: None,
+    };
+    let payload = match carried.fragmented {
+        true => format!("fragment of {} bytes", carried.payload.len()),
+        false => payload(carried.ip_number, carried.payload),
+    };
+    Some(Packet {
+        outer,
+        inner: None,
+        payload,
     })
 }
 
@@ -78,16 +117,24 @@ impl Packet {
 
 impl IpHeader {
     fn line(&self) -> String {
-        let df = if self.dont_fragment { " DF" } else { "" };
+        let Self {
+            source,
+            destination,
+            protocol,
+            ttl,
+            length,
+            ..
+        } = self;
+        let (version, hops, rest) = match self.v4 {
+            Some(Ipv4Fields { id, dont_fragment }) => {
+                let df = if dont_fragment { " DF" } else { "" };
+                ("IPv4", "ttl", format!("  id {id}{df}"))
+            }
+            None => ("IPv6", "hop limit", String::new()),
+        };
+        let name = protocol_name(*protocol);
         format!(
-            "IPv4 {} -> {}  protocol {} ({})  ttl {}  length {}  id {}{df}",
-            self.source,
-            self.destination,
-            self.protocol,
-            protocol_name(self.protocol),
-            self.ttl,
-            self.length,
-            self.id
+            "{version} {source} -> {destination}  protocol {protocol} ({name})  {hops} {ttl}  length {length}{rest}"
         )
     }
 }
@@ -95,17 +142,19 @@ impl IpHeader {
 fn header(slice: &Ipv4Slice<'_>) -> IpHeader {
     let header = slice.header();
     IpHeader {
-        source: header.source_addr(),
-        destination: header.destination_addr(),
+        source: header.source_addr().into(),
+        destination: header.destination_addr().into(),
         protocol: header.protocol().0,
         ttl: header.ttl(),
-        length: header.total_len(),
-        id: header.identification(),
-        dont_fragment: header.dont_fragment(),
+        length: header.total_len().into(),
+        v4: Some(Ipv4Fields {
+            id: header.identification(),
+            dont_fragment: header.dont_fragment(),
+        }),
     }
 }
 
-fn payload(slice: &Ipv4Slice<'_>) -> String {
+fn payload_v4(slice: &Ipv4Slice<'_>) -> String {
     let bytes = slice.payload().payload;
     if slice.is_payload_fragmented() {
         return format!(
@@ -114,8 +163,13 @@ fn payload(slice: &Ipv4Slice<'_>) -> String {
             bytes.len()
         );
     }
-    match slice.payload_ip_number() {
+    payload(slice.payload_ip_number(), bytes)
+}
+
+fn payload(protocol: IpNumber, bytes: &[u8]) -> String {
+    match protocol {
         IpNumber::ICMP => icmp(bytes),
+        IpNumber::IPV6_ICMP => icmp_v6(bytes),
         IpNumber::TCP => ports("TCP", bytes),
         IpNumber::UDP => ports("UDP", bytes),
         other => format!(
@@ -148,6 +202,22 @@ fn icmp(bytes: &[u8]) -> String {
     }
 }
 
+fn icmp_v6(bytes: &[u8]) -> String {
+    let Some(&[kind, code, _, _, a, b, c, d]) = bytes.first_chunk::<8>() else {
+        return "ICMPv6, cut short".into();
+    };
+    let numbers = || format!("id {} seq {}", u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    match kind {
+        128 => format!("ICMPv6 echo request {}", numbers()),
+        129 => format!("ICMPv6 echo reply {}", numbers()),
+        1 => format!("ICMPv6 destination unreachable, code {code}"),
+        2 => format!("ICMPv6 packet too big: MTU {}", u32::from_be_bytes([a, b, c, d])),
+        3 => "ICMPv6 time exceeded".into(),
+        133..=137 => format!("ICMPv6 neighbour discovery, type {kind}"),
+        _ => format!("ICMPv6 type {kind} code {code}"),
+    }
+}
+
 fn ports(name: &str, bytes: &[u8]) -> String {
     match bytes.first_chunk::<4>() {
         Some(&[a, b, c, d]) => {
@@ -168,6 +238,7 @@ fn protocol_name(number: u8) -> &'static str {
         4 => "IP-in-IP",
         6 => "TCP",
         17 => "UDP",
+        58 => "ICMPv6",
         132 => "SCTP",
         _ => "other",
     }
@@ -214,11 +285,29 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_is_shown_too() {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 12, 58, 63];
+        packet.extend("fd00:192:168::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        packet.extend("fd00:192:168::2".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        packet.extend([128, 0, 0, 0, 0, 9, 0, 1, 1, 2, 3, 4]);
+        check(
+            &packet,
+            &[
+                "IPv6 fd00:192:168::1 -> fd00:192:168::2  protocol 58 (ICMPv6)  hop limit 63  length 52",
+                "  ICMPv6 echo request id 9 seq 1",
+            ],
+        );
+        for length in 0..packet.len() {
+            let _ = ip(&packet[..length]);
+        }
+    }
+
+    #[test]
     fn anything_can_be_cut_anywhere() {
         for length in 0..IPIP_ECHO.len() {
             let _ = ip(&IPIP_ECHO[..length]);
         }
         check(&[], &[]);
-        check(&[0x60; 40], &[]);
+        check(&[0x50; 40], &[]);
     }
 }

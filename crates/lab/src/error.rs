@@ -37,6 +37,14 @@ pub enum LabError {
     /// There is no lab.
     #[error("no lab is up; start one with `margay lab up`")]
     NotUp,
+    /// Its record is another version's.
+    #[error("{path} cannot be read ({why}): another version started this lab; take it down with `margay lab down`")]
+    Unreadable {
+        /// The record.
+        path: String,
+        /// What does not fit.
+        why: String,
+    },
     /// There is no such node or pod.
     #[error("the lab has no {kind} `{name}`; it has: {known}")]
     Unknown {

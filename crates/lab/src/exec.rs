@@ -9,14 +9,16 @@ use kernel::{IfName, Kernel, RouteTarget};
 use linux::LiveKernel;
 use linux::netns::{self, Netns};
 
-use crate::LabError;
 use crate::record::{Folder, NodeRecord};
+use crate::{LabError, processes};
 
 /// Replaces this process by a program in the namespace of a node or pod. Returns only if that fails.
 pub fn replace(folder: &Folder, place: &str, command: &[OsString]) -> Result<std::convert::Infallible, LabError> {
     let record = folder.read()?;
     let (netns, node) = record.place(place)?;
     let mut child = prepared(folder, node, &netns, command)?;
+    // What it leaves running ends with the lab.
+    child.env(processes::MARK, processes::mark(folder.path(), &role(place)));
     Err(LabError::Io {
         what: format!("cannot run `{}`", shown(command)),
         source: child.exec(),
@@ -32,6 +34,11 @@ pub fn output(folder: &Folder, place: &str, command: &[&str]) -> Result<String, 
         .output()
         .map_err(LabError::io(format!("cannot run `{}`", shown(&command))))?;
     Ok(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
+}
+
+/// The role of programs that were started in a pod or on a node.
+pub fn role(place: &str) -> String {
+    format!("exec/{place}")
 }
 
 fn prepared(folder: &Folder, node: &NodeRecord, netns: &str, command: &[OsString]) -> Result<Command, LabError> {
@@ -79,7 +86,7 @@ pub fn variables(folder: &Folder) -> Vec<(&'static str, OsString)> {
 pub fn routes() -> Result<Vec<IpNet>, LabError> {
     let runtime = crate::cluster::runtime()?;
     let observe = async { LiveKernel::open()?.observe(&IfName::from("tunl0")).await };
-    let seen = runtime.block_on(observe).map_err(crate::cluster::refused)?;
+    let seen = runtime.block_on(observe).map_err(crate::network::refused)?;
     let leads = |target: &RouteTarget| !matches!(target, RouteTarget::Other(_));
     Ok(seen
         .routes

@@ -12,6 +12,7 @@
 //! would. Nothing is recorded that the machine itself can tell: namespaces are found by name, processes by a variable in
 //! their environment. So `down` and the next `up` clean up after any crash.
 
+pub mod agents;
 pub mod arp;
 pub mod capture;
 pub mod cluster;
@@ -20,11 +21,14 @@ pub mod decode;
 pub mod error;
 pub mod exec;
 pub mod icmp;
+pub mod lock;
+pub mod network;
 pub mod pods;
 pub mod processes;
 pub mod record;
 pub mod spec;
 pub mod status;
+pub mod topology;
 pub mod tour;
 
 pub use command::{Command, run};

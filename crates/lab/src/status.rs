@@ -21,7 +21,7 @@ pub fn show(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
     let mut problems = Vec::new();
     for node in &record.nodes {
         let pods = record.pods.iter().filter(|pod| pod.node == node.name).count();
-        let pid = running.get(&format!("agent/{}", node.name));
+        let pid = running.get(&processes::agent(&node.name));
         let process = match (node.agent, pid) {
             (false, _) => "(none)".to_string(),
             (true, Some(pid)) => format!("pid {pid}"),
@@ -45,7 +45,7 @@ pub fn show(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
         }));
         rows.push(vec![
             node.name.clone(),
-            node.address.to_string(),
+            node.shown(),
             process,
             ready,
             bgp,
@@ -70,17 +70,11 @@ fn pods(record: &Record, out: &mut dyn Write) -> io::Result<()> {
             .to_vec(),
     ];
     for pod in &record.pods {
-        let addresses = pod
-            .addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
         let device = pod.host_device.clone().unwrap_or_default();
         rows.push(vec![
             pod.name.clone(),
             pod.node.clone(),
-            addresses,
+            pod.shown(),
             pod.netns.clone(),
             device,
         ]);

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ctl::command::{Command as Ctl, Format, GetArgs};
 use futures::FutureExt;
+use kernel::IpFamily;
 
 use crate::capture::Tap;
-use crate::cluster::{self, UNDERLAY, inside};
+use crate::cluster;
 use crate::icmp::{self, Echo, Replies};
-use crate::record::{Folder, PodRecord, Record};
+use crate::network::{UNDERLAY, inside};
+use crate::record::{DEFAULT_NAME, Folder, PodRecord, Record};
 use crate::{LabError, arp, exec, status};
 
 /// Walks through the running lab.
@@ -28,6 +30,7 @@ pub fn walk(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
         out,
         step: 0,
     };
+    tour.name()?;
     tour.nodes()?;
     tour.pods()?;
     tour.inside_a_pod()?;
@@ -79,6 +82,16 @@ struct Tour<'a> {
 }
 
 impl Tour<'_> {
+    /// Commands below are shown as for the default lab.
+    fn name(&mut self) -> Result<(), LabError> {
+        match self.folder.name.as_str() {
+            DEFAULT_NAME => Ok(()),
+            name => self.line(&format!(
+                "To repeat the commands below, first: export MARGAY_LAB={name}"
+            )),
+        }
+    }
+
     fn nodes(&mut self) -> Result<(), LabError> {
         let count = self.record.nodes.len();
         self.title("Nodes")?;
@@ -93,7 +106,10 @@ impl Tour<'_> {
 
     fn pods(&mut self) -> Result<(), LabError> {
         self.title("Pods, as the datastore knows them")?;
-        self.explain("An address comes from a /26 block that the pod's node has claimed. INTERFACE is the node's end of the pod's link.")?;
+        let blocks = self.for_families("/26", "/122");
+        self.explain(&format!(
+            "An address comes from a {blocks} block that the pod's node has claimed. INTERFACE is the node's end of the pod's link."
+        ))?;
         self.command("calicoctl get workloadEndpoint -o wide -A")?;
         let get = Ctl::Get(GetArgs {
             kind: Some("workloadendpoint".into()),
@@ -110,7 +126,13 @@ impl Tour<'_> {
     fn inside_a_pod(&mut self) -> Result<(), LabError> {
         let pod = self.stops.here.clone();
         self.title(&format!("Inside pod {}", pod.name))?;
-        self.explain("The pod has one interface with a /32: nobody is its neighbour. Its MTU leaves room for the outer header of IP-in-IP (20 bytes).")?;
+        let lengths = self.for_families("/32", "/128");
+        self.explain(&format!(
+            "The pod has one interface with a {lengths}: nobody is its neighbour."
+        ))?;
+        if pod.address(IpFamily::V4).is_some() {
+            self.explain("Where IP-in-IP is used, its MTU leaves room for the outer header (20 bytes).")?;
+        }
         self.run(&pod.name, &["ip", "address", "show", "eth0"])?;
         self.explain("peer_ifindex is the number of the node's end, which the pods' table named:")?;
         self.run(&pod.name, &["ethtool", "-S", "eth0"])?;
@@ -119,19 +141,30 @@ impl Tour<'_> {
     }
 
     fn the_pods_routes(&mut self) -> Result<(), LabError> {
-        let pod = self.stops.here.name.clone();
+        let pod = self.stops.here.clone();
         self.title("The pod's routes")?;
-        self.explain("Everything goes to 169.254.1.1, an address that no machine has. The node answers for it.")?;
-        self.run(&pod, &["ip", "route"])
+        if pod.address(IpFamily::V4).is_some() {
+            self.explain("Everything goes to 169.254.1.1, an address that no machine has. The node answers for it.")?;
+            self.run(&pod.name, &["ip", "route"])?;
+        }
+        if pod.address(IpFamily::V6).is_some() {
+            self.explain(
+                "In IPv6 everything goes to the link-local address that follows from the MAC of the node's end.",
+            )?;
+            self.run(&pod.name, &["ip", "-6", "route"])?;
+        }
+        Ok(())
     }
 
     fn the_gateway(&mut self) -> Result<(), LabError> {
         let pod = self.stops.here.clone();
+        let Some(IpAddr::V4(own)) = pod.address(IpFamily::V4) else {
+            return Ok(());
+        };
         self.title("Who answers for 169.254.1.1")?;
         self.explain(
             "The pod asks by ARP; the node's end of the link answers at once, with proxy ARP and its own MAC:",
         )?;
-        let own = first_v4(&pod)?;
         let answer = inside(&pod.netns, || {
             arp::who_has("eth0", own, GATEWAY, Duration::from_secs(2))
         })?;
@@ -152,12 +185,23 @@ impl Tour<'_> {
 
     fn the_nodes_routes(&mut self) -> Result<(), LabError> {
         let node = self.stops.here.node.clone();
+        let families = self.record.families();
         self.title(&format!("Routes of node {node}"))?;
-        self.explain(
-            "A /32 to each of its own pods; `blackhole` for the rest of its own block, so that packets to addresses nobody has \
-             end here; the other nodes' blocks through tunl0, onlink: the next hop is the node that owns the block.",
-        )?;
-        self.run(&node, &["ip", "route"])
+        if families.contains(&IpFamily::V4) {
+            self.explain(
+                "A /32 to each of its own pods; `blackhole` for the rest of its own block, so that packets to addresses nobody \
+                 has end here; the other nodes' blocks through tunl0, onlink: the next hop is the node that owns the block.",
+            )?;
+            self.run(&node, &["ip", "route"])?;
+        }
+        if families.contains(&IpFamily::V6) {
+            self.explain(
+                "IPv6: a /128 to each of its own pods, `blackhole` for the rest of its block; other nodes' blocks go straight to \
+                 their nodes, in no tunnel.",
+            )?;
+            self.run(&node, &["ip", "-6", "route"])?;
+        }
+        Ok(())
     }
 
     fn sessions(&mut self) -> Result<(), LabError> {
@@ -182,37 +226,52 @@ impl Tour<'_> {
             "Both hang off the same node, yet the packet is routed, not bridged: TTL falls from 64 to 63 on the way.",
         )?;
         self.command(&format!("margay lab ping {} {}", beside.name, here.name))?;
-        let replies = self.ping(&beside, first_v4(&here)?)?;
+        let replies = self.ping(&beside, self.record.first_address(&here.name)?)?;
         self.replies(&replies)
     }
 
     fn ping_across(&mut self) -> Result<(), LabError> {
-        let Some(far) = self.stops.far.clone() else {
-            return Ok(());
-        };
-        let here = self.stops.here.clone();
+        for family in self.record.families() {
+            let (here, far) = (self.stops.here.clone(), self.stops.far.clone());
+            let Some(far) = far else { continue };
+            if let (Some(from), Some(to)) = (here.address(family), far.address(family)) {
+                self.ping_between(&here, &far, from, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ping_between(&mut self, here: &PodRecord, far: &PodRecord, from: IpAddr, to: IpAddr) -> Result<(), LabError> {
         let (near_node, far_node) = (
             self.record.node(&here.node)?.clone(),
             self.record.node(&far.node)?.clone(),
         );
-        self.title(&format!("Ping across nodes: {} to {}", here.name, far.name))?;
+        let (which, flag) = if from.is_ipv4() {
+            ("", "")
+        } else {
+            (" with IPv6", " -6")
+        };
+        self.title(&format!("Ping across nodes{which}: {} to {}", here.name, far.name))?;
+        // The first hop of the route to the other pod's address is the truth; pools may say otherwise meanwhile.
+        let route = exec::output(self.folder, &near_node.name, &["ip", "route", "get", &to.to_string()])?;
+        let tunnel = if route.contains("dev tunl0") { "tunl0 -> " } else { "" };
+        let host_device = |pod: &PodRecord| pod.host_device.clone().unwrap_or_default();
         self.explain(&format!(
-            "eth0 of {} -> {} -> tunl0 -> {UNDERLAY} of {} -> {UNDERLAY} of {} -> tunl0 -> {} -> eth0 of {}. Captured on {UNDERLAY} of {}:",
+            "eth0 of {} -> {} -> {tunnel}{UNDERLAY} of {} -> {UNDERLAY} of {} -> {tunnel}{} -> eth0 of {}. Captured on {UNDERLAY} of {}:",
             here.name,
-            here.host_device.clone().unwrap_or_default(),
+            host_device(here),
             near_node.name,
             far_node.name,
-            far.host_device.clone().unwrap_or_default(),
+            host_device(far),
             far.name,
             near_node.name
         ))?;
         self.command(&format!(
-            "margay lab ping {} {}; margay lab capture {}",
+            "margay lab ping {} {}{flag}; margay lab capture {}",
             here.name, far.name, near_node.name
         ))?;
-        let (from, to) = (first_v4(&here)?, first_v4(&far)?);
         let tap = Tap::open(&near_node.netns, UNDERLAY)?;
-        let replies = self.ping(&here, to)?;
+        let replies = self.ping(here, to)?;
         for (source, destination) in [(from, to), (to, from)] {
             let wanted = |captured: &crate::capture::Captured| {
                 let innermost = captured.packet.innermost();
@@ -236,6 +295,19 @@ impl Tour<'_> {
         self.replies(&replies)
     }
 
+    /// What goes for the families that the lab has.
+    fn for_families(&self, v4: &str, v6: &str) -> String {
+        let of = |family: &IpFamily| match family {
+            IpFamily::V4 => format!("{v4} (IPv4)"),
+            IpFamily::V6 => format!("{v6} (IPv6)"),
+        };
+        match self.record.families().as_slice() {
+            [IpFamily::V4] => v4.to_string(),
+            [IpFamily::V6] => v6.to_string(),
+            both => both.iter().map(of).collect::<Vec<_>>().join(" or "),
+        }
+    }
+
     fn what_next(&mut self) -> Result<(), LabError> {
         self.title("Look further")?;
         let (pod, node) = (self.stops.here.name.clone(), self.stops.here.node.clone());
@@ -243,6 +315,7 @@ impl Tour<'_> {
             "  margay lab status                                   nodes, sessions, pods".to_string(),
             format!("  margay lab exec {pod} -- bash                       a shell in a pod; nodes work too"),
             format!("  margay lab capture {node}                 packets as they pass"),
+            format!("  margay lab logs {node} -f                 what its agent says"),
             format!("  margay lab agent kill {node}              does a running ping notice?"),
             "  eval \"$(margay lab env)\"; calicoctl get ippool -o yaml   the command line on the lab's datastore"
                 .to_string(),
@@ -253,7 +326,7 @@ impl Tour<'_> {
         Ok(())
     }
 
-    fn ping(&mut self, from: &PodRecord, target: Ipv4Addr) -> Result<Replies, LabError> {
+    fn ping(&mut self, from: &PodRecord, target: IpAddr) -> Result<Replies, LabError> {
         let echo = Echo {
             target,
             count: 3,
@@ -331,14 +404,3 @@ impl Tour<'_> {
 }
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-
-fn first_v4(pod: &PodRecord) -> Result<Ipv4Addr, LabError> {
-    let v4 = pod.addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
-    v4.ok_or_else(|| LabError::NotReady {
-        what: format!("pod {}", pod.name),
-        why: "it has no IPv4 address".into(),
-    })
-}

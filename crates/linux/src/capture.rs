@@ -48,6 +48,8 @@ pub enum Selection {
     Ipv4Protocols(&'static [u8]),
     /// ARP and IPv4.
     ArpAndIpv4,
+    /// ARP, IPv4 and IPv6.
+    ArpAndIp,
 }
 
 /// A capturing socket in the namespace of the thread that opened it.
@@ -61,6 +63,7 @@ const SNAP_LENGTH: usize = 65_536;
 const ETH_P_ALL: u16 = 3;
 const ETH_P_IP: u32 = 0x0800;
 const ETH_P_ARP: u32 = 0x0806;
+const ETH_P_IPV6: u32 = 0x86dd;
 /// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the ethertype, whatever the device's header looks like.
 const ETHERTYPE_AT: u32 = (-0x1000i32) as u32;
 
@@ -168,6 +171,14 @@ fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
             instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
             instruction(JUMP_EQ, 1, 0, ETH_P_ARP),
             instruction(JUMP_EQ, 0, 1, ETH_P_IP),
+            keep,
+            drop,
+        ])),
+        Selection::ArpAndIp => Ok(Some(vec![
+            instruction(LOAD_HALF, 0, 0, ETHERTYPE_AT),
+            instruction(JUMP_EQ, 2, 0, ETH_P_ARP),
+            instruction(JUMP_EQ, 1, 0, ETH_P_IP),
+            instruction(JUMP_EQ, 0, 1, ETH_P_IPV6),
             keep,
             drop,
         ])),

@@ -42,6 +42,8 @@ pub const OPEN_HOLD_TIME: Duration = Duration::from_secs(240);
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Wait after an established session was lost without an error.
 pub const SHORT_WAIT: Duration = Duration::from_secs(1);
+/// Wait after the first attempt to connect that came to nothing; each further one doubles it, up to the configured time.
+pub const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// A session that lived this long makes earlier errors forgotten.
 pub const STABLE: Duration = Duration::from_secs(60);
 
@@ -566,7 +568,7 @@ impl Session {
     fn next_attempt(&mut self) -> Duration {
         let doublings = self.unanswered.min(16);
         self.unanswered = self.unanswered.saturating_add(1);
-        SHORT_WAIT.saturating_mul(1 << doublings).min(self.retry_time())
+        FIRST_WAIT.saturating_mul(1 << doublings).min(self.retry_time())
     }
 
     /// A retry time of zero must not make us spin.

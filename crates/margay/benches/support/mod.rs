@@ -215,7 +215,7 @@ pub const STOCK: &str = "/usr/lib/cni";
 pub fn ours<'a>(lab: &Lab, node: &NodeRecord, netns: &'a Netns) -> Plugin<'a> {
     Plugin {
         program: lab.folder.bin().join("calico"),
-        config: lab::pods::configuration(&lab.folder, &node.name).to_string(),
+        config: lab::pods::configuration(&lab.folder, &lab.record, &node.name).to_string(),
         node: netns,
     }
 }
