@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use cni::journal::{Endpoint, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
+use futures::FutureExt;
 
 use super::endpoint::{link_of, local_of, pending_of, result_of};
 use super::ports::{AllocError, Readiness, Want};
@@ -190,20 +191,40 @@ impl CniServer {
     }
 
     async fn make_visible(&self, endpoint: &mut Endpoint, known: Option<Vec<IpAddr>>, want: Want) -> Result<(), Error> {
-        let mut is_attached = false;
+        if known.is_none() && is_ipv4_alone(&want) {
+            return self.make_while_allocating(endpoint, want).await;
+        }
         endpoint.addresses = match known {
             Some(addresses) => addresses,
-            None if is_ipv4_alone(&want) => {
-                // Only the pod's addresses and routes have to wait for the allocation.
-                let (allocated, attached) = futures::join!(self.allocate(want), self.attach(endpoint));
-                attached?;
-                is_attached = true;
-                allocated?
-            }
             None => self.allocate(want).await?,
         };
-        let (wired, written) = futures::join!(self.wire(endpoint, is_attached), self.write_workload_endpoint(endpoint));
+        let wire = async {
+            self.attach(endpoint).await?;
+            self.route(endpoint).await
+        };
+        let (wired, written) = futures::join!(wire, self.write_workload_endpoint(endpoint));
         wired.and(written)
+    }
+
+    /// Only the pod's addresses, its routes and the WorkloadEndpoint have to wait for the allocation.
+    async fn make_while_allocating(&self, endpoint: &mut Endpoint, want: Want) -> Result<(), Error> {
+        let bare = endpoint.clone();
+        let attached = self.attach(&bare).shared();
+        let rest = async {
+            endpoint.addresses = self.allocate(want).await?;
+            let wire = async {
+                attached.clone().await?;
+                if let Some(link) = link_of(endpoint) {
+                    self.shared.parts.pods.assign(link).await.map_err(not_wired)?;
+                }
+                self.route(endpoint).await
+            };
+            let (wired, written) = futures::join!(wire, self.write_workload_endpoint(endpoint));
+            wired.and(written)
+        };
+        // Both come to their end, also if one fails: what is undone then is not made afterwards.
+        let (attached, rest) = futures::join!(attached.clone(), rest);
+        attached.and(rest)
     }
 
     async fn allocate(&self, want: Want) -> Result<Vec<IpAddr>, Error> {
@@ -217,22 +238,19 @@ impl CniServer {
         }
     }
 
-    /// The veth pair unless it is there already, the pod's addresses, then the host's routes to it.
-    async fn wire(&self, endpoint: &Endpoint, is_attached: bool) -> Result<(), Error> {
-        let Some(link) = link_of(endpoint) else { return Ok(()) };
-        if is_attached {
-            self.shared.parts.pods.assign(link).await.map_err(not_wired)?;
-        } else {
-            self.attach(endpoint).await?;
-        }
-        let programmed = self.program(&endpoint.id(), local_of(endpoint)).await;
-        programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
-    }
-
     /// The veth pair, with the addresses as far as they are known.
     async fn attach(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let Some(link) = link_of(endpoint) else { return Ok(()) };
         self.shared.parts.pods.attach(link).await.map_err(not_wired)
+    }
+
+    /// The host's routes to the pod.
+    async fn route(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        if link_of(endpoint).is_none() {
+            return Ok(());
+        }
+        let programmed = self.program(&endpoint.id(), local_of(endpoint)).await;
+        programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
 
     async fn make_durable(&self, file: File) -> Result<(), Error> {

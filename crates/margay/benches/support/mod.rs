@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::record::{Folder, NodeRecord, Record};
@@ -99,19 +99,28 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// A lab that must come up.
     pub fn up(name: &str, args: &[&str]) -> Lab {
-        // An earlier benchmark may have been interrupted.
-        margay(&["lab", "down", "--name", name]);
-        let started = Instant::now();
-        margay(&[&["lab", "up", "--name", name], args].concat());
-        let took = started.elapsed();
-        let folder = Folder::of(name);
-        let record = folder.read().expect("a lab that is up has a record");
-        Lab { folder, record, took }
+        Lab::try_up(name, args).unwrap_or_else(|why| panic!("lab {name}: {why}"))
     }
 
-    pub fn margay(&self, args: &[&str]) -> Output {
-        margay(&[args, &["--name", &self.folder.name]].concat())
+    /// A lab, or what it said when it did not come up.
+    pub fn try_up(name: &str, args: &[&str]) -> Result<Lab, String> {
+        // An earlier benchmark may have been interrupted.
+        margay(&["lab", "down", "--name", name])?;
+        let started = Instant::now();
+        margay(&[&["lab", "up", "--name", name], args].concat())?;
+        let took = started.elapsed();
+        let folder = Folder::of(name);
+        let record = folder.read().map_err(|error| error.to_string())?;
+        Ok(Lab { folder, record, took })
+    }
+
+    /// A command of the lab, which must succeed.
+    pub fn margay(&self, args: &[&str]) {
+        if let Err(why) = margay(&[args, &["--name", &self.folder.name]].concat()) {
+            panic!("margay {args:?}: {why}");
+        }
     }
 }
 
@@ -123,12 +132,16 @@ impl Drop for Lab {
     }
 }
 
-/// Runs the binary, which must succeed.
-pub fn margay(args: &[&str]) -> Output {
-    let output = Command::new(MARGAY).args(args).output().expect("the binary starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "margay {args:?}: {text}");
-    output
+/// Runs the binary; what it said if it failed.
+fn margay(args: &[&str]) -> Result<(), String> {
+    let output = Command::new(MARGAY)
+        .args(args)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
 /// A plugin, its configuration, and where it is run.
