@@ -509,7 +509,8 @@ impl Dataplane {
             let wishes = self.wishes.entry(key.clone()).or_default();
             wishes.insert(class, route);
             self.routes.want(key, wishes.values().next().cloned());
-            let forwarding = forwarding(family);
+            let forwarding = Sysctl::forwarding(family, true);
+            // A node that has a route of ours forwards packets of that family.
             self.sysctls.want(forwarding.path, Some(forwarding.value));
         }
     }
@@ -552,18 +553,6 @@ impl Dataplane {
             .into_iter()
             .flat_map(|family| device_sysctls(&endpoint.device, family));
         sysctls.for_each(|sysctl| self.sysctls.saw(sysctl.path, Some(sysctl.value)));
-    }
-}
-
-/// A node that has a route of ours forwards packets of that family.
-pub(crate) fn forwarding(family: IpFamily) -> Sysctl {
-    let path = match family {
-        IpFamily::V4 => "ipv4/ip_forward",
-        IpFamily::V6 => "ipv6/conf/all/forwarding",
-    };
-    Sysctl {
-        path: path.into(),
-        value: "1".into(),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use kernel::{
-    Address, IfName, IpFamily, KernelError, KernelEvent, Link, Observation, Route, RouteKey, RouteTarget, TABLE_MAIN,
+    Address, IfName, IpFamily, KernelError, KernelEvent, Link, Observation, Route, RouteKey, RouteTarget, Sysctl,
+    TABLE_MAIN,
 };
 
-use crate::dataplane::{Dataplane, LocalEndpoint, device_sysctls, forwarding};
+use crate::dataplane::{Dataplane, LocalEndpoint, device_sysctls};
 use crate::view::{is_ours, uses};
 
 impl Dataplane {
@@ -16,6 +17,7 @@ impl Dataplane {
             links,
             addresses,
             routes,
+            forwarding,
             tunnel,
             ..
         } = seen;
@@ -37,6 +39,9 @@ impl Dataplane {
                 .collect(),
         );
         self.peers.saw_all(peers);
+        for family in IpFamily::BOTH {
+            self.forwarding(family, forwarding.contains(&family));
+        }
         self.sysctls.retry(|_, _| true);
         self.surroundings_changed();
         self.observed = true;
@@ -63,6 +68,7 @@ impl Dataplane {
                     self.routes.retry(|parked, _| *parked == route.key);
                 }
             }
+            KernelEvent::Forwarding(family, on) => self.forwarding(family, on),
             KernelEvent::Resync => self.resync = true,
             KernelEvent::Route(_) | KernelEvent::Rule(..) | KernelEvent::Neighbor(..) => {}
         }
@@ -77,11 +83,6 @@ impl Dataplane {
         self.sysctls.retry(|_, _| true);
     }
 
-    /// Writes every sysctl again. The kernel does not tell when someone changes one.
-    pub fn reassert_sysctls(&mut self) {
-        self.sysctls.saw_all(BTreeMap::new());
-    }
-
     /// Whether events were lost or the channel to the kernel broke: look at everything again.
     pub fn wants_observation(&self) -> bool {
         !self.observed || self.resync
@@ -89,15 +90,14 @@ impl Dataplane {
 
     /// What was there at the first look tells what an earlier run had finished.
     fn trust_an_earlier_run(&mut self) {
-        for family in IpFamily::BOTH {
-            let there = |key: &RouteKey| IpFamily::of(&key.destination.addr()) == family;
-            if self.routes.all_seen().keys().any(there) {
-                let forwarding = forwarding(family);
-                self.sysctls.saw(forwarding.path, Some(forwarding.value));
-            }
-        }
         let endpoints: Vec<LocalEndpoint> = self.endpoints.values().cloned().collect();
         endpoints.iter().for_each(|endpoint| self.trust_sysctls_of(endpoint));
+    }
+
+    /// Without it the node is no router; programs that set sysctls switch it off.
+    fn forwarding(&mut self, family: IpFamily, on: bool) {
+        let sysctl = Sysctl::forwarding(family, true);
+        self.sysctls.saw(sysctl.path, on.then_some(sysctl.value));
     }
 
     fn foreign_route(&mut self, route: Route) {

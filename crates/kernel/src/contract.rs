@@ -49,6 +49,7 @@ macro_rules! contract_tests {
             a_network_address_brings_its_route
             a_device_is_set_up_with_its_mtu
             sysctls_belong_to_devices
+            forwarding_is_seen_and_announced
             changes_are_announced
             changes_by_others_are_announced
         );
@@ -536,6 +537,24 @@ pub fn sysctls_belong_to_devices(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
         let missing = Err(KernelError::NoDevice("nope".into()));
         assert_eq!(apply(bench, &[put("ipv4/neigh/nope/proxy_delay")]).await, [missing]);
         assert_eq!(refusal(bench, put("../kernel/panic")).await, 22);
+    })
+}
+
+/// The switch that decides whether a node is a router.
+pub fn forwarding_is_seen_and_announced(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
+    Box::pin(async move {
+        prepare(bench).await;
+        let mut events = events(bench);
+        for family in IpFamily::BOTH {
+            let put = |on| [Op::PutSysctl(Sysctl::forwarding(family, on))];
+            // A namespace may begin either way.
+            all_fine(bench, &put(false)).await;
+            for on in [true, false, true] {
+                all_fine(bench, &put(on)).await;
+                wait(&mut events, &KernelEvent::Forwarding(family, on)).await;
+                assert_eq!(observe(bench).await.forwarding.contains(&family), on, "{family:?}");
+            }
+        }
     })
 }
 

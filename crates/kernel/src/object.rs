@@ -153,6 +153,20 @@ pub struct Sysctl {
     pub value: String,
 }
 
+impl Sysctl {
+    /// Switches the forwarding of a family's packets on or off, on all devices.
+    pub fn forwarding(family: IpFamily, on: bool) -> Self {
+        let path = match family {
+            IpFamily::V4 => "ipv4/ip_forward",
+            IpFamily::V6 => "ipv6/conf/all/forwarding",
+        };
+        Self {
+            path: path.into(),
+            value: if on { "1" } else { "0" }.into(),
+        }
+    }
+}
+
 /// How `tunl0` encapsulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

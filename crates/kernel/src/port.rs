@@ -94,6 +94,8 @@ pub struct Observation {
     pub rules: BTreeSet<PolicyRule>,
     /// Permanent neighbours.
     pub neighbors: BTreeSet<Neighbor>,
+    /// Families of which packets are forwarded, as far as the switch for the whole namespace says.
+    pub forwarding: BTreeSet<IpFamily>,
     /// The IPIP tunnel, if there is one that works (for BPF: programs attached), with its peers.
     pub tunnel: Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>,
 }
@@ -118,6 +120,9 @@ pub enum KernelEvent {
     Rule(PolicyRule, bool),
     /// A permanent neighbour appeared (`true`) or went (`false`).
     Neighbor(Neighbor, bool),
+    /// Somebody switched the forwarding of a family's packets on (`true`) or off, on all devices. Other sysctls change
+    /// without an event.
+    Forwarding(IpFamily, bool),
     /// The tunnel's programs or device need another look; or events were lost: observe again.
     Resync,
 }

@@ -34,6 +34,27 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
+/// `RTM_NEWNETCONF`: whether a family is forwarded, if the message is about the switch for all devices and says so.
+pub(crate) fn forwarding(payload: &[u8]) -> Option<(IpFamily, bool)> {
+    // linux/netconf.h
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_FORWARDING: u16 = 2;
+    const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
+    let family = match i32::from(*payload.first()?) {
+        libc::AF_INET => IpFamily::V4,
+        libc::AF_INET6 => IpFamily::V6,
+        _ => return None,
+    };
+    // The header is the family, padded to 4 bytes.
+    let attributes = || payload.get(4..).map(Attributes).into_iter().flatten();
+    let value = |wanted| {
+        let mut found = attributes().filter(|(kind, _)| *kind == wanted);
+        found.next().and_then(|(_, value)| read_u32(value, 0))
+    };
+    (value(NETCONFA_IFINDEX)? == NETCONFA_IFINDEX_ALL).then_some(())?;
+    Some((family, value(NETCONFA_FORWARDING)? != 0))
+}
+
 /// Names of devices by number, for decoding what refers to a device by number.
 pub(crate) type Names = HashMap<u32, IfName>;
 

@@ -44,6 +44,8 @@ fn subscribe(buffer: i32) -> io::Result<Listener> {
         libc::RTNLGRP_IPV6_IFADDR,
         libc::RTNLGRP_IPV6_ROUTE,
         libc::RTNLGRP_IPV6_RULE,
+        libc::RTNLGRP_IPV4_NETCONF,
+        libc::RTNLGRP_IPV6_NETCONF,
     ];
     let socket = Notifications::open(&groups, buffer, &[])?;
     let mut view = View {
@@ -175,6 +177,7 @@ impl View {
         const NEWRULE: u16 = 32;
         const DELRULE: u16 = 33;
         const DELTFILTER: u16 = 45;
+        const NEWNETCONF: u16 = 80;
         let payload = message.payload;
         match message.kind {
             NEWLINK => queue.extend(decode::link(payload).into_iter().flat_map(|link| self.link(link))),
@@ -188,6 +191,9 @@ impl View {
             NEWNEIGH | DELNEIGH => queue.extend(self.neighbor(payload, message.kind == NEWNEIGH)),
             NEWRULE | DELRULE => {
                 queue.extend(decode::rule(payload).map(|rule| KernelEvent::Rule(rule, message.kind == NEWRULE)));
+            }
+            NEWNETCONF => {
+                queue.extend(decode::forwarding(payload).map(|(family, on)| KernelEvent::Forwarding(family, on)));
             }
             // Perhaps the tunnel's program.
             DELTFILTER => queue.push_back(KernelEvent::Resync),

@@ -1,11 +1,12 @@
 //! The `Kernel` port on a live network namespace.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kernel::{IfName, IpFamily, Kernel, KernelError, KernelEvent, Observation, Op};
+use kernel::{IfName, IpFamily, Kernel, KernelError, KernelEvent, Observation, Op, Sysctl};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
@@ -15,7 +16,7 @@ use crate::decode::{self, Names};
 use crate::foreign::ForeignRoutes;
 use crate::netns::{self, Netns};
 use crate::request::{Failure, Socket};
-use crate::{apply, encode, events, ipip};
+use crate::{apply, encode, events, ipip, sysctl};
 
 /// The kernel of the network namespace of the thread that opened it.
 ///
@@ -55,6 +56,7 @@ impl LiveKernel {
         let mut observation =
             read_netlink(&mut self.requests).map_err(|failure| failure.about("reading the kernel", None))?;
         observation.tunnel = self.here(|| ipip::observe(tunnel))?;
+        observation.forwarding = self.here(forwarding)?;
         Ok(observation)
     }
 
@@ -93,7 +95,17 @@ impl Kernel for LiveKernel {
     }
 }
 
-/// All but the tunnel.
+/// Families that the thread's namespace forwards. A family that the kernel does not have has no such file.
+fn forwarding() -> Result<BTreeSet<IpFamily>, KernelError> {
+    let mut on = BTreeSet::new();
+    for family in IpFamily::BOTH {
+        let value = sysctl::read(&Sysctl::forwarding(family, true).path)?;
+        on.extend(value.filter(|value| value != "0").map(|_| family));
+    }
+    Ok(on)
+}
+
+/// All but the tunnel and sysctls.
 pub(crate) fn read_netlink(requests: &mut Socket) -> Result<Observation, Failure> {
     let seen = RefCell::new(Observation::default());
     let names = RefCell::new(Names::new());

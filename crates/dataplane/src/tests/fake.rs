@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use kernel::{
-    Address, IfName, IpipTunnel, KernelError, KernelEvent, Link, Observation, Op, PROTOCOL_OURS, Route, RouteKey,
-    RouteTarget, Sysctl,
+    Address, IfName, IpFamily, IpipTunnel, KernelError, KernelEvent, Link, Observation, Op, PROTOCOL_OURS, Route,
+    RouteKey, RouteTarget, Sysctl,
 };
 
 use crate::view::uses;
@@ -40,6 +40,10 @@ impl FakeKernel {
             links: self.links.clone(),
             addresses: self.addresses.clone(),
             routes: self.routes.clone(),
+            forwarding: IpFamily::BOTH
+                .into_iter()
+                .filter(|family| self.forwards(*family))
+                .collect(),
             tunnel: self.tunnel.clone(),
             ..Observation::default()
         }
@@ -72,7 +76,7 @@ impl FakeKernel {
                 if let Some(device) = device.filter(|device| !self.links.contains_key(device)) {
                     return Err(KernelError::NoDevice(device));
                 }
-                self.sysctls.insert(path.clone(), value.clone());
+                self.put_sysctl(path, value);
             }
             Op::PutTunnel(tunnel) => {
                 if !self.links.contains_key(&tunnel.underlay) {
@@ -123,6 +127,23 @@ impl FakeKernel {
             other => panic!("{other:?} is never planned"),
         }
         Ok(())
+    }
+
+    /// Writes a sysctl, as anybody may.
+    pub fn put_sysctl(&mut self, path: &str, value: &str) {
+        let before = IpFamily::BOTH.map(|family| self.forwards(family));
+        self.sysctls.insert(path.into(), value.into());
+        for (family, before) in IpFamily::BOTH.into_iter().zip(before) {
+            let now = self.forwards(family);
+            if now != before {
+                self.events.push_back(KernelEvent::Forwarding(family, now));
+            }
+        }
+    }
+
+    fn forwards(&self, family: IpFamily) -> bool {
+        let value = self.sysctls.get(&Sysctl::forwarding(family, true).path);
+        value.is_some_and(|value| value != "0")
     }
 
     fn put_route(&mut self, route: Route) -> Result<(), KernelError> {

@@ -329,6 +329,27 @@ fn drift_is_repaired_at_once() {
 }
 
 #[test]
+fn forwarding_that_somebody_switches_off_is_switched_on_again() {
+    let forwarding = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+    let switched_off = |world: &mut World| forwarding.map(|path| world.kernel.put_sysctl(path, "0"));
+    let on = |world: &World| forwarding.map(|path| world.kernel.sysctls[path].clone());
+
+    let mut world = cluster(EncapMode::Always);
+    world.endpoint("both", endpoint("cali1", &["192.168.1.9", "fd01::9"]));
+    world.settle();
+    switched_off(&mut world);
+    world.settle();
+    assert_eq!(on(&world), ["1", "1"]);
+
+    // Also if that happened while no agent was there, or its announcement was lost.
+    switched_off(&mut world);
+    world.kernel.events.clear();
+    world.kernel.events.push_back(KernelEvent::Resync);
+    world.settle();
+    assert_eq!(on(&world), ["1", "1"]);
+}
+
+#[test]
 fn a_device_that_comes_back_gets_its_sysctls_again() {
     let mut world = cluster(EncapMode::Always);
     world.kernel.remove_link("cali1");

@@ -411,6 +411,21 @@ impl State {
             return Err(refused(format!("sysctl {}", sysctl.path), "Invalid argument", EINVAL));
         }
         self.sysctls.insert(sysctl.path.clone(), sysctl.value.clone());
+        for family in IpFamily::BOTH {
+            if sysctl.path != Sysctl::forwarding(family, true).path {
+                continue;
+            }
+            let forwarding = &mut self.observation.forwarding;
+            let on = sysctl.value != "0";
+            let changed = if on {
+                forwarding.insert(family)
+            } else {
+                forwarding.remove(&family)
+            };
+            if changed {
+                self.events.push(KernelEvent::Forwarding(family, on));
+            }
+        }
         Ok(())
     }
 
