@@ -210,9 +210,12 @@ impl<K: Kernel> Loop<K> {
                 break;
             }
             let results = self.kernel.apply(&ops).await;
+            let mut repaired = Vec::new();
             for (op, result) in ops.iter().zip(results) {
+                repaired.extend(self.dataplane.repairs(op).filter(|_| result.is_ok()));
                 self.record(op, result);
             }
+            log_repairs(&repaired);
             if self.observe {
                 self.observe_kernel().await;
             }
@@ -335,5 +338,16 @@ impl<K: Kernel> Loop<K> {
             applied: self.applied,
             state: self.graph.state().clone(),
         }
+    }
+}
+
+/// Says what others had removed or changed and is as it should be again. A link that flaps takes thousands of routes along.
+fn log_repairs(repaired: &[String]) {
+    const NAMED: usize = 8;
+    for what in repaired.iter().take(NAMED) {
+        tracing::info!(what, "repaired drift");
+    }
+    if let Some(more) = repaired.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        tracing::info!(more, "repaired drift");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bgp::{ConnId, Input, Output, PeerId, Speaker};
+use bgp::{ConnId, Input, Output, PeerEvent, PeerId, Speaker};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp};
@@ -224,6 +224,7 @@ impl Shell {
                 }
                 Output::Close(conn) => self.drop_connection(conn),
                 Output::Fib(change) => fib.push(change),
+                Output::Peer(event) => log(&event),
                 Output::Converged => self.report(Event::BgpConverged),
             }
         }
@@ -273,6 +274,15 @@ impl Shell {
 
     fn report(&self, event: Event) {
         let _ = self.events.send(event);
+    }
+}
+
+/// A session that ends is worth a warning only if nobody meant it to.
+fn log(event: &PeerEvent) {
+    let (peer, address, change) = (&event.name, event.peer.0, &event.change);
+    match event.is_unexpected() {
+        true => tracing::warn!(peer, %address, "BGP session {change}"),
+        false => tracing::info!(peer, %address, "BGP session {change}"),
     }
 }
 

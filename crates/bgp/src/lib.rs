@@ -24,4 +24,4 @@ pub mod wire;
 
 pub use config::{Config, Family, FamilySet, LocalRoute, NextHopMode, PeerConfig, PeerId};
 pub use speaker::{ConnId, FibChange, FibRoute, Input, Output, Speaker};
-pub use status::{PeerStatus, SessionError, State};
+pub use status::{PeerChange, PeerEvent, PeerStatus, SessionError, State};

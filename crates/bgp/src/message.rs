@@ -218,6 +218,12 @@ impl Notification {
     pub fn is_collision(&self) -> bool {
         (self.code, self.subcode) == (6, 7)
     }
+
+    /// Whether someone at the peer wanted the session to end: Cease for shutdown, removal, reset or configuration
+    /// (RFC 4486, RFC 8538).
+    pub fn is_deliberate(&self) -> bool {
+        self.code == 6 && matches!(self.subcode, 2 | 3 | 4 | 6 | 9)
+    }
 }
 
 impl fmt::Display for Notification {

@@ -145,6 +145,31 @@ pub enum OpenError {
     NoCommonFamily,
 }
 
+/// A session came up or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEvent {
+    /// With whom.
+    pub peer: PeerId,
+    /// Configured name.
+    pub name: String,
+    /// What happened.
+    pub change: PeerChange,
+}
+
+/// What happened to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// It is established.
+    Up,
+    /// It was established, and is no longer.
+    Down {
+        /// Why.
+        reason: SessionError,
+        /// Families whose routes are kept: the peer may be restarting (RFC 4724 4.2).
+        kept: FamilySet,
+    },
+}
+
 /// One prefix with all its paths.
 #[derive(Clone, Debug)]
 pub struct RouteStatus<'a> {
@@ -165,6 +190,37 @@ pub struct PathStatus<'a> {
     pub stale: bool,
     /// Best, used beside it, or why not.
     pub standing: Standing,
+}
+
+impl PeerEvent {
+    /// Whether someone should look: a session ended, and neither side meant it to.
+    pub fn is_unexpected(&self) -> bool {
+        match &self.change {
+            PeerChange::Up => false,
+            PeerChange::Down { reason, kept } => match reason {
+                SessionError::ConfigurationChanged | SessionError::Shutdown => false,
+                SessionError::NotificationReceived(notification) => !notification.is_deliberate(),
+                // An agent that is replaced just drops its sockets.
+                SessionError::ConnectionClosed(_) => kept.is_empty(),
+                SessionError::ConnectFailed(_)
+                | SessionError::ConnectTimeout
+                | SessionError::HoldTimerExpired(_)
+                | SessionError::OpenRefused(_)
+                | SessionError::ProtocolError(_)
+                | SessionError::UnexpectedMessage(_) => true,
+            },
+        }
+    }
+}
+
+impl fmt::Display for PeerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerChange::Up => f.write_str("up"),
+            PeerChange::Down { reason, kept } if kept.is_empty() => write!(f, "down: {reason}"),
+            PeerChange::Down { reason, .. } => write!(f, "down: {reason}; its routes are kept for its restart"),
+        }
+    }
 }
 
 impl PeerStatus {

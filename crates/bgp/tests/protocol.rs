@@ -370,7 +370,9 @@ fn after_a_shutdown_nothing_moves() {
     let mut driver = Driver::passive();
     let conn = driver.establish(&open());
     driver.announce(conn, "192.168.7.0/26", |_| {});
-    let outputs = driver.speaker.shutdown(driver.now);
+    let mut outputs = driver.speaker.shutdown(driver.now);
+    let news = outputs.pop();
+    assert!(matches!(news, Some(Output::Peer(event)) if !event.is_unexpected()));
     let goodbye = wire::encode_notification(&Notification::ADMINISTRATIVE_SHUTDOWN);
     assert_eq!(outputs, [Output::Send(conn, goodbye), Output::Close(conn)]);
     assert_eq!(driver.speaker.next_wakeup(), None);
@@ -523,7 +525,7 @@ impl Driver {
                     route: Some(route),
                 }) => drop(self.fib.insert(*prefix, route.clone())),
                 Output::Fib(FibChange { prefix, route: None }) => drop(self.fib.remove(prefix)),
-                Output::Connect { .. } | Output::Close(_) | Output::Converged => {}
+                Output::Connect { .. } | Output::Close(_) | Output::Converged | Output::Peer(_) => {}
             }
         }
         self.outputs.extend(outputs);

@@ -148,3 +148,70 @@ fn strangers_are_turned_away() {
         "notification received: Cease/Connection Rejected (6/5)"
     );
 }
+
+#[test]
+fn sessions_that_come_and_go_are_reported_with_their_reason() {
+    check_reports(|_| {}, &["Mesh_10_0_0_2 up"]);
+    check_reports(
+        |network| network.shutdown(1),
+        &[
+            "Mesh_10_0_0_2 up",
+            "Mesh_10_0_0_2 down: notification received: Cease/Administrative Shutdown",
+        ],
+    );
+    check_reports(
+        |network| network.vanish(1),
+        &[
+            "Mesh_10_0_0_2 up",
+            "Mesh_10_0_0_2 down: hold timer expired in Established (!)",
+        ],
+    );
+    check_reports(
+        |network| {
+            network.kill(1);
+            network.seconds(1);
+            network.boot(1, true);
+        },
+        &[
+            "Mesh_10_0_0_2 up",
+            "Mesh_10_0_0_2 down: connection closed in Established; its routes are kept for its restart",
+            "Mesh_10_0_0_2 up",
+        ],
+    );
+    check_reports(
+        |network| network.reconfigure(0, |config| config.peers.clear()),
+        &["Mesh_10_0_0_2 up", "Mesh_10_0_0_2 down: reset by configuration"],
+    );
+    check_reports(
+        |network| network.shutdown(0),
+        &["Mesh_10_0_0_2 up", "Mesh_10_0_0_2 down: shut down"],
+    );
+}
+
+#[test]
+fn without_graceful_restart_a_closed_connection_is_worth_a_look() {
+    let configs = mesh(2).into_iter().map(|config| bgp::Config {
+        graceful_restart: None,
+        ..config
+    });
+    let mut network = sim::running(configs.collect());
+    network.seconds(2);
+    network.kill(1);
+    network.seconds(1);
+    assert_eq!(
+        network.nodes[0].sessions,
+        [
+            "Mesh_10_0_0_2 up",
+            "Mesh_10_0_0_2 down: connection closed in Established (!)"
+        ]
+    );
+}
+
+/// What node 0 reports of its session with node 1.
+fn check_reports(happen: impl FnOnce(&mut Network), expected: &[&str]) {
+    let mut network = running_mesh(2);
+    network.seconds(2);
+    happen(&mut network);
+    network.seconds(100);
+    assert_eq!(network.nodes[0].sessions, expected);
+}

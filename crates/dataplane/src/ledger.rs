@@ -13,6 +13,8 @@ pub struct Ledger<K, V> {
     wanted: BTreeMap<K, V>,
     seen: BTreeMap<K, V>,
     pending: BTreeSet<K>,
+    /// Wanted items that were in place and that somebody else changed.
+    drifted: BTreeSet<K>,
     failed: BTreeMap<K, KernelError>,
 }
 
@@ -32,6 +34,7 @@ impl<K: Ord + Clone, V: PartialEq> Ledger<K, V> {
             wanted: BTreeMap::new(),
             seen: BTreeMap::new(),
             pending: BTreeSet::new(),
+            drifted: BTreeSet::new(),
             failed: BTreeMap::new(),
         }
     }
@@ -39,24 +42,41 @@ impl<K: Ord + Clone, V: PartialEq> Ledger<K, V> {
     /// The item should be so; `None`: it should not be there.
     pub fn want(&mut self, key: K, value: Option<V>) {
         if change(&mut self.wanted, &key, value) {
+            self.drifted.remove(&key);
             self.settle(key);
         }
     }
 
     /// The kernel has the item so; `None`: it is not there.
     pub fn saw(&mut self, key: K, value: Option<V>) {
+        let in_place = self.is_in_place(&key);
         if change(&mut self.seen, &key, value) {
+            if in_place {
+                self.drifted.insert(key.clone());
+            }
+            self.settle(key);
+        }
+    }
+
+    /// What the item is like is not known any more: it is to be put again. Nobody is to blame for that.
+    pub fn forget(&mut self, key: K) {
+        if self.seen.remove(&key).is_some() {
             self.settle(key);
         }
     }
 
     /// The kernel has exactly these. Everything that failed is tried again.
     pub fn saw_all(&mut self, seen: BTreeMap<K, V>) {
+        let in_place = self.wanted.keys().filter(|key| self.is_in_place(key));
+        let changed = in_place.filter(|key| self.wanted.get(*key) != seen.get(*key));
+        let changed: Vec<K> = changed.cloned().collect();
+        self.drifted.extend(changed);
         self.seen = seen;
         self.failed.clear();
         let keys = self.wanted.keys().chain(self.seen.keys());
         let differing = keys.filter(|key| self.wanted.get(key) != self.seen.get(key));
         self.pending = differing.cloned().collect();
+        self.drifted.retain(|key| self.pending.contains(key));
     }
 
     /// What is to be done, apart from what failed.
@@ -109,6 +129,11 @@ impl<K: Ord + Clone, V: PartialEq> Ledger<K, V> {
         self.wanted.get(key) == self.seen.get(key)
     }
 
+    /// Whether the item is wanted, was in place, and is not any more through no doing of ours: to put it is a repair.
+    pub fn has_drifted(&self, key: &K) -> bool {
+        self.drifted.contains(key)
+    }
+
     /// Everything that should be there.
     pub fn all_wanted(&self) -> &BTreeMap<K, V> {
         &self.wanted
@@ -124,9 +149,14 @@ impl<K: Ord + Clone, V: PartialEq> Ledger<K, V> {
         &self.failed
     }
 
+    fn is_in_place(&self, key: &K) -> bool {
+        self.wanted.contains_key(key) && self.agrees(key)
+    }
+
     fn settle(&mut self, key: K) {
         self.failed.remove(&key);
         if self.agrees(&key) {
+            self.drifted.remove(&key);
             self.pending.remove(&key);
         } else {
             self.pending.insert(key);
@@ -180,6 +210,33 @@ mod tests {
         assert!(shown(&ledger).is_empty());
         ledger.saw("a", Some(9));
         assert_eq!(shown(&ledger), ["a=1"], "drift");
+    }
+
+    #[test]
+    fn what_was_in_place_and_is_not_any_more_has_drifted() {
+        let drifted = |ledger: &Ledger<&str, u8>| ["a", "b", "c"].map(|key| ledger.has_drifted(&key));
+        let mut ledger = Ledger::new();
+        for key in ["a", "b", "c"] {
+            ledger.want(key, Some(1));
+        }
+        assert_eq!(drifted(&ledger), [false; 3], "never there");
+        ledger.saw_all(BTreeMap::from([("a", 1), ("b", 1), ("c", 1)]));
+        ledger.saw("a", None);
+        ledger.saw("b", Some(9));
+        ledger.forget("c");
+        assert_eq!(
+            drifted(&ledger),
+            [true, true, false],
+            "what is only forgotten is no drift"
+        );
+        assert_eq!(shown(&ledger), ["a=1", "b=1", "c=1"]);
+        ledger.saw("a", Some(1));
+        ledger.want("b", Some(2));
+        assert_eq!(drifted(&ledger), [false; 3], "repaired; and another wish");
+        ledger.saw_all(BTreeMap::from([("b", 2)]));
+        assert_eq!(drifted(&ledger), [true, false, false]);
+        ledger.want("a", None);
+        assert_eq!(drifted(&ledger), [false; 3], "not wanted any more");
     }
 
     #[test]

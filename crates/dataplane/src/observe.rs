@@ -235,7 +235,7 @@ impl Dataplane {
 
     fn forget_sysctls(&mut self, device: &IfName) {
         for sysctl in IpFamily::BOTH.iter().flat_map(|family| device_sysctls(device, *family)) {
-            self.sysctls.saw(sysctl.path, None);
+            self.sysctls.forget(sysctl.path);
         }
     }
 

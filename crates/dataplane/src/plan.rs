@@ -8,7 +8,7 @@ use kernel::{KernelError, Op, PROTOCOL_OURS, Route, RouteKey, RouteTarget, Sysct
 use crate::dataplane::{Dataplane, Switch};
 use crate::decide::TunnelDecision;
 use crate::ledger::Step;
-use crate::status::RouteClass;
+use crate::status::{RouteClass, route_name};
 use crate::view::uses;
 
 impl Dataplane {
@@ -27,6 +27,19 @@ impl Dataplane {
         self.plan_routes(&mut ops);
         self.plan_tunnel_removals(&mut ops);
         ops
+    }
+
+    /// What an operation of the last plan puts back that had been in place, as status names it. Ask before
+    /// [`done`](Self::done).
+    pub fn repairs(&self, op: &Op) -> Option<String> {
+        match op {
+            Op::PutRoute(route) if self.routes.has_drifted(&route.key) => Some(route_name(&route.key)),
+            Op::PutTunnel(tunnel) if self.tunnel.has_drifted(&tunnel.name) => Some(format!("tunnel {}", tunnel.name)),
+            Op::PutTunnelPeer(_, peer) if self.peers.has_drifted(peer) => Some(format!("tunnel peer {peer}")),
+            Op::SetLink { device, .. } if self.links.has_drifted(device) => Some(format!("device {device}")),
+            Op::PutSysctl(sysctl) if self.sysctls.has_drifted(&sysctl.path) => Some(format!("sysctl {}", sysctl.path)),
+            _ => None,
+        }
     }
 
     /// Takes what came of an operation of the last plan. One that failed is parked until something that it depends on

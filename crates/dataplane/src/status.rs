@@ -179,7 +179,7 @@ fn item(what: String, why: &KernelError) -> FailedItem {
     FailedItem { what, why: why.clone() }
 }
 
-fn route_name(key: &RouteKey) -> String {
+pub(crate) fn route_name(key: &RouteKey) -> String {
     format!("route to {}", key.destination)
 }
 

@@ -83,6 +83,7 @@ fn config(own: u8, other: u8, routes: &[&str]) -> bgp::Config {
         cluster_id: None,
         graceful_restart: Some(Duration::from_secs(120)),
         peers: BTreeMap::from([(PeerId(SocketAddr::new(IpAddr::V4(local(other)), 1790)), peer)]),
+        exportable: BTreeSet::new(),
         originated: routes
             .iter()
             .map(|route| (route.parse().expect("a prefix"), LocalRoute { metric: 1024 }))

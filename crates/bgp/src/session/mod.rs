@@ -54,7 +54,7 @@ pub(crate) enum Effect {
     Send(ConnId, Bytes),
     Close(ConnId),
     Up(ConnId, Box<Negotiated>),
-    Down(Ending),
+    Down(Ending, SessionError),
     Update(Update),
     Refresh(Family),
 }
@@ -500,7 +500,7 @@ impl Session {
             Ending::Lost => Setback::Closed,
         };
         if let Phase::Established { since, .. } = connection.phase {
-            effects.push(Effect::Down(ending));
+            effects.push(Effect::Down(ending, error.clone()));
             if now.saturating_duration_since(since) >= STABLE {
                 self.failures = 0;
             }

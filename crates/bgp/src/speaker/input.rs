@@ -14,7 +14,7 @@ use crate::message::{Notification, Update};
 use crate::outbound;
 use crate::rib::{PeerFacts, PeerIndex, Source};
 use crate::session::{Effect, Ending, Local, Session};
-use crate::status::Negotiated;
+use crate::status::{Negotiated, PeerChange, SessionError};
 use crate::wire;
 
 impl Speaker {
@@ -106,7 +106,7 @@ impl Speaker {
                 outputs.push(Output::Close(conn));
             }
             Effect::Up(conn, negotiated) => self.up(now, index, conn, &negotiated, outputs),
-            Effect::Down(ending) => self.down(now, index, ending),
+            Effect::Down(ending, reason) => self.down(now, index, ending, reason, outputs),
             Effect::Update(update) => self.update(now, index, update),
             Effect::Refresh(family) => self.refresh(index, family, outputs),
         }
@@ -121,6 +121,7 @@ impl Speaker {
         outputs: &mut Vec<Output>,
     ) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
+        outputs.push(Output::Peer(peer.event(PeerChange::Up)));
         let config = peer.session.config();
         let audience = Audience::of(&self.config, config, negotiated.families, negotiated.four_octet_as);
         let facts = PeerFacts {
@@ -163,7 +164,14 @@ impl Speaker {
         }
     }
 
-    pub(super) fn down(&mut self, now: Instant, index: PeerIndex, ending: Ending) {
+    pub(super) fn down(
+        &mut self,
+        now: Instant,
+        index: PeerIndex,
+        ending: Ending,
+        reason: SessionError,
+        outputs: &mut Vec<Output>,
+    ) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         let Some(live) = peer.live.take() else { return };
         if let Some(members) = self.audiences.get_mut(&live.audience) {
@@ -178,6 +186,7 @@ impl Speaker {
                 FamilySet::default()
             }
         };
+        outputs.push(Output::Peer(peer.event(PeerChange::Down { reason, kept })));
         let gone = Family::BOTH
             .into_iter()
             .filter(|family| !kept.contains(*family))

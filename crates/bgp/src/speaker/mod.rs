@@ -20,7 +20,7 @@ use crate::message::Notification;
 use crate::outbound;
 use crate::rib::{Path, PeerIndex, Rib, Source};
 use crate::session::Session;
-use crate::status::{Counters, PathStatus, PeerStatus, RouteStatus, SessionError};
+use crate::status::{Counters, PathStatus, PeerChange, PeerEvent, PeerStatus, RouteStatus, SessionError};
 
 use input::{ineligible, reject};
 
@@ -63,6 +63,8 @@ pub enum Output {
     Close(ConnId),
     /// The best route to a prefix changed.
     Fib(FibChange),
+    /// A session came up or ended. For people: nothing need be done.
+    Peer(PeerEvent),
     /// Every peer that can be waited for has told all its routes, so what the forwarding table has beyond them is old.
     /// Comes exactly once, at most 120 s after the start ([`crate::graceful`] has the rule).
     Converged,
@@ -143,6 +145,16 @@ struct Live {
     /// What the peer announced for its restarts.
     restart: Option<PeerRestart>,
     advertised: usize,
+}
+
+impl Peer {
+    fn event(&self, change: PeerChange) -> PeerEvent {
+        PeerEvent {
+            peer: self.session.peer(),
+            name: self.session.config().name.clone(),
+            change,
+        }
+    }
 }
 
 // === life ===
@@ -276,7 +288,7 @@ impl Speaker {
                 );
             });
         }
-        outputs.retain(|output| matches!(output, Output::Send(..) | Output::Close(_)));
+        outputs.retain(|output| matches!(output, Output::Send(..) | Output::Close(_) | Output::Peer(_)));
         self.stopped = true;
         self.check_convergence_at = None;
         outputs

@@ -35,6 +35,8 @@ pub struct Node {
     /// How many routes were taken away.
     pub removals: usize,
     pub converged_at: Option<Instant>,
+    /// Sessions that came up or ended, as text, with a mark if that was unexpected.
+    pub sessions: Vec<String>,
     /// Number of `Converged` outputs of this life.
     pub converged: usize,
     generation: u32,
@@ -99,6 +101,7 @@ impl Network {
             fib: BTreeMap::new(),
             removals: 0,
             converged_at: None,
+            sessions: Vec::new(),
             converged: 0,
             generation: 0,
             wake_at: None,
@@ -359,6 +362,11 @@ impl Network {
                             assert!(node.fib.remove(&prefix).is_some(), "{prefix} removed but not there");
                         }
                     }
+                }
+                Output::Peer(event) => {
+                    let mark = if event.is_unexpected() { " (!)" } else { "" };
+                    let text = format!("{} {}{mark}", event.name, event.change);
+                    self.nodes[index].sessions.push(text);
                 }
                 Output::Converged => {
                     let now = self.now;

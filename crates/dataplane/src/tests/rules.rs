@@ -350,6 +350,30 @@ fn forwarding_that_somebody_switches_off_is_switched_on_again() {
 }
 
 #[test]
+fn a_repair_is_told_from_a_wish() {
+    let mut world = cluster(EncapMode::Always);
+    assert_eq!(world.repairs, [""; 0], "nothing was there before");
+    world.fib(fib("192.168.9.0/26", "10.0.0.2"));
+    world.settle();
+    assert_eq!(world.repairs, [""; 0]);
+
+    world.kernel.set_up("cali1", false);
+    world.settle();
+    world.kernel.put_sysctl("ipv4/ip_forward", "0");
+    world.settle();
+    let repairs = std::mem::take(&mut world.repairs);
+    assert_eq!(
+        repairs,
+        ["device cali1", "route to 192.168.1.5/32", "sysctl ipv4/ip_forward"]
+    );
+
+    world.fib(fib("192.168.9.0/26", ""));
+    world.endpoint("pod1", None);
+    world.settle();
+    assert_eq!(world.repairs, [""; 0]);
+}
+
+#[test]
 fn a_device_that_comes_back_gets_its_sysctls_again() {
     let mut world = cluster(EncapMode::Always);
     world.kernel.remove_link("cali1");

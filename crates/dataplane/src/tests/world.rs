@@ -16,6 +16,8 @@ pub struct World {
     pub kernel: FakeKernel,
     pub dataplane: Dataplane,
     pub inputs: Inputs,
+    /// What was put back since somebody last looked.
+    pub repairs: Vec<String>,
     /// Destinations that were wanted and there when things last came to rest.
     at_rest: BTreeSet<IpNet>,
 }
@@ -35,6 +37,7 @@ impl World {
             kernel,
             dataplane,
             inputs: Inputs::default(),
+            repairs: Vec::new(),
             at_rest: BTreeSet::new(),
         }
     }
@@ -104,6 +107,7 @@ impl World {
             }
             for op in plan {
                 let result = self.kernel.apply(&op);
+                self.repairs.extend(self.dataplane.repairs(&op));
                 self.dataplane.done(&op, result);
                 let lost: Vec<_> = kept.difference(&self.destinations()).copied().collect();
                 assert!(lost.is_empty(), "{op:?} loses the way to {lost:?}");
