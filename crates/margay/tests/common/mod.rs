@@ -1,4 +1,5 @@
 //! A lab for a test: up when made, down when dropped, also when the test fails.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
