@@ -237,12 +237,15 @@ fn install_names(folder: &Folder) -> Result<(), LabError> {
     let bin = folder.bin();
     let place = || {
         fs::create_dir_all(&bin)?;
-        let binary = std::env::current_exe()?;
-        // A copy, not a link: a rebuilt tree does not change a running lab.
-        fs::copy(binary, bin.join("margay"))?;
+        // A copy, not a link: a rebuilt tree does not change a running lab. Not by name: this may be an earlier lab's copy,
+        // which was just removed.
+        fs::copy("/proc/self/exe", bin.join("margay"))?;
         ["calicoctl", "calico", "calico-ipam"]
             .iter()
-            .try_for_each(|name| symlink("margay", bin.join(name)))
+            .try_for_each(|name| symlink("margay", bin.join(name)))?;
+        let shell = folder.shell_bin();
+        fs::create_dir_all(&shell)?;
+        symlink(bin.join("margay"), shell.join("calicoctl"))
     };
     place().map_err(LabError::io(bin.display().to_string()))
 }

@@ -463,7 +463,7 @@ pub(crate) fn address_of(record: &Record, name: &str, family: Option<IpFamily>) 
 
 fn environment(folder: &Folder, out: &mut dyn Write) -> Result<(), LabError> {
     folder.read()?;
-    for (name, value) in exec::variables(folder) {
+    for (name, value) in exec::variables(folder, folder.shell_bin()) {
         say(
             out,
             &format!("export {name}='{}'", value.to_string_lossy().replace('\'', r"'\''")),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use ipnet::IpNet;
@@ -60,7 +61,7 @@ fn prepared(folder: &Folder, node: &NodeRecord, netns: &str, command: &[OsString
 
 /// What programs of a node find: the lab's names first in `PATH`, the store, the node's agent.
 pub fn environment(folder: &Folder, node: &NodeRecord, command: &mut Command) {
-    for (name, value) in variables(folder) {
+    for (name, value) in variables(folder, folder.bin()) {
         command.env(name, value);
     }
     command
@@ -68,9 +69,9 @@ pub fn environment(folder: &Folder, node: &NodeRecord, command: &mut Command) {
         .env("MARGAY_RUN_DIR", folder.run_dir(&node.name));
 }
 
-/// What a shell needs to talk to the lab's store.
-pub fn variables(folder: &Folder) -> Vec<(&'static str, OsString)> {
-    let mut path = folder.bin().into_os_string();
+/// What is needed to talk to the lab's store; programs are looked for in `first`, then where they were before.
+pub fn variables(folder: &Folder, first: PathBuf) -> Vec<(&'static str, OsString)> {
+    let mut path = first.into_os_string();
     if let Some(rest) = std::env::var_os("PATH") {
         path.push(":");
         path.push(rest);

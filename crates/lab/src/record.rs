@@ -106,6 +106,11 @@ impl Folder {
         self.root.join("bin")
     }
 
+    /// Where `calicoctl` alone lies: for a shell that outlives the lab, and should then still find its own `margay`.
+    pub fn shell_bin(&self) -> PathBuf {
+        self.root.join("shell")
+    }
+
     /// Sockets of a node's agent.
     pub fn run_dir(&self, node: &str) -> PathBuf {
         self.root.join("nodes").join(node).join("run")

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 /// A pod network: every node a router, every pod a route.
 #[derive(Parser)]
-#[command(name = "margay", version, about, long_about = None, propagate_version = true)]
+#[command(name = "margay", version, long_about = None, propagate_version = true)]
 struct Margay {
     #[command(flatten)]
     log: Log,
@@ -24,7 +24,7 @@ struct Margay {
 
 /// The command line tool of the pod network.
 #[derive(Parser)]
-#[command(name = "calicoctl", version, about, long_about = None, disable_version_flag = true)]
+#[command(name = "calicoctl", version, long_about = None, disable_version_flag = true)]
 struct Calicoctl {
     /// Log level (kept for scripts; commands log nothing)
     #[arg(short, long, global = true, default_value = "panic", value_name = "LEVEL")]

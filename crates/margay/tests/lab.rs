@@ -325,6 +325,20 @@ fn an_address_of_another_node_is_refused() {
 }
 
 #[test]
+fn a_shell_that_talks_to_the_lab_keeps_its_own_margay() {
+    let Some(lab) = Lab::up("t-shell", &["--nodes", "1", "--pods-per-node", "0"]) else {
+        return;
+    };
+    let script = format!(
+        r#"eval "$({MARGAY} lab env --name {})"; calicoctl get nodes -o name; command -v margay; calicoctl --help"#,
+        lab.name
+    );
+    let output = Command::new("sh").args(["-c", &script]).env("PATH", "/usr/bin:/bin").output();
+    let shown = text(&output.expect("a shell"));
+    assert!(shown.starts_with("Node/k8s-125-master\nThe command line tool"), "{shown}");
+}
+
+#[test]
 fn up_cleans_up_after_a_crash() {
     let Some(lab) = Lab::up("t-crash", &["--nodes", "2", "--pods-per-node", "1"]) else {
         return;
@@ -338,7 +352,11 @@ fn up_cleans_up_after_a_crash() {
             lab.name
         ),
     ]);
-    let again = margay_lab(&["up", "--name", lab.name, "--nodes", "2", "--pods-per-node", "1"]);
+    // By the lab's own copy, which the cleaning up removes.
+    let again = Command::new(format!("/run/margay-lab/{}/bin/margay", lab.name))
+        .args(["lab", "up", "--name", lab.name, "--nodes", "2", "--pods-per-node", "1"])
+        .output()
+        .expect("the lab's copy runs");
     assert!(again.status.success(), "{}", text(&again));
     assert!(text(&again).contains("cleaning up"), "{}", text(&again));
     lab.lab(&["ping", "pod-0-1", "pod-1-1"]);
