@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use kernel::{Address, IfName, IpFamily, NextHop, Route, RouteKey, RouteTarget, Sysctl, TABLE_MAIN};
+use kernel::{Address, IfName, IpFamily, Mac, Neighbor, NextHop, Route, RouteKey, RouteTarget, Sysctl, TABLE_MAIN};
 use linux::link::{self, LinkSettings, VethEnd};
 use linux::netns::{self, Netns};
 use linux::request::Socket;
@@ -16,6 +16,11 @@ use crate::spec::family_of;
 /// The nodes' device on the fabric, as in the walk-through.
 pub const UNDERLAY: &str = "ens33";
 const BRIDGE: &str = "fabric0";
+/// From so many nodes on they know each other's hardware addresses beforehand.
+///
+/// All namespaces of a machine share one table of neighbours, of 1024 entries (`gc_thresh3`) unless its administrator said
+/// otherwise. Every node of a full mesh needs one for every other; permanent entries do not count.
+const CROWD: usize = 16;
 /// RTPROT_STATIC: what an administrator would have set up.
 const PROTOCOL_STATIC: u8 = 4;
 
@@ -45,6 +50,7 @@ pub fn make_node(record: &Record, node: &NodeRecord) -> Result<(), LabError> {
             port(node),
             VethEnd {
                 netns: Some(inside.as_fd()),
+                mac: mac(node),
                 ..end(&underlay)
             },
         );
@@ -72,6 +78,9 @@ pub fn make_node(record: &Record, node: &NodeRecord) -> Result<(), LabError> {
         }
         add_addresses(&mut socket, &underlay, &node.addresses)?;
         link::up(&mut socket, &underlay).map_err(refused)?;
+        if record.nodes.len() > CROWD {
+            introduce(&mut socket, &underlay, record, node)?;
+        }
         for gateway in &record.gateways {
             link::put_route(&mut socket, &default_route(gateway, &underlay)).map_err(refused)?;
         }
@@ -103,6 +112,32 @@ fn port(node: &NodeRecord) -> IfName {
         Some(IpAddr::V6(v6)) => format!("port-{:x}", u128::from(v6) & 0xffff_ffff),
         None => "port".into(),
     })
+}
+
+/// A hardware address that is the node's alone on the fabric: locally administered, then the end of its first address.
+fn mac(node: &NodeRecord) -> Option<Mac> {
+    let tail = match node.addresses.first()?.addr() {
+        IpAddr::V4(v4) => u32::from(v4),
+        IpAddr::V6(v6) => (u128::from(v6) & 0xffff_ffff) as u32,
+    };
+    let [a, b, c, d] = tail.to_be_bytes();
+    Some(Mac([0x02, 0, a, b, c, d]))
+}
+
+/// Tells a node all others' hardware addresses.
+fn introduce(socket: &mut Socket, device: &IfName, record: &Record, node: &NodeRecord) -> Result<(), LabError> {
+    for other in record.nodes.iter().filter(|other| other.name != node.name) {
+        let Some(mac) = mac(other) else { continue };
+        for net in &other.addresses {
+            let neighbor = Neighbor {
+                device: device.clone(),
+                address: net.addr(),
+                mac,
+            };
+            link::put_neighbor(socket, &neighbor).map_err(refused)?;
+        }
+    }
+    Ok(())
 }
 
 fn end(name: &IfName) -> VethEnd<'_> {
