@@ -24,6 +24,7 @@ pub mod speaker;
 pub mod start;
 pub mod status;
 
+pub use api::LogSeverity;
 pub use config::Options;
 pub use error::AgentError;
 pub use start::start;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::LogSeverity;
 use calc::{Graph, GraphConfig};
 use dataplane::Dataplane;
 use datastore::{Scope, SharedStore, SyncEvent, Syncer};
@@ -36,11 +37,16 @@ const FAREWELL: Duration = Duration::from_secs(6);
 
 /// Runs an agent until it is told to stop (SIGTERM, SIGINT). What it programmed stays in the kernel.
 ///
-/// `open` opens the datastore; it is called inside the agent's runtime and need not reach anything yet.
+/// `open` opens the datastore; it is called inside the agent's runtime and need not reach anything yet. `set_severity` is
+/// called whenever `logSeverityScreen` changes what is to be logged, with `None` when nothing asks for anything any more.
 ///
 /// # Errors
 /// What the operator has to correct, and [`AgentError::Ended`] if a part of the agent failed: then it is best started again.
-pub fn start(options: &Options, open: impl FnOnce() -> Result<SharedStore, String>) -> Result<(), AgentError> {
+pub fn start(
+    options: &Options,
+    open: impl FnOnce() -> Result<SharedStore, String>,
+    set_severity: impl Fn(Option<LogSeverity>) + Send + 'static,
+) -> Result<(), AgentError> {
     let hostname = nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
@@ -52,14 +58,18 @@ pub fn start(options: &Options, open: impl FnOnce() -> Result<SharedStore, Strin
         .map_err(AgentError::io("starting the runtime"))?;
     let outcome = runtime.block_on(async {
         let store = open().map_err(AgentError::Connect)?;
-        serve(config, store).await
+        serve(config, store, set_severity).await
     });
     // Readers of sockets and files may still wait; the process ends now.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
+async fn serve(
+    config: Config,
+    store: SharedStore,
+    set_severity: impl Fn(Option<LogSeverity>) + Send + 'static,
+) -> Result<(), AgentError> {
     let mut stop = stop_signals()?;
     make_directories(&config)?;
     let tunnel = IfName::from(TUNNEL);
@@ -120,6 +130,7 @@ async fn serve(config: Config, store: SharedStore) -> Result<(), AgentError> {
         "the kernel's events",
         never_fails(feed(kernel_events.map(Event::Kernel), events.clone())),
     );
+    tasks.spawn("the log level", never_fails(follow_severity(facts.clone(), set_severity)));
     tasks.spawn("the retry timer", never_fails(retry(events.clone())));
 
     // From here on it can be asked why it is not ready.
@@ -284,6 +295,22 @@ async fn feed(stream: impl futures::Stream<Item = Event>, events: mpsc::Unbounde
     }
 }
 
+/// Tells what `logSeverityScreen` asks for, whenever that changes.
+async fn follow_severity(mut facts: watch::Receiver<Facts>, set: impl Fn(Option<LogSeverity>)) {
+    let mut current = None;
+    loop {
+        let wanted = facts.borrow_and_update().state.settings.log_severity;
+        if wanted != current {
+            current = wanted;
+            set(wanted);
+        }
+        if facts.changed().await.is_err() {
+            // The loop is gone, and with it soon the agent.
+            return std::future::pending().await;
+        }
+    }
+}
+
 async fn retry(events: mpsc::UnboundedSender<Event>) {
     loop {
         tokio::time::sleep(RETRY).await;
@@ -363,5 +390,22 @@ mod tests {
             let waited = wait(attempt).as_secs_f64() * 1000.0;
             assert!((base * 0.74..=base * 1.26).contains(&waited), "{attempt}: {waited}");
         }
+    }
+    #[tokio::test]
+    async fn a_change_of_the_log_severity_is_told_once() {
+        let (facts_out, facts) = watch::channel(Facts::default());
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(follow_severity(facts, move |severity| {
+            let _ = told.send(severity);
+        }));
+        let set = |severity| facts_out.send_modify(|facts| facts.state.settings.log_severity = severity);
+        set(Some(LogSeverity::Debug));
+        assert_eq!(heard.recv().await, Some(Some(LogSeverity::Debug)));
+        facts_out.send_modify(|facts| facts.pod_mtu = 1480);
+        set(Some(LogSeverity::Error));
+        assert_eq!(heard.recv().await, Some(Some(LogSeverity::Error)));
+        set(None);
+        assert_eq!(heard.recv().await, Some(None));
+        task.abort();
     }
 }

@@ -5,10 +5,11 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt, TryFutureExt};
-use tracing_subscriber::EnvFilter;
+
+use crate::logging::Log;
 
 /// A pod network: every node a router, every pod a route.
 #[derive(Parser)]
@@ -122,36 +123,6 @@ struct CniPaths {
     no_portmap: bool,
 }
 
-#[derive(Args)]
-struct Log {
-    /// What to log: a level, or a filter such as `info,bgp=debug`
-    #[arg(
-        long,
-        env = "MARGAY_LOG",
-        global = true,
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    log: String,
-    /// How to log
-    #[arg(
-        long,
-        env = "MARGAY_LOG_FORMAT",
-        global = true,
-        default_value = "text",
-        value_name = "FORMAT"
-    )]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// Lines for people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 /// Runs as `calicoctl`.
 pub fn ctl(args: Vec<OsString>) -> ExitCode {
     match Calicoctl::parse_from(args).command {
@@ -168,11 +139,11 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         Command::Completion { shell } => completion(shell, &mut Margay::command()),
         Command::Lab(command) => ended(lab::run(&command)),
         Command::Agent(options) => {
-            logging(&parsed.log);
-            ended(agent::start(&options, open))
+            let set_severity = parsed.log.start();
+            ended(agent::start(&options, open, set_severity))
         }
         Command::Store(StoreCommand::Serve(args)) => {
-            logging(&parsed.log);
+            let _fixed = parsed.log.start();
             ended(serve(&args))
         }
         Command::Cni(command) => ended(cni(command)),
@@ -252,17 +223,6 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
         println!("{}", path.display());
     }
     Ok(())
-}
-
-fn logging(log: &Log) {
-    let filter = EnvFilter::try_new(&log.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match log.log_format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 fn ended<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {

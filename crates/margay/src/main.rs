@@ -2,6 +2,7 @@
 
 mod command;
 mod dispatch;
+mod logging;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
