@@ -43,6 +43,9 @@ pub enum AgentError {
     /// The kernel cannot be used.
     #[error("kernel: {0}")]
     Kernel(#[from] kernel::KernelError),
+    /// What it uses cannot be taken away from under it.
+    #[error("an agent runs on this node: it answers on {0}; stop it first")]
+    Running(String),
     /// A part of the agent stopped working: start the agent again, and report it.
     #[error("{task} failed: {why}")]
     Ended {

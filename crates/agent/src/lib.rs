@@ -18,6 +18,7 @@ pub mod error;
 pub mod http;
 pub mod membership;
 pub mod metrics;
+pub mod purge;
 pub mod register;
 pub mod run;
 pub mod speaker;

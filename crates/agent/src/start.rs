@@ -29,7 +29,7 @@ use crate::status::{Identity, ProbeSummary};
 use crate::{AgentError, Options, claims, speaker};
 
 /// The IPIP device.
-const TUNNEL: &str = "tunl0";
+pub(crate) const TUNNEL: &str = "tunl0";
 /// How often operations that failed are tried again without any other cause.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long pods that are being attached or detached may take once the agent is told to stop.
@@ -130,7 +130,10 @@ async fn serve(
         "the kernel's events",
         never_fails(feed(kernel_events.map(Event::Kernel), events.clone())),
     );
-    tasks.spawn("the log level", never_fails(follow_severity(facts.clone(), set_severity)));
+    tasks.spawn(
+        "the log level",
+        never_fails(follow_severity(facts.clone(), set_severity)),
+    );
     tasks.spawn("the retry timer", never_fails(retry(events.clone())));
 
     // From here on it can be asked why it is not ready.

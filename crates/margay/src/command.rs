@@ -56,7 +56,7 @@ enum CtlCommand {
 #[derive(Subcommand)]
 enum Command {
     /// Run this node's agent
-    Agent(Box<agent::Options>),
+    Agent(AgentArgs),
     /// The embedded datastore
     #[command(subcommand)]
     Store(StoreCommand),
@@ -73,6 +73,21 @@ enum Command {
     },
     #[command(flatten)]
     Ctl(ctl::Command),
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct AgentArgs {
+    #[command(flatten)]
+    options: Box<agent::Options>,
+    #[command(subcommand)]
+    command: Option<AgentCommand>,
+}
+
+#[derive(Subcommand)]
+enum AgentCommand {
+    /// Remove from this node's kernel what agents made: routes, tunl0 with its programs, rules; nothing of others'
+    Purge(agent::purge::Options),
 }
 
 #[derive(Subcommand)]
@@ -138,7 +153,11 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         Command::Ctl(command) => ctl::run(&command, &connect),
         Command::Completion { shell } => completion(shell, &mut Margay::command()),
         Command::Lab(command) => ended(lab::run(&command)),
-        Command::Agent(options) => {
+        Command::Agent(AgentArgs {
+            command: Some(AgentCommand::Purge(options)),
+            ..
+        }) => ended(agent::purge::purge(&options, &mut std::io::stdout())),
+        Command::Agent(AgentArgs { options, .. }) => {
             let set_severity = parsed.log.start();
             ended(agent::start(&options, open, set_severity))
         }
@@ -248,6 +267,18 @@ mod tests {
     fn no_two_arguments_of_a_command_share_a_name() {
         Margay::command().debug_assert();
         Calicoctl::command().debug_assert();
+    }
+
+    #[test]
+    fn purge_takes_none_of_the_agents_flags() {
+        for (line, fine) in [
+            ("margay agent --ip none --ip6 fd00::7", true),
+            ("margay agent purge --pods --dry-run", true),
+            ("margay agent --ip none purge", false),
+            ("margay agent purge --ip none", false),
+        ] {
+            assert_eq!(Margay::try_parse_from(line.split(' ')).is_ok(), fine, "{line}");
+        }
     }
 
     #[test]
