@@ -240,6 +240,21 @@ impl Spec for IpamConfigurationSpec {
         {
             problems.report("kubeVirtVMAddressPersistence", text, "must be Enabled or Disabled");
         }
+        // Hosts that may borrow would just go around the limit.
+        if self.max_blocks_per_host > 0 && !self.strict_affinity {
+            problems.report(
+                "maxBlocksPerHost",
+                self.max_blocks_per_host,
+                "must be 0 unless strictAffinity is true: set strictAffinity to true, or leave this out",
+            );
+        }
+        if !self.strict_affinity && !self.auto_allocate_blocks {
+            problems.report(
+                "autoAllocateBlocks",
+                false,
+                "must be true unless strictAffinity is true: set strictAffinity to true, or leave this out",
+            );
+        }
         if self.ip_cooldown_seconds > 1200 {
             problems.report("ipCooldownSeconds", self.ip_cooldown_seconds, "must be from 0 to 1200");
         }

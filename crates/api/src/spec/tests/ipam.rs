@@ -78,3 +78,28 @@ fn what_is_wrong_with_the_others() {
         ],
     );
 }
+
+#[test]
+fn limits_of_blocks_need_hosts_that_do_not_borrow() {
+    let limit = "spec.maxBlocksPerHost: `4` must be 0 unless strictAffinity is true: set strictAffinity to true, or leave \
+                 this out";
+    let no_claims = "spec.autoAllocateBlocks: `false` must be true unless strictAffinity is true: set strictAffinity to \
+                     true, or leave this out";
+    let cases: [(&str, &[&str]); 6] = [
+        ("{maxBlocksPerHost: 4}", &[limit]),
+        ("{strictAffinity: false, autoAllocateBlocks: false}", &[no_claims]),
+        ("{maxBlocksPerHost: 4, autoAllocateBlocks: false}", &[limit, no_claims]),
+        (
+            "{strictAffinity: true, maxBlocksPerHost: 4, autoAllocateBlocks: false}",
+            &[],
+        ),
+        (
+            "{strictAffinity: false, maxBlocksPerHost: 0, autoAllocateBlocks: true}",
+            &[],
+        ),
+        ("{}", &[]),
+    ];
+    for (spec, problems) in cases {
+        check(Kind::IPAMConfiguration, "default", spec, problems);
+    }
+}
