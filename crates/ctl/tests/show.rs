@@ -429,6 +429,19 @@ Attributes:
 }
 
 #[test]
+fn an_address_that_rests_is_not_in_use() {
+    let cluster = allocated();
+    cluster.put("IPAMConfiguration default {ipCooldownSeconds: 300}");
+    let now = Timestamp::from_second(1_700_000_100).expect("a time");
+    let ipam = Ipam::new(cluster.shared());
+    block_on(ipam.release_handle(now, "plain")).expect("it is held");
+    cluster.check(
+        "ipam show --ip 10.65.0.20",
+        "10.65.0.20 is not assigned: it was released and rests for ipCooldownSeconds",
+    );
+}
+
+#[test]
 fn ipam_show_tells_what_is_borrowed() {
     allocated().check(
         "ipam show --show-borrowed",
