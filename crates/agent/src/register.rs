@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use api::{ClusterInformation, ClusterInformationSpec, Key, Kind, Node, NodeBgp, NodeSpec, Resource};
+use api::{ClusterInformation, ClusterInformationSpec, Key, Kind, Node, NodeBgp, NodeSpec};
 use datastore::{Edit, Scope, SharedStore, StoreError, modify};
 use ipam::{Ipam, Tunnel, TunnelKind};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -97,9 +97,18 @@ pub async fn read_node(store: &SharedStore, name: &str) -> Result<Option<Node>, 
 }
 
 /// Registers the node: refuses an address that another node holds, creates or updates the Node.
+///
+/// Two nodes that register one address at the same time do not see each other when they look, so each looks again after it
+/// wrote: the later one takes its address back.
 pub async fn register(config: &Config, store: &SharedStore, own: &OwnAddresses) -> Result<Node, AgentError> {
-    if config.check_address {
-        refuse_taken_address(config, store, own).await?;
+    if config.check_address
+        && let Some((address, other)) = holder(config, store, own).await?
+    {
+        if is_detected(config, address) {
+            // What was found, not given, must not stay registered for the node that may not have it.
+            withdraw(config, store, address).await?;
+        }
+        return Err(AgentError::AddressTaken { address, other });
     }
     let node = update_node(store, &config.node_name, |node| {
         let bgp = node.spec.bgp.get_or_insert_with(NodeBgp::default);
@@ -110,45 +119,65 @@ pub async fn register(config: &Config, store: &SharedStore, own: &OwnAddresses) 
         }
     })
     .await?;
+    if config.check_address
+        && let Some((address, other)) = holder(config, store, own).await?
+    {
+        withdraw(config, store, address).await?;
+        return Err(AgentError::AddressTaken { address, other });
+    }
     ensure_cluster_information(store).await?;
     Ok(node)
 }
 
-async fn refuse_taken_address(config: &Config, store: &SharedStore, own: &OwnAddresses) -> Result<(), AgentError> {
+/// Which of our addresses belongs to another node, and to which. Of two nodes that have one address registered it belongs to
+/// the older one; an address that is not registered for us yet belongs to whoever has it.
+async fn holder(
+    config: &Config,
+    store: &SharedStore,
+    own: &OwnAddresses,
+) -> Result<Option<(IpAddr, String)>, AgentError> {
     let v4 = own.ipv4.map(|net| IpAddr::V4(net.addr()));
     let v6 = own.ipv6.map(|net| IpAddr::V6(net.addr()));
     let ours: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-    for stored in store.list(&Scope::Kind(Kind::Node)).await?.items {
-        let Resource::Node(node) = stored.resource else {
-            continue;
-        };
-        if node.metadata.name == config.node_name {
-            continue;
+    let items = store.list(&Scope::Kind(Kind::Node)).await?.items;
+    let nodes: Vec<Node> = items
+        .into_iter()
+        .filter_map(|stored| Node::try_from(stored.resource).ok())
+        .collect();
+    let has = |node: &Node, address: &IpAddr| node.spec.bgp.iter().any(|bgp| bgp.addresses().any(|held| held == *address));
+    let us = nodes.iter().find(|node| node.metadata.name == config.node_name);
+    for other in nodes.iter().filter(|node| node.metadata.name != config.node_name) {
+        let stands = |address: &&IpAddr| us.is_some_and(|us| has(us, address) && age(us) < age(other));
+        let lost = ours.iter().find(|address| has(other, address) && !stands(address));
+        if let Some(address) = lost {
+            return Ok(Some((*address, other.metadata.name.clone())));
         }
-        let theirs = node.spec.bgp.iter().flat_map(NodeBgp::addresses);
-        let Some(address) = theirs.into_iter().find(|address| ours.contains(address)) else {
-            continue;
-        };
-        clear_detected(config, store, address).await?;
-        let other = node.metadata.name;
-        return Err(AgentError::AddressTaken { address, other });
     }
-    Ok(())
+    Ok(None)
 }
 
-/// An address that was found, not given, must not stay registered for the node that may not have it.
-async fn clear_detected(config: &Config, store: &SharedStore, taken: IpAddr) -> Result<(), AgentError> {
-    let detected = match taken {
+/// Sorts the older first, those of unknown age last: the order in which all nodes grant an address.
+fn age(node: &Node) -> (bool, Option<Timestamp>, &str) {
+    let created = node.metadata.creation_timestamp;
+    (created.is_none(), created, &node.metadata.name)
+}
+
+fn is_detected(config: &Config, address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(_) => matches!(config.ipv4, AddressSource::Detect(_)),
         IpAddr::V6(_) => matches!(config.ipv6, AddressSource::Detect(_)),
-    };
-    if !detected || read_node(store, &config.node_name).await?.is_none() {
+    }
+}
+
+/// Takes an address out of our Node.
+async fn withdraw(config: &Config, store: &SharedStore, address: IpAddr) -> Result<(), AgentError> {
+    if read_node(store, &config.node_name).await?.is_none() {
         return Ok(());
     }
     update_node(store, &config.node_name, |node| {
         if let Some(bgp) = &mut node.spec.bgp {
-            bgp.ipv4_address.take_if(|net| IpAddr::V4(net.addr()) == taken);
-            bgp.ipv6_address.take_if(|net| IpAddr::V6(net.addr()) == taken);
+            bgp.ipv4_address.take_if(|net| IpAddr::V4(net.addr()) == address);
+            bgp.ipv6_address.take_if(|net| IpAddr::V6(net.addr()) == address);
         }
         node.spec.bgp.take_if(|bgp| *bgp == NodeBgp::default());
     })

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use api::{IpPool, NodeAddress};
+use api::{IpPool, NodeAddress, Resource};
 use clap::Parser;
 use datastore::{Listing, MemoryStore, Revision, Store, Stored, WatchEvent};
 use futures::FutureExt;
@@ -131,16 +131,19 @@ fn own(ipv4: &str, ipv6: &str) -> OwnAddresses {
     }
 }
 
-/// A store with nodes: `name IPv4 IPv6`, `-` for none.
+/// A store with nodes: `name IPv4 IPv6`, `-` for none; the oldest first.
 fn cluster(nodes: &[(&str, &str, &str)]) -> (MemoryStore, SharedStore) {
     let memory = MemoryStore::new();
     let shared: SharedStore = Arc::new(memory.clone());
-    for (name, ipv4, ipv6) in nodes {
+    for (age, (name, ipv4, ipv6)) in nodes.iter().enumerate() {
         let set = |node: &mut Node| {
             let bgp = node.spec.bgp.get_or_insert_default();
             (bgp.ipv4_address, bgp.ipv6_address) = (ipv4.parse().ok(), ipv6.parse().ok());
         };
         block_on(update_node(&shared, name, set)).expect("memory answers");
+        let created = Timestamp::from_second(1_700_000_000 + age as i64).ok();
+        let created = |node: &mut Node| node.metadata.creation_timestamp = created;
+        block_on(update_node(&shared, name, created)).expect("memory answers");
     }
     (memory, shared)
 }
@@ -202,7 +205,7 @@ fn check_taken(
     expected: Result<(), &str>,
     after: Option<(&str, &str)>,
 ) {
-    let (_, store) = cluster(&[("me", before.0, before.1), ("other", "10.0.0.8/24", "fd00::8/64")]);
+    let (_, store) = cluster(&[("other", "10.0.0.8/24", "fd00::8/64"), ("me", before.0, before.1)]);
     let got = block_on(register(&config(flags), &store, &own(wanted.0, wanted.1)));
     let got = got.map(|_| ()).map_err(|error| error.to_string());
     let taken = |ip: &str| {
@@ -270,6 +273,98 @@ fn an_address_of_another_node_is_refused_in_both_families() {
         Ok(()),
         Some(("10.0.0.7/24", "fd00::7/64")),
     );
+}
+
+#[test]
+fn of_two_nodes_with_one_address_the_older_one_stands() {
+    let (_, store) = cluster(&[("me", "10.0.0.8/24", "-"), ("other", "10.0.0.8/24", "-")]);
+    block_on(register(&config(""), &store, &own("10.0.0.8/24", "-"))).expect("registered");
+    // What is not registered for us yet is somebody else's, however young.
+    let (_, store) = cluster(&[("me", "10.0.0.7/24", "-"), ("other", "10.0.0.8/24", "-")]);
+    let refused = block_on(register(&config(""), &store, &own("10.0.0.8/24", "-")));
+    assert!(matches!(refused, Err(AgentError::AddressTaken { .. })), "{refused:?}");
+}
+
+/// What a registration sees whose steps alternate with those of another one: both have looked before either writes, and
+/// both have written before either looks again.
+struct Alternating {
+    memory: MemoryStore,
+    lists: std::sync::atomic::AtomicUsize,
+    step: Arc<tokio::sync::Barrier>,
+}
+
+impl Store for Alternating {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        self.memory.get(key)
+    }
+
+    fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        async move {
+            let first = self.lists.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            if !first {
+                self.step.wait().await;
+            }
+            let listing = self.memory.list(scope).await;
+            if first {
+                self.step.wait().await;
+            }
+            listing
+        }
+        .boxed()
+    }
+
+    fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+        self.memory.create(resource)
+    }
+
+    fn update<'a>(&'a self, resource: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.memory.update(resource, expected)
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.memory.delete(key, expected)
+    }
+
+    fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
+        self.memory.watch(scope, from)
+    }
+}
+
+/// Nodes `a` and `b` register 10.0.0.7 at the same time, with these flags; nodes that are there already come oldest first.
+/// Who has it then.
+#[track_caller]
+fn check_race(flags: &str, there: &[(&str, &str, &str)], expected: &[&str]) {
+    let (memory, store) = cluster(there);
+    let step = Arc::new(tokio::sync::Barrier::new(2));
+    let registration = |name: &str| {
+        let store: SharedStore = Arc::new(Alternating {
+            memory: memory.clone(),
+            lists: Default::default(),
+            step: step.clone(),
+        });
+        let mut config = config(flags);
+        config.node_name = name.into();
+        async move { register(&config, &store, &own("10.0.0.7/24", "-")).await }
+    };
+    let (a, b) = block_on(futures::future::join(registration("a"), registration("b")));
+    let outcomes = [("a", a), ("b", b)];
+    let won = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+    let won: Vec<&str> = won.map(|(name, _)| *name).collect();
+    assert!(expected.contains(&won.join(" ").as_str()), "{outcomes:?}");
+    for (name, outcome) in &outcomes {
+        let node = block_on(read_node(&store, name)).expect("memory answers").expect("there");
+        let has = node.spec.bgp.is_some_and(|bgp| bgp.ipv4_address.is_some());
+        assert_eq!(has, outcome.is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn of_two_nodes_that_register_one_address_at_once_one_withdraws() {
+    for flags in ["", "--ip 10.0.0.7/24"] {
+        check_race(flags, &[], &["a", "b"]);
+        check_race(flags, &[("a", "-", "-"), ("b", "-", "-")], &["a"]);
+        check_race(flags, &[("b", "-", "-"), ("a", "-", "-")], &["b"]);
+    }
 }
 
 /// A store in which somebody else labels the node each time before it is written.
