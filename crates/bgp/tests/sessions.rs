@@ -156,7 +156,7 @@ fn sessions_that_come_and_go_are_reported_with_their_reason() {
         |network| network.shutdown(1),
         &[
             "Mesh_10_0_0_2 up",
-            "Mesh_10_0_0_2 down: notification received: Cease/Administrative Shutdown",
+            "Mesh_10_0_0_2 down: notification received: Cease/Administrative Shutdown (6/2)",
         ],
     );
     check_reports(
