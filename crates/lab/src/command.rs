@@ -262,6 +262,8 @@ pub fn run(command: &Command) -> Result<(), LabError> {
 }
 
 fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
+    // Looking needs it as well: whose processes and sockets cannot be seen would be told as ended.
+    cluster::require_root()?;
     let started = Instant::now();
     let mut progress = |step: &str| eprintln!("[{:5.2} s] {step}", started.elapsed().as_secs_f64());
     match command {

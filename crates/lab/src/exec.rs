@@ -66,7 +66,8 @@ pub fn environment(folder: &Folder, node: &NodeRecord, command: &mut Command) {
     }
     command
         .env("NODENAME", &node.name)
-        .env("MARGAY_RUN_DIR", folder.run_dir(&node.name));
+        .env("MARGAY_RUN_DIR", folder.run_dir(&node.name))
+        .env("MARGAY_STATE_DIR", folder.state_dir(&node.name));
 }
 
 /// What is needed to talk to the lab's store; programs are looked for in `first`, then where they were before.

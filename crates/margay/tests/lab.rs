@@ -333,9 +333,15 @@ fn a_shell_that_talks_to_the_lab_keeps_its_own_margay() {
         r#"eval "$({MARGAY} lab env --name {})"; calicoctl get nodes -o name; command -v margay; calicoctl --help"#,
         lab.name
     );
-    let output = Command::new("sh").args(["-c", &script]).env("PATH", "/usr/bin:/bin").output();
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .env("PATH", "/usr/bin:/bin")
+        .output();
     let shown = text(&output.expect("a shell"));
-    assert!(shown.starts_with("Node/k8s-125-master\nThe command line tool"), "{shown}");
+    assert!(
+        shown.starts_with("Node/k8s-125-master\nThe command line tool"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -34,7 +34,10 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
     for command in foreign {
         lab.exec(NODE, &["sh", "-c", command]);
     }
-    lab.exec(NODE, &["sh", "-c", "ip rule add fwmark 0x99 table 88 priority 88 protocol 80"]);
+    lab.exec(
+        NODE,
+        &["sh", "-c", "ip rule add fwmark 0x99 table 88 priority 88 protocol 80"],
+    );
     let address = lab.address("pod-1-1");
 
     let running = lab.try_lab(&["exec", NODE, "--", "margay", "agent", "purge"]);
@@ -48,7 +51,11 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
     lab.lab(&["agent", "stop", NODE]);
     let before = everything(&lab);
     let would = lab.exec(NODE, &["margay", "agent", "purge", "--dry-run"]);
-    for words in [format!("route {address}/32"), "tunl0 with its BPF programs".into(), "rule 88 to table 88".into()] {
+    for words in [
+        format!("route {address}/32"),
+        "tunl0 with its BPF programs".into(),
+        "rule 88 to table 88".into(),
+    ] {
         assert!(would.contains(&format!("would remove {words}")), "{words}: {would}");
     }
     assert_eq!(everything(&lab), before, "a dry run changes nothing");
@@ -79,7 +86,11 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         assert!(after.contains(stays), "{stays}: {after}");
     }
     let pods = lab.exec(NODE, &["ip", "-o", "link"]);
-    assert_eq!(pods.matches("margay:").count(), 1, "the pod's device stays without --pods: {pods}");
+    assert_eq!(
+        pods.matches("margay:").count(),
+        1,
+        "the pod's device stays without --pods: {pods}"
+    );
     let again = lab.exec(NODE, &["margay", "agent", "purge"]);
     assert_eq!(again.trim(), "nothing of an agent is in this kernel");
 
@@ -87,17 +98,27 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
     lab.lab(&["agent", "start", NODE]);
     for flag in ["-4", "-6"] {
         lab.eventually("all is as before", || {
-            lab.try_lab(&["ping", "pod-0-1", "pod-1-1", flag, "-c", "1"]).status.success()
+            lab.try_lab(&["ping", "pod-0-1", "pod-1-1", flag, "-c", "1"])
+                .status
+                .success()
         });
     }
 
     lab.lab(&["agent", "stop", NODE]);
     let removed = lab.exec(NODE, &["margay", "agent", "purge", "--pods"]);
-    assert!(removed.contains("removed device cali") && !removed.contains("calisomebody"), "{removed}");
+    assert!(
+        removed.contains("removed device cali") && !removed.contains("calisomebody"),
+        "{removed}"
+    );
     let after = everything(&lab);
-    assert!(after.contains("calisomebody") && after.matches("cali").count() == 1, "{after}");
+    assert!(
+        after.contains("calisomebody") && after.matches("cali").count() == 1,
+        "{after}"
+    );
     // The runtime still gets rid of the pod, and the address comes back.
     lab.lab(&["pod", "delete", "pod-1-1"]);
     lab.lab(&["agent", "start", NODE]);
-    lab.eventually("the address is free", || !lab.ctl(&["get", "wep", "-A"]).contains("pod-1-1"));
+    lab.eventually("the address is free", || {
+        !lab.ctl(&["get", "wep", "-A"]).contains("pod-1-1")
+    });
 }
