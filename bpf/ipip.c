@@ -76,6 +76,32 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
+/*
+ * What this processor found in `peers` last, by the last bytes of the address. An array is looked up without a call, the
+ * hash table by three, which at 64 bytes a packet is seen. Valid as long as `revision` is what it was.
+ */
+struct known {
+	__u64 revision;
+	__u64 until;
+	__u32 address;
+	__u32 macs[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct known);
+} known SEC(".maps");
+
+/* Gets a number that it never had, and never zero, after a peer was removed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} revision SEC(".maps");
+
 #define COUNT(what)                                                        \
 	do {                                                               \
 		__u32 zero = 0;                                            \
@@ -91,23 +117,41 @@ static __always_inline __u16 fold(__u32 sum)
 	return ~sum;
 }
 
-static __always_inline __u16 header_checksum(const struct iphdr *ip)
+/* The peer with that address, or nothing. */
+static __always_inline struct known *find(__u32 address)
 {
-	const __u16 *words = (const __u16 *)ip;
-	__u32 sum = 0;
+	__u32 zero = 0, at = (bpf_ntohl(address) ^ bpf_ntohl(address) >> 8) & 0xff;
+	__u64 *current = bpf_map_lookup_elem(&revision, &zero);
+	struct known *known_here = bpf_map_lookup_elem(&known, &at);
+	struct peer *peer;
+	__u64 before;
 
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += words[i];
-	return fold(sum);
+	if (!current || !known_here)
+		return NULL;
+	if (known_here->address == address && known_here->revision == *current)
+		return known_here;
+
+	/* A barrier as well: the peer must be looked up after the revision, or one just removed could be noted as present. */
+	before = __sync_fetch_and_add(current, 0);
+	peer = bpf_map_lookup_elem(&peers, &address);
+	if (!peer)
+		return NULL;
+	known_here->revision = before;
+	known_here->until = peer->until;
+	known_here->address = address;
+	known_here->macs[0] = peer->macs[0];
+	known_here->macs[1] = peer->macs[1];
+	known_here->macs[2] = peer->macs[2];
+	return known_here;
 }
 
 /*
  * Asks the kernel how frames to a peer are addressed. What it does not know yet it learns by the packet at hand, which
  * takes the long way. Few packets come here, so the long way also keeps the kernel's neighbour entry alive.
  */
-static __always_inline void learn(struct __sk_buff *skb, __u32 address, __u64 now)
+static __always_inline void learn(struct __sk_buff *skb, struct known *known_here, __u64 now)
 {
+	__u32 address = known_here->address;
 	struct bpf_fib_lookup fib = {
 		.family = AF_INET,
 		.l4_protocol = IPPROTO_IPIP,
@@ -121,7 +165,11 @@ static __always_inline void learn(struct __sk_buff *skb, __u32 address, __u64 no
 		return;
 	__builtin_memcpy(peer.macs, fib.dmac, ETH_ALEN);
 	__builtin_memcpy((void *)peer.macs + ETH_ALEN, fib.smac, ETH_ALEN);
-	bpf_map_update_elem(&peers, &address, &peer, BPF_EXIST);
+	bpf_map_update_elem(&peers, &address, &peer, BPF_EXIST); /* for the other processors */
+	known_here->macs[0] = peer.macs[0];
+	known_here->macs[1] = peer.macs[1];
+	known_here->macs[2] = peer.macs[2];
+	known_here->until = peer.until;
 }
 
 SEC("classifier/encap")
@@ -131,8 +179,12 @@ int encap(struct __sk_buff *skb)
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *inner = data + ETH_HLEN;
-	struct iphdr outer = {};
-	struct peer *peer;
+	union {
+		struct iphdr ip;
+		__u32 words[5];
+	} outer = {};
+	struct known *peer;
+	__u64 sum = 0;
 	__u32 address, length;
 	__u64 now;
 
@@ -152,24 +204,28 @@ int encap(struct __sk_buff *skb)
 	address = *(__u32 *)(eth->h_dest + 2);
 	if (*(__u16 *)eth->h_dest != MAC_PREFIX)
 		goto no_peer;
-	peer = bpf_map_lookup_elem(&peers, &address);
+	peer = find(address);
 	if (!peer)
 		goto no_peer;
 
 	length = skb->len - ETH_HLEN + sizeof(outer);
-	outer.version = 4;
-	outer.ihl = 5;
-	outer.tos = inner->tos; /* with ECN: RFC 6040, normal mode */
+	outer.ip.version = 4;
+	outer.ip.ihl = 5;
+	outer.ip.tos = inner->tos; /* with ECN: RFC 6040, normal mode */
 	/* A super-packet may be longer than the field; 0 then means "see the buffer". */
-	outer.tot_len = length > 0xffff ? 0 : bpf_htons(length);
+	outer.ip.tot_len = length > 0xffff ? 0 : bpf_htons(length);
 	/* The inner one: it counts up within a flow, which receive offload wants to see. */
-	outer.id = inner->id;
-	outer.frag_off = inner->frag_off & IP_DF;
-	outer.ttl = OUTER_TTL;
-	outer.protocol = IPPROTO_IPIP;
-	outer.saddr = config.local;
-	outer.daddr = address;
-	outer.check = header_checksum(&outer);
+	outer.ip.id = inner->id;
+	outer.ip.frag_off = inner->frag_off & IP_DF;
+	outer.ip.ttl = OUTER_TTL;
+	outer.ip.protocol = IPPROTO_IPIP;
+	outer.ip.saddr = config.local;
+	outer.ip.daddr = address;
+#pragma unroll
+	for (int i = 0; i < 5; i++)
+		sum += outer.words[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	outer.ip.check = fold((sum & 0xffff) + (sum >> 16));
 
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET |
@@ -183,7 +239,7 @@ int encap(struct __sk_buff *skb)
 	end = (void *)(long)skb->data_end;
 	if (data + ETH_HLEN + sizeof(outer) > end)
 		goto malformed;
-	*(struct iphdr *)(data + ETH_HLEN) = outer;
+	*(struct iphdr *)(data + ETH_HLEN) = outer.ip;
 
 	COUNT(encapsulated);
 	now = bpf_ktime_get_coarse_ns();
@@ -195,7 +251,7 @@ int encap(struct __sk_buff *skb)
 		macs[2] = peer->macs[2];
 		return bpf_redirect(config.underlay, 0);
 	}
-	learn(skb, address, now);
+	learn(skb, peer, now);
 	return bpf_redirect_neigh(config.underlay, 0, 0, 0);
 
 no_peer:
@@ -252,7 +308,7 @@ int decap(struct __sk_buff *skb)
 	if (outer->daddr != config.local &&
 	    !(config.native && is_local(skb, source, outer->daddr)))
 		return TC_ACT_UNSPEC;
-	if (!bpf_map_lookup_elem(&peers, &source)) {
+	if (!find(source)) {
 		COUNT(unknown_source);
 		return TC_ACT_SHOT;
 	}

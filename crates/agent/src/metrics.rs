@@ -89,6 +89,7 @@ pub fn text(report: &Report) -> String {
             ("decapsulated", counters.decapsulated),
             ("dropped_unknown_source", counters.dropped_unknown_source),
             ("dropped_no_peer", counters.dropped_no_peer),
+            ("dropped_malformed", counters.dropped_malformed),
         ] {
             out.sample("margay_ipip_packets_total", &[("what", what)], count);
         }
@@ -139,6 +140,7 @@ mod tests {
             decapsulated: 2,
             dropped_unknown_source: 3,
             dropped_no_peer: 4,
+            dropped_malformed: 5,
         });
         let got = text(&report);
         for line in [
@@ -153,6 +155,7 @@ mod tests {
             "margay_bgp_peer_prefixes{peer=\"Mesh_10_0_0_8\",direction=\"received\"} 3\n",
             "# TYPE margay_ipip_packets_total counter\nmargay_ipip_packets_total{what=\"encapsulated\"} 1\n",
             "margay_ipip_packets_total{what=\"dropped_no_peer\"} 4\n",
+            "margay_ipip_packets_total{what=\"dropped_malformed\"} 5\n",
         ] {
             assert!(got.contains(line), "no {line} in\n{got}");
         }

@@ -73,8 +73,12 @@ pub fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     if let Some(counters) = report.ipip.counters {
         writeln!(
             out,
-            "               encapsulated {}, decapsulated {}, dropped: unknown source {}, no peer {}",
-            counters.encapsulated, counters.decapsulated, counters.dropped_unknown_source, counters.dropped_no_peer
+            "               encapsulated {}, decapsulated {}, dropped: unknown source {}, no peer {}, malformed {}",
+            counters.encapsulated,
+            counters.decapsulated,
+            counters.dropped_unknown_source,
+            counters.dropped_no_peer,
+            counters.dropped_malformed
         )?;
     }
     writeln!(out, "  Pod MTU      {}", report.pod_mtu)?;

@@ -205,6 +205,10 @@ pub struct IpipCounters {
     pub dropped_unknown_source: u64,
     /// Packets dropped because no peer is known for their next hop.
     pub dropped_no_peer: u64,
+    /// Packets dropped because they could not be encapsulated or decapsulated: outer fragments, broken headers, no IPv4
+    /// inside, congestion that the inner packet cannot be told of (RFC 6040).
+    #[serde(default)]
+    pub dropped_malformed: u64,
 }
 
 impl fmt::Display for IfName {

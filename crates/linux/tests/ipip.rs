@@ -74,6 +74,20 @@ fn strangers_are_dropped_and_counted() {
 }
 
 #[test]
+fn a_removed_peer_is_a_stranger_at_once() {
+    let [a, b] = two_nodes(BPF, 1480);
+    for round in 1..=20 {
+        // The programs have just met it.
+        assert_ping(&a.pod, b.pod_address, "-c 1");
+        b.ns.run(|| ipip::remove_peer(&tunl0(), A)).unwrap();
+        let (answered, text) = ping(&a.pod, b.pod_address, "-c 1 -W 0.05");
+        assert!(!answered, "{text}");
+        assert_eq!(b.counters().dropped_unknown_source, round);
+        b.ns.run(|| ipip::put_peer(&tunl0(), A)).unwrap();
+    }
+}
+
+#[test]
 fn packets_for_an_unknown_next_hop_are_dropped_and_counted() {
     let [a, b] = two_nodes(BPF, 1480);
     a.ns.run(|| ipip::remove_peer(&tunl0(), B)).unwrap();
@@ -191,6 +205,10 @@ fn outer_headers_of_every_kind_are_taken_off_or_dropped() {
         .map(|rest| u8::from_str_radix(rest.split([',', ' ']).next().unwrap(), 16).unwrap())
         .collect();
     assert_eq!(seen, arriving, "{text}");
+    assert_eq!(
+        (b.counters().decapsulated, b.counters().dropped_malformed),
+        (arriving.len() as u64, (cases.len() - arriving.len()) as u64)
+    );
     assert!(!text.contains("bad cksum"), "{text}");
 }
 

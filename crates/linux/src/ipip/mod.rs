@@ -155,6 +155,7 @@ pub fn counters(name: &IfName) -> Result<Option<IpipCounters>, KernelError> {
         decapsulated: counts.decapsulated,
         dropped_unknown_source: counts.unknown_source,
         dropped_no_peer: counts.no_peer,
+        dropped_malformed: counts.malformed,
     }))
 }
 

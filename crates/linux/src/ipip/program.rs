@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aya_obj::Object;
 use kernel::KernelError;
@@ -33,6 +34,8 @@ pub struct Config {
 pub struct Maps {
     /// Allowed outer sources.
     pub peers: Map,
+    /// One number. Until it changes, programs rely on what they found among the peers.
+    pub revision: Map,
     /// One entry, per CPU.
     pub counters: Map,
 }
@@ -79,6 +82,9 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 
 const CONFIG: &str = "margay_config";
 const PEERS: &str = "margay_peers";
+const REVISION: &str = "margay_revision";
+/// What programs found among the peers. Each pair of programs has its own, empty at first.
+const KNOWN: &str = "margay_known";
 const COUNTERS: &str = "margay_counters";
 
 /// Names the object file built into this executable (64-bit FNV-1a of it).
@@ -114,10 +120,13 @@ impl Programs {
                 .ok_or_else(|| unsupported("read the BPF object", format!("no {wanted}")))
         };
         let constants = config_map(&config, shape(".rodata")?)?;
-        let kept = Maps::create_or_keep(old, shape("peers")?, shape("counters")?)?;
+        let known = create(KNOWN, shape("known")?)?;
+        let kept = Maps::create_or_keep(old, shape("peers")?, shape("revision")?, shape("counters")?)?;
         let fds = maps.iter().filter_map(|(name, map, _)| match name.as_str() {
             ".rodata" => Some((name.as_str(), constants.as_raw_fd(), map)),
             "peers" => Some((name.as_str(), kept.peers.as_raw_fd(), map)),
+            "revision" => Some((name.as_str(), kept.revision.as_raw_fd(), map)),
+            "known" => Some((name.as_str(), known.as_raw_fd(), map)),
             "counters" => Some((name.as_str(), kept.counters.as_raw_fd(), map)),
             _ => None,
         });
@@ -154,7 +163,7 @@ impl Attached {
         let Some(info) = absent(bpf::program_info(program))? else {
             return Ok(None);
         };
-        let (mut config, mut peers, mut counters) = (None, None, None);
+        let (mut config, mut peers, mut revision, mut counters) = (None, None, None, None);
         for id in info.maps {
             let Some(map) = absent(Map::by_id(id))? else {
                 return Ok(None);
@@ -167,16 +176,21 @@ impl Attached {
                     config = value.as_deref().and_then(Config::decode);
                 }
                 PEERS => peers = Some(map),
+                REVISION => revision = Some(map),
                 COUNTERS => counters = Some(map),
                 _ => {}
             }
         }
-        let (Some(config), Some(peers), Some(counters)) = (config, peers, counters) else {
+        let (Some(config), Some(peers), Some(revision), Some(counters)) = (config, peers, revision, counters) else {
             return Ok(None);
         };
         Ok(Some(Self {
             config,
-            maps: Maps { peers, counters },
+            maps: Maps {
+                peers,
+                revision,
+                counters,
+            },
         }))
     }
 }
@@ -200,10 +214,11 @@ impl Maps {
             .map_err(|error| failed(&format!("allow peer {peer}"), &error))
     }
 
-    /// Forbids an outer source.
+    /// Forbids an outer source: from now on, nothing from there is let in.
     pub fn remove_peer(&self, peer: Ipv4Addr) -> Result<(), KernelError> {
         self.peers
             .delete(&peer.octets())
+            .and_then(|()| renew(&self.revision))
             .map_err(|error| failed(&format!("forget peer {peer}"), &error))
     }
 
@@ -224,30 +239,27 @@ impl Maps {
     }
 
     /// Keeps the old maps if their shapes still fit; else makes new ones, and moves the peers.
-    fn create_or_keep(old: Option<Self>, peers: MapShape, counters: MapShape) -> Result<Self, KernelError> {
-        let create = |name: &str, shape| {
-            Map::create(name, shape).map_err(|error| failed(&format!("create BPF map {name}"), &error))
+    fn create_or_keep(
+        old: Option<Self>,
+        peers: MapShape,
+        revision: MapShape,
+        counters: MapShape,
+    ) -> Result<Self, KernelError> {
+        let (known, old) = match old {
+            Some(old) => (old.peers()?, (Some(old.peers), Some(old.revision), Some(old.counters))),
+            None => (BTreeSet::new(), (None, None, None)),
         };
-        let Some(old) = old else {
-            return Ok(Self {
-                peers: create(PEERS, peers)?,
-                counters: create(COUNTERS, counters)?,
-            });
+        let keep = |old: Option<Map>, name: &str, shape: MapShape| match old {
+            Some(old) if old.shape == shape => Ok(old),
+            _ => create(name, shape),
         };
-        let known = old.peers()?;
         let new = Self {
-            counters: if old.counters.shape == counters {
-                old.counters
-            } else {
-                create(COUNTERS, counters)?
-            },
-            peers: if old.peers.shape == peers {
-                old.peers
-            } else {
-                create(PEERS, peers)?
-            },
+            peers: keep(old.0, PEERS, peers)?,
+            revision: keep(old.1, REVISION, revision)?,
+            counters: keep(old.2, COUNTERS, counters)?,
         };
         known.into_iter().try_for_each(|peer| new.put_peer(peer))?;
+        renew(&new.revision).map_err(|error| failed("renew the revision of the peers", &error))?;
         Ok(new)
     }
 }
@@ -279,6 +291,17 @@ impl Config {
             owns_clsact: u32::from_ne_bytes(word(24)) != 0,
         })
     }
+}
+
+fn create(name: &str, shape: MapShape) -> Result<Map, KernelError> {
+    Map::create(name, shape).map_err(|error| failed(&format!("create BPF map {name}"), &error))
+}
+
+/// Writes a number that was never there before: the time, so that nobody needs to read the old one, nor to take turns.
+fn renew(revision: &Map) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let number = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1);
+    revision.update(&[0; 4], &number.to_ne_bytes())
 }
 
 fn config_map(config: &Config, shape: MapShape) -> Result<Map, KernelError> {
