@@ -11,13 +11,14 @@
 //! agent is back. Only a deliberate removal of the node sends Cease.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bgp::{ConnId, Input, Output, PeerEvent, PeerId, Speaker};
+use bgp::{Bind, ConnId, Input, Output, PeerEvent, PeerId, Speaker};
 use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp};
 use tokio::sync::{mpsc, oneshot};
@@ -129,8 +130,12 @@ impl Shell {
 
     fn configure(&mut self, config: bgp::Config) {
         let now = Instant::now();
-        // On the node's own addresses, so that a speaker of the host's own can have the others.
-        let addresses = [config.address_v4.map(IpAddr::V4), config.address_v6.map(IpAddr::V6)];
+        let own = [config.address_v4.map(IpAddr::V4), config.address_v6.map(IpAddr::V6)];
+        let addresses = own.map(|own| match (own?, config.bind) {
+            (own, Bind::OwnAddresses) => Some(own),
+            (IpAddr::V4(_), Bind::All) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            (IpAddr::V6(_), Bind::All) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        });
         let port = config.listen_port;
         self.listen_on = addresses
             .into_iter()
@@ -292,6 +297,10 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
+    if address.is_ipv6() {
+        // IPv4 has a socket of its own, where it is listened on at all.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(128)

@@ -19,6 +19,8 @@ pub struct Config {
     pub asn: u32,
     /// TCP port that the shell listens on; 179 unless BGPConfiguration's `listenPort` says otherwise.
     pub listen_port: u16,
+    /// On which addresses the shell listens.
+    pub bind: Bind,
     /// Local IPv4 address: next hop of what we originate.
     pub address_v4: Option<Ipv4Addr>,
     /// Local IPv6 address: next hop of what we originate.
@@ -34,6 +36,16 @@ pub struct Config {
     pub exportable: BTreeSet<IpNet>,
     /// Routes that we originate.
     pub originated: BTreeMap<IpNet, LocalRoute>,
+}
+
+/// On which addresses a speaker listens (upstream `bindMode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bind {
+    /// On all addresses of the families that it has an address of.
+    #[default]
+    All,
+    /// On its own addresses only, so that another speaker on the host can have the others.
+    OwnAddresses,
 }
 
 /// A route that this speaker originates.

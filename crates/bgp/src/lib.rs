@@ -22,6 +22,6 @@ pub mod speaker;
 pub mod status;
 pub mod wire;
 
-pub use config::{Config, Family, FamilySet, LocalRoute, NextHopMode, PeerConfig, PeerId};
+pub use config::{Bind, Config, Family, FamilySet, LocalRoute, NextHopMode, PeerConfig, PeerId};
 pub use speaker::{ConnId, FibChange, FibRoute, Input, Output, Speaker};
 pub use status::{PeerChange, PeerEvent, PeerStatus, SessionError, State};

@@ -477,6 +477,7 @@ impl Driver {
             router_id: US,
             asn: 64512,
             listen_port: 179,
+            bind: bgp::Bind::All,
             address_v4: Some(US),
             address_v6: None,
             cluster_id: None,

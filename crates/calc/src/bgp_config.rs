@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use api::{AsNumber, Key, Kind};
-use bgp::config::{Config, LocalRoute};
+use api::{AsNumber, BindMode, Key, Kind, LogSeverity};
+use bgp::config::{Bind, Config, LocalRoute};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
@@ -48,7 +48,7 @@ pub(crate) struct Inputs<'a> {
 /// The configuration; none while this node has no address.
 pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
     let this = &inputs.config.node;
-    let mut problems = without_effect(inputs.facts);
+    let mut problems = without_effect(this, inputs.facts, inputs.settings);
     let routers = routers(&inputs);
     let peers = peering::peers(this, inputs.facts, &routers, &mut problems);
     let Some(us) = routers.get(this.as_str()) else {
@@ -58,6 +58,7 @@ pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
         router_id: inputs.config.router_id.resolve(this, us.ipv4),
         asn: us.asn,
         listen_port: us.configured_port.unwrap_or(BGP_PORT),
+        bind: bind(this, inputs.facts),
         address_v4: us.ipv4,
         address_v6: us.ipv6,
         cluster_id: us.cluster_id,
@@ -69,10 +70,11 @@ pub(crate) fn config(inputs: Inputs<'_>) -> (Option<Config>, Vec<Problem>) {
     (Some(config), problems)
 }
 
-/// What is asked for and not done. Somebody may rely on it, on the mesh's password above all, so status must say so.
-fn without_effect(facts: &Facts) -> Vec<Problem> {
+/// What is asked of this node and not done. Somebody may rely on it, on the mesh's password above all, so status must say so.
+fn without_effect(this: &str, facts: &Facts, settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (name, spec) in &facts.bgp {
+    let own = format!("node.{this}");
+    for (name, spec) in facts.bgp.iter().filter(|(name, _)| *name == "default" || **name == own) {
         let asked = [
             (spec.node_mesh_password.is_some(), "spec.nodeMeshPassword"),
             (!spec.prefix_advertisements.is_empty(), "spec.prefixAdvertisements"),
@@ -99,6 +101,47 @@ fn without_effect(facts: &Facts) -> Vec<Problem> {
             let text = "not available yet: this node announces no services";
             problems.push(Problem::new(key, field, text));
         }
+        let metric = |wish: Option<u32>, metric: u32| {
+            let differs = wish.is_some_and(|wish| wish != metric);
+            differs.then(|| format!("no effect: routes have FelixConfiguration's metric, {metric}"))
+        };
+        let elsewhere = |asked: bool, text: &str| asked.then(|| format!("no effect: {text}"));
+        let done_otherwise = [
+            (
+                elsewhere(
+                    spec.log_severity_screen
+                        .is_some_and(|severity| severity != LogSeverity::Info),
+                    "FelixConfiguration's logSeverityScreen sets the level",
+                ),
+                "spec.logSeverityScreen",
+            ),
+            (
+                elsewhere(
+                    !spec.ignored_interfaces.is_empty(),
+                    "routes of interfaces are never announced",
+                ),
+                "spec.ignoredInterfaces",
+            ),
+            (
+                elsewhere(
+                    spec.program_cluster_routes.is_some(),
+                    "the agent writes all routes to other nodes' blocks",
+                ),
+                "spec.programClusterRoutes",
+            ),
+            (
+                metric(spec.ipv4_normal_route_priority, settings.ipv4_metric),
+                "spec.ipv4NormalRoutePriority",
+            ),
+            (
+                metric(spec.ipv6_normal_route_priority, settings.ipv6_metric),
+                "spec.ipv6NormalRoutePriority",
+            ),
+        ];
+        for (text, field) in done_otherwise {
+            let key = Key::cluster(Kind::BGPConfiguration, name.as_str());
+            problems.extend(text.map(|text| Problem::new(key, field, text)));
+        }
     }
     for (name, _) in facts.peers.iter().filter(|(_, spec)| spec.max_restart_time.is_some()) {
         let key = Key::cluster(Kind::BGPPeer, name.as_str());
@@ -106,6 +149,15 @@ fn without_effect(facts: &Facts) -> Vec<Problem> {
         problems.push(Problem::new(key, "spec.maxRestartTime", text));
     }
     problems
+}
+
+fn bind(this: &str, facts: &Facts) -> Bind {
+    let own = facts.bgp.get(&format!("node.{this}")).and_then(|own| own.bind_mode);
+    let default = || facts.bgp.get("default").and_then(|default| default.bind_mode);
+    match own.or_else(default) {
+        None | Some(BindMode::None) => Bind::All,
+        Some(BindMode::NodeIp) => Bind::OwnAddresses,
+    }
 }
 
 /// RFC 4724 3 has 12 bits for the seconds.

@@ -78,6 +78,7 @@ fn config(own: u8, other: u8, routes: &[&str]) -> bgp::Config {
         router_id: local(own),
         asn: 64512,
         listen_port: 1790,
+        bind: Bind::OwnAddresses,
         address_v4: Some(local(own)),
         address_v6: None,
         cluster_id: None,
@@ -171,6 +172,30 @@ fn what_cannot_be_listened_on_is_told_and_tried_again() {
         assert!(speaker.report().await.listen_error.is_none());
         assert!(std::net::TcpStream::connect("127.0.0.1:1791").is_ok());
         assert!(std::net::TcpStream::connect("127.0.0.1:1790").is_err());
+    });
+}
+
+#[test]
+fn it_listens_everywhere_or_on_its_own_addresses() {
+    in_netns(|| async {
+        tool("ip link set lo up");
+        let answers = |address: &str| std::net::TcpStream::connect((address, 1790)).is_ok();
+        let speaker = start(false);
+        let reconfigure = async |bind, address_v6: Option<&str>| {
+            let mut config = config(1, 2, &[]);
+            config.bind = bind;
+            config.address_v6 = address_v6.map(|address| address.parse().expect("an address"));
+            speaker.configure(config);
+            assert_eq!(speaker.report().await.listen_error, None);
+        };
+        reconfigure(Bind::OwnAddresses, None).await;
+        assert!(answers("127.0.0.1") && !answers("127.0.0.9") && !answers("::1"));
+        reconfigure(Bind::All, None).await;
+        assert!(answers("127.0.0.1") && answers("127.0.0.9") && !answers("::1"));
+        reconfigure(Bind::All, Some("::1")).await;
+        assert!(answers("127.0.0.9") && answers("::1"));
+        reconfigure(Bind::OwnAddresses, Some("::1")).await;
+        assert!(answers("127.0.0.1") && !answers("127.0.0.9") && answers("::1"));
     });
 }
 

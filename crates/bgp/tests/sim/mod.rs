@@ -447,6 +447,7 @@ pub fn node(index: usize) -> Config {
         router_id: address(index),
         asn: 64512,
         listen_port: 179,
+        bind: bgp::Bind::All,
         address_v4: Some(address(index)),
         address_v6: Some(address_v6(index)),
         cluster_id: None,

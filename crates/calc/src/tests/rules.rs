@@ -505,3 +505,82 @@ fn what_is_asked_of_bgp_and_not_done_is_a_problem() {
         "the session is there all the same"
     );
 }
+
+#[test]
+fn what_is_asked_for_and_not_done_is_said() {
+    let check = |resource: Resource, expected: &[&str]| {
+        let resources = [node("a", &["10.0.0.1/24"]).into(), resource];
+        assert_eq!(complaints("a", &resources), expected);
+    };
+    let prefixed = |lines: &[&str]| -> Vec<String> {
+        lines
+            .iter()
+            .map(|line| format!("BGPConfiguration(default) spec.{line}"))
+            .collect()
+    };
+    let asked = |spec: &mut api::BgpConfigurationSpec| {
+        spec.log_severity_screen = Some(api::LogSeverity::Debug);
+        spec.ignored_interfaces = vec!["eth9".into()];
+        spec.program_cluster_routes = Some(api::ProgramClusterRoutes::Enabled);
+        (spec.ipv4_normal_route_priority, spec.ipv6_normal_route_priority) = (Some(512), Some(1024));
+    };
+    let said = prefixed(&[
+        "logSeverityScreen: no effect: FelixConfiguration's logSeverityScreen sets the level",
+        "ignoredInterfaces: no effect: routes of interfaces are never announced",
+        "programClusterRoutes: no effect: the agent writes all routes to other nodes' blocks",
+        "ipv4NormalRoutePriority: no effect: routes have FelixConfiguration's metric, 1024",
+    ]);
+    check(
+        bgp("default", asked),
+        &said.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    check(bgp("node.b", asked), &[]);
+    check(
+        bgp("default", |spec| {
+            spec.log_severity_screen = Some(api::LogSeverity::Info);
+            spec.bind_mode = Some(api::BindMode::NodeIp);
+        }),
+        &[],
+    );
+    let mut vxlan = pool("p", "10.1.0.0/16", EncapMode::Never);
+    vxlan.spec.vxlan_mode = EncapMode::Always;
+    check(
+        vxlan.into(),
+        &["IPPool(p) spec.vxlanMode: VXLAN is not available yet: routes that need it are left out"],
+    );
+}
+
+#[test]
+fn that_nat_is_not_enforced_is_said_once() {
+    let natted = |name: &str, cidr: &str| -> Resource {
+        let mut pool = pool(name, cidr, EncapMode::Never);
+        pool.spec.nat_outgoing = true;
+        pool.into()
+    };
+    let text = "IPPool(p) spec.natOutgoing: not enforced in this version: packets to the outside keep the pod's address as \
+                source";
+    assert_eq!(complaints("a", &[natted("p", "10.1.0.0/16")]), [text]);
+    let three = [
+        natted("q", "10.1.0.0/16"),
+        natted("p", "10.2.0.0/16"),
+        natted("r", "10.3.0.0/16"),
+    ];
+    assert_eq!(complaints("a", &three), [format!("{text}; also asked for by q, r")]);
+}
+
+#[test]
+fn a_node_listens_everywhere_unless_told_otherwise() {
+    let bind = |configs: &[(&str, api::BindMode)]| {
+        let configs = configs
+            .iter()
+            .map(|(name, mode)| bgp(name, |spec| spec.bind_mode = Some(*mode)));
+        let resources: Vec<Resource> = configs.chain([node("a", &["10.0.0.1/24"]).into()]).collect();
+        bgp_config("a", &resources).bind
+    };
+    use api::BindMode::{NodeIp, None};
+    assert_eq!(bind(&[]), bgp::Bind::All);
+    assert_eq!(bind(&[("default", NodeIp)]), bgp::Bind::OwnAddresses);
+    assert_eq!(bind(&[("default", NodeIp), ("node.a", None)]), bgp::Bind::All);
+    assert_eq!(bind(&[("default", None), ("node.a", NodeIp)]), bgp::Bind::OwnAddresses);
+    assert_eq!(bind(&[("node.b", NodeIp)]), bgp::Bind::All);
+}
