@@ -271,8 +271,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
     };
     let datastore = match (&loops.sync, loops.synced) {
         (SyncState::InSync, _) => Ok(("InSync", "the datastore has been read; changes follow".to_string())),
-        // INV-1: a node that has what it needs goes on without its datastore.
-        (SyncState::Disconnected(why), true) => Ok(("Disconnected", format!("working from what was read: {why}"))),
+        (SyncState::Disconnected(why), true) => Err(("Disconnected", format!("working from what was read: {why}"))),
         (SyncState::Disconnected(why), false) => Err(("Unreachable", why.clone())),
         (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
     };
@@ -312,7 +311,8 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
                 "NotRegistered",
             ),
         ),
-        condition("Datastore", true, datastore),
+        // A node that has what it needs goes on without its datastore: then this is a warning.
+        condition("Datastore", !loops.synced, datastore),
         condition("Dataplane", true, dataplane),
         condition(
             "CNI",

@@ -114,7 +114,7 @@ fn a_datastore_that_was_read_once_may_go() {
     check(
         "Datastore",
         |_, loops, _| loops.sync = gone(),
-        "ok Disconnected: working from what was read: no route",
+        "! Disconnected: working from what was read: no route",
         true,
     );
     check(
