@@ -12,7 +12,10 @@ pub fn text(report: &Report) -> String {
         "gauge",
         "2 once the datastore has been read, 1 before.",
     );
-    let synced = report.conditions.iter().any(|c| c.name == "Datastore" && c.ok);
+    let synced = report
+        .conditions
+        .iter()
+        .any(|c| c.name == "Datastore" && (c.ok || !c.required));
     out.sample("felix_resync_state", &[], if synced { 2 } else { 1 });
 
     out.family("margay_ready", "gauge", "1 if the node is ready.");

@@ -144,7 +144,12 @@ async fn holder(
         .into_iter()
         .filter_map(|stored| Node::try_from(stored.resource).ok())
         .collect();
-    let has = |node: &Node, address: &IpAddr| node.spec.bgp.iter().any(|bgp| bgp.addresses().any(|held| held == *address));
+    let has = |node: &Node, address: &IpAddr| {
+        node.spec
+            .bgp
+            .iter()
+            .any(|bgp| bgp.addresses().any(|held| held == *address))
+    };
     let us = nodes.iter().find(|node| node.metadata.name == config.node_name);
     for other in nodes.iter().filter(|node| node.metadata.name != config.node_name) {
         let stands = |address: &&IpAddr| us.is_some_and(|us| has(us, address) && age(us) < age(other));

@@ -352,7 +352,9 @@ fn check_race(flags: &str, there: &[(&str, &str, &str)], expected: &[&str]) {
     let won: Vec<&str> = won.map(|(name, _)| *name).collect();
     assert!(expected.contains(&won.join(" ").as_str()), "{outcomes:?}");
     for (name, outcome) in &outcomes {
-        let node = block_on(read_node(&store, name)).expect("memory answers").expect("there");
+        let node = block_on(read_node(&store, name))
+            .expect("memory answers")
+            .expect("there");
         let has = node.spec.bgp.is_some_and(|bgp| bgp.ipv4_address.is_some());
         assert_eq!(has, outcome.is_ok(), "{name}");
     }
