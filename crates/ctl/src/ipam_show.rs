@@ -72,7 +72,10 @@ fn who_holds(address: IpAddr, blocks: &[IpamBlockSpec], out: &mut dyn Write) -> 
     let holder = match holder {
         None => return writeln!(out, "{address} is not assigned"),
         Some(holder) if holder.released_at.is_some() => {
-            return writeln!(out, "{address} is not assigned: it was released and rests for ipCooldownSeconds");
+            return writeln!(
+                out,
+                "{address} is not assigned: it was released and rests for ipCooldownSeconds"
+            );
         }
         Some(holder) => holder,
     };

@@ -334,7 +334,6 @@ fn pool(wishes: &Wishes, family: IpFamily, host_routes: &[IpNet], notes: &mut Ve
         IpFamily::V4 => {
             // IP-in-IP and NAT are for IPv4: pods' IPv6 addresses travel as they are.
             spec.ipip_mode = wishes.ipip_mode;
-            spec.nat_outgoing = true;
             "default-ipv4-ippool"
         }
         IpFamily::V6 => "default-ipv6-ippool",
