@@ -384,7 +384,7 @@ fn what_is_in_use_is_refused_and_nothing_is_half_made() {
     for (args, words) in [
         (
             vec!["--pool", "10.211.0.0/16", "--nodes", "1"],
-            "pool 10.211.0.0/16 is already in use by route 10.211.55.0/24",
+            "pool 10.211.0.0/16 is already in use by the lab's fabric 10.211.55.0/24",
         ),
         (vec!["--nodes", "0"], "--nodes: `0` is out of range: 1 to 240"),
         (vec!["--from", "/nonexistent.yaml"], "/nonexistent.yaml: No such file"),
