@@ -6,6 +6,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::{Path, PathBuf};
+    use std::process::Command;
 
     use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
@@ -194,8 +195,21 @@ mod tests {
         let mut command = MetadataCommand::new();
         command
             .manifest_path(root().join("Cargo.toml"))
-            .other_options(vec!["--offline".into(), "--locked".into()]);
+            // What was built is what is there: packages of other platforms were never fetched.
+            .other_options(
+                ["--offline", "--locked", "--filter-platform", &platform()]
+                    .map(String::from)
+                    .to_vec(),
+            );
         command.exec().expect("cargo metadata reads the workspace")
+    }
+
+    /// The platform that is built for, as the compiler names it.
+    fn platform() -> String {
+        let said = Command::new("rustc").arg("-vV").output().expect("a compiler");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+        host.expect("rustc says what it runs on").to_string()
     }
 
     fn layers(metadata: &Metadata) -> BTreeMap<String, &'static str> {
