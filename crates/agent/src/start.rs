@@ -75,15 +75,17 @@ async fn serve(
     let tunnel = IfName::from(TUNNEL);
 
     // What the kernel can do and already has.
-    let probe = linux::ipip::probe();
-    let flavour = config.ipip.or(probe.chosen);
+    let (flavour, why) = match config.ipip {
+        // Nothing to find out; probing holds the kernel's one lock for devices, which all agents of a machine share.
+        Some(forced) => (Some(forced), "forced by MARGAY_IPIP".to_string()),
+        None => {
+            let probe = linux::ipip::probe();
+            (probe.chosen, probe.why)
+        }
+    };
     let summary = ProbeSummary {
         flavour: flavour.map_or("none".into(), |flavour| format!("{flavour:?}").to_lowercase()),
-        why: if config.ipip.is_some() {
-            "forced by MARGAY_IPIP".into()
-        } else {
-            probe.why.clone()
-        },
+        why,
     };
     tracing::info!(flavour = summary.flavour, why = summary.why, "IPIP probed");
     let mut kernel = LiveKernel::open()?;
