@@ -5,6 +5,7 @@
 
 pub mod contract;
 pub mod fake;
+pub mod nft;
 pub mod object;
 pub mod port;
 
