@@ -24,6 +24,8 @@ pub struct LocalEndpoint {
     pub device: IfName,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+    /// Whoever tells of it has just made the device, with its settings.
+    pub fresh: bool,
 }
 
 /// What makes it certain that something unwanted is really stale.
@@ -229,8 +231,10 @@ impl Dataplane {
             .map(|endpoint| endpoint.device.clone())
             .collect();
         devices.iter().for_each(|device| self.want_device(device));
-        if let Some(endpoint) = endpoint.filter(|_| self.ever_observed) {
-            self.trust_sysctls_of(&endpoint);
+        match endpoint {
+            Some(endpoint) if endpoint.fresh => self.sysctls_are_set(&endpoint),
+            Some(endpoint) if self.ever_observed => self.trust_sysctls_of(&endpoint),
+            _ => {}
         }
     }
 
@@ -545,9 +549,12 @@ impl Dataplane {
             let key = self.placed.get(&(RouteClass::Local, IpNet::from(*address)));
             key.is_some_and(|key| self.routes.agrees(key))
         };
-        if !endpoint.addresses.iter().all(there) {
-            return;
+        if endpoint.addresses.iter().all(there) {
+            self.sysctls_are_set(endpoint);
         }
+    }
+
+    fn sysctls_are_set(&mut self, endpoint: &LocalEndpoint) {
         let families: BTreeSet<IpFamily> = endpoint.addresses.iter().map(IpFamily::of).collect();
         let sysctls = families
             .into_iter()

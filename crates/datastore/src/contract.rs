@@ -7,7 +7,7 @@ use api::{Key, Kind, Resource};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::StreamExt;
 
-use crate::store::{Revision, Scope, SharedStore, StoreError, Update, WatchEvent};
+use crate::store::{Revision, Scope, SharedStore, StoreError, Update, WatchEvent, Write};
 use parts::*;
 
 mod parts;
@@ -67,6 +67,8 @@ pub fn all() -> Vec<(&'static str, Check)> {
         a_revision_of_another_store_means_list_again,
         a_compacted_revision_means_list_again,
         a_dropped_watch_disturbs_nobody,
+        several_writes_are_done_in_their_order,
+        several_writes_end_at_the_first_that_fails,
         of_concurrent_creates_one_wins,
         concurrent_increments_are_never_lost,
         all_watchers_see_every_change_in_order,
@@ -416,6 +418,59 @@ async fn a_dropped_watch_disturbs_nobody(subject: Subject) -> Outcome {
         same("the other watch", next(&mut second).await?, appeared(&stored))?;
     }
     Ok(())
+}
+
+async fn several_writes_are_done_in_their_order(subject: Subject) -> Outcome {
+    let store = subject.store;
+    same("no writes", store.write_all(vec![]).await, vec![])?;
+    let old = ok(store.create(profile("old", "1")).await)?;
+    let doomed = ok(store.create(profile("doomed", "1")).await)?;
+    let writes = vec![
+        Write::Create(profile("new", "1")),
+        Write::Update(profile("old", "2"), old.revision.clone()),
+        Write::Delete(key("doomed"), Some(doomed.revision.clone())),
+        // Judged by what the ones before it left.
+        Write::Create(profile("doomed", "2")),
+    ];
+    let mut answers = Vec::new();
+    for answer in store.write_all(writes).await {
+        answers.push(ok(answer)?);
+    }
+    let names: Vec<_> = answers.iter().map(|stored| stored.resource.key()).collect();
+    same(
+        "the answers",
+        names,
+        vec![key("new"), key("old"), key("doomed"), key("doomed")],
+    )?;
+    same("what was deleted", answers.get(2), Some(&doomed))?;
+    for (name, index) in [("new", 0), ("old", 1), ("doomed", 3)] {
+        same("get", store.get(&key(name)).await, Ok(answers.get(index).cloned()))?;
+    }
+    same("the update", count(&answers[1].resource), 2)
+}
+
+async fn several_writes_end_at_the_first_that_fails(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let old = ok(store.create(profile("old", "1")).await)?;
+    ok(store.update(profile("old", "2"), &old.revision).await)?;
+    let writes = vec![
+        Write::Create(profile("first", "1")),
+        Write::Update(profile("old", "3"), old.revision),
+        Write::Create(profile("last", "1")),
+    ];
+    let answers = store.write_all(writes).await;
+    same("the number of answers", answers.len(), 2)?;
+    same(
+        "the refused one",
+        answers[1].as_ref().err(),
+        Some(&StoreError::Conflict(key("old"))),
+    )?;
+    same(
+        "the first",
+        store.get(&key("first")).await,
+        answers[0].clone().map(Some),
+    )?;
+    same("the last", store.get(&key("last")).await, Ok(None))
 }
 
 async fn of_concurrent_creates_one_wins(subject: Subject) -> Outcome {

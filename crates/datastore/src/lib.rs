@@ -15,5 +15,7 @@ pub mod syncer;
 
 pub use memory::MemoryStore;
 pub use modify::{Edit, modify};
-pub use store::{Listing, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, check_key};
+pub use store::{
+    Listing, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Write, check_key,
+};
 pub use syncer::{SyncEvent, Syncer};

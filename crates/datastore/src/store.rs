@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api::{Key, Kind, Resource};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,29 @@ pub trait Store: Send + Sync {
     /// Deletes a resource, if `expected` is given only at that revision. Answers what was deleted.
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>>;
 
+    /// Writes in order, each judged by what the ones before it left, until one fails. The answers are those of the writes that
+    /// were tried: all of them `Ok`, or the last one an error. After [`StoreError::Unavailable`] nothing is known of the write
+    /// it stands for nor of any later one. Others may see the first ones without the rest; a store that can does all in one go.
+    fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
+        async move {
+            let mut answers = Vec::with_capacity(writes.len());
+            for write in writes {
+                let answer = match write {
+                    Write::Create(resource) => self.create(resource).await,
+                    Write::Update(resource, expected) => self.update(resource, &expected).await,
+                    Write::Delete(key, expected) => self.delete(&key, expected.as_ref()).await,
+                };
+                let failed = answer.is_err();
+                answers.push(answer);
+                if failed {
+                    break;
+                }
+            }
+            answers
+        }
+        .boxed()
+    }
+
     /// Every change in a scope after `from`, in order and without gaps; without `from` first everything that is there, then
     /// [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
     /// been too slow: list again. Ends after any error; never ends without one.
@@ -33,6 +57,18 @@ pub trait Store: Send + Sync {
 
 /// A store that can be handed around.
 pub type SharedStore = Arc<dyn Store>;
+
+/// One write of [`Store::write_all`]: as the method of the same name does it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // nearly all are resources
+pub enum Write {
+    /// [`Store::create`].
+    Create(Resource),
+    /// [`Store::update`].
+    Update(Resource, Revision),
+    /// [`Store::delete`].
+    Delete(Key, Option<Revision>),
+}
 
 /// Opaque version of a resource. Compared for equality only, never for order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use api::resource::IpPool;
 use api::{AllocationAttribute, AllowedUse, IpamBlockSpec, Key};
-use datastore::StoreError;
+use datastore::{StoreError, Write};
 use futures::future::join_all;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::address::Family;
 use crate::affinity::{self, Claim};
 use crate::cache::Facts;
-use crate::fetch::{ATTEMPTS, At, read_live, update};
+use crate::fetch::{ATTEMPTS, At, read_live, typed, update};
 use crate::pools::{PoolChoice, block_of, choose, is_enabled, pool_of};
 use crate::round::{Job, Swap};
 use crate::search::{Search, Terms};
@@ -174,10 +174,18 @@ impl Ipam {
                 .into_iter()
                 .map(|(family, found)| Swap::take(family, found, jobs, &reserved))
                 .collect();
-            let swaps = self.raise_handles(now, swaps, jobs).await;
+            let (swaps, written) = match self.write_at_once(now, &swaps, jobs).await {
+                Some(written) => (swaps, written),
+                None => (self.raise_handles(now, swaps, jobs).await, Vec::new()),
+            };
+            let mut written = written.into_iter();
             for swap in swaps {
                 let (family, cidr, borrowed) = (swap.family, swap.at.object.spec.cidr, swap.borrowed);
-                if !self.swap(&plan.owner, swap, jobs).await {
+                let written = match written.next() {
+                    Some(written) => written,
+                    None => update(self.store.as_ref(), swap.bumped()).await,
+                };
+                if !self.swapped(&plan.owner, swap, written, jobs).await {
                     for (searched, search) in &mut searches {
                         if *searched == family {
                             search.lost(cidr, borrowed);
@@ -192,12 +200,56 @@ impl Ipam {
         }
     }
 
+    /// Writes a whole round in one go: the handles, if all of them are new, then the blocks. Answers what came of the blocks,
+    /// of those that were tried; `None` if none was, because a handle was in the way.
+    async fn write_at_once(
+        &self,
+        now: Timestamp,
+        swaps: &[Swap],
+        jobs: &mut [&mut Job<'_>],
+    ) -> Option<Vec<Result<At<IpamBlockSpec>, StoreError>>> {
+        let wanted: Vec<(usize, BTreeMap<IpNet, u32>)> = (0..jobs.len())
+            .map(|index| (index, counts(swaps, index)))
+            .filter(|(_, counts)| !counts.is_empty())
+            .collect();
+        if wanted.iter().any(|(index, _)| jobs[*index].raised) {
+            return None;
+        }
+        let handles = wanted
+            .iter()
+            .map(|(index, counts)| Write::Create(handle::new(&jobs[*index].request.handle, counts, now).into()));
+        let blocks = swaps.iter().map(|swap| {
+            let At { object, revision } = swap.bumped();
+            Write::Update(object.into(), revision)
+        });
+        let mut answers = self.store.write_all(handles.chain(blocks).collect()).await.into_iter();
+        for (index, counts) in wanted {
+            match answers.next() {
+                Some(Ok(_)) => jobs[index].has_raised(counts),
+                // Blocks come after handles: whether they were written decides.
+                Some(Err(StoreError::Unavailable(why))) => {
+                    return Some(
+                        swaps
+                            .iter()
+                            .map(|_| Err(StoreError::Unavailable(why.clone())))
+                            .collect(),
+                    );
+                }
+                Some(Err(_)) | None => return None,
+            }
+        }
+        let mut written: Vec<_> = answers.map(|answer| answer.and_then(typed)).collect();
+        if let Some(Err(StoreError::Unavailable(why))) = written.last() {
+            let unknown = StoreError::Unavailable(why.clone());
+            written.resize(swaps.len(), Err(unknown));
+        }
+        Some(written)
+    }
+
     /// Raises the handles of all jobs that took something. Who fails loses what it took.
     async fn raise_handles(&self, now: Timestamp, mut swaps: Vec<Swap>, jobs: &mut [&mut Job<'_>]) -> Vec<Swap> {
         let writes = jobs.iter().enumerate().filter_map(|(index, job)| {
-            let wanted: BTreeMap<IpNet, u32> = (swaps.iter())
-                .filter_map(|swap| Some((swap.at.object.spec.cidr, swap.taken.get(&index)?.len() as u32)))
-                .collect();
+            let wanted = counts(&swaps, index);
             if wanted.is_empty() {
                 return None;
             }
@@ -213,13 +265,7 @@ impl Ipam {
         for (index, written, wanted) in join_all(writes).await {
             let job = &mut jobs[index];
             match written {
-                Ok(()) => {
-                    job.raised = true;
-                    for (cidr, count) in wanted {
-                        let credit = job.credit.entry(cidr).or_default();
-                        *credit = (*credit).max(count);
-                    }
-                }
+                Ok(()) => job.has_raised(wanted),
                 Err(error) => {
                     job.failed = Some(error.into());
                     for swap in &mut swaps {
@@ -232,12 +278,16 @@ impl Ipam {
         swaps
     }
 
-    /// Writes a block; `false` if the race was lost.
-    async fn swap(&self, owner: &Owner, swap: Swap, jobs: &mut [&mut Job<'_>]) -> bool {
-        let mut at = swap.at.clone();
-        let cidr = at.object.spec.cidr;
-        at.object.spec.bump();
-        let written = match update(self.store.as_ref(), at).await {
+    /// Takes what came of writing a block; `false` if the race was lost.
+    async fn swapped(
+        &self,
+        owner: &Owner,
+        swap: Swap,
+        written: Result<At<IpamBlockSpec>, StoreError>,
+        jobs: &mut [&mut Job<'_>],
+    ) -> bool {
+        let cidr = swap.at.object.spec.cidr;
+        let written = match written {
             Ok(at) => Ok(Some(at)),
             Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => return false,
             Err(StoreError::Unavailable(why)) => {
@@ -472,6 +522,12 @@ fn check_handle(handle: &str) -> Result<(), IpamError> {
     } else {
         Ok(())
     }
+}
+
+/// How many addresses a job took, by block.
+fn counts(swaps: &[Swap], job: usize) -> BTreeMap<IpNet, u32> {
+    let taken = |swap: &Swap| Some((swap.at.object.spec.cidr, swap.taken.get(&job)?.len() as u32));
+    swaps.iter().filter_map(taken).collect()
 }
 
 pub(crate) fn holder_of(handle: &str, attributes: &BTreeMap<String, String>) -> AllocationAttribute {

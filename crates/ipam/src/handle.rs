@@ -41,7 +41,7 @@ pub(crate) async fn raise(
                 }
                 update(store, at).await.map(drop)
             }
-            None => create(store, new_handle(id, wanted, now)).await.map(drop),
+            None => create(store, new(id, wanted, now)).await.map(drop),
         };
         match written {
             Err(StoreError::Exists(_) | StoreError::Conflict(_) | StoreError::NotFound(_)) => continue,
@@ -51,7 +51,8 @@ pub(crate) async fn raise(
     Err(StoreError::Conflict(key))
 }
 
-fn new_handle(id: &str, counts: &BTreeMap<IpNet, u32>, now: Timestamp) -> IpamHandle {
+/// A handle that counts so many addresses, by block.
+pub(crate) fn new(id: &str, counts: &BTreeMap<IpNet, u32>, now: Timestamp) -> IpamHandle {
     let block = counts
         .iter()
         .map(|(block, count)| (block.to_string(), *count))

@@ -46,6 +46,15 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// The handle counts at least so many addresses, by block.
+    pub fn has_raised(&mut self, counts: BTreeMap<IpNet, u32>) {
+        self.raised = true;
+        for (cidr, count) in counts {
+            let credit = self.credit.entry(cidr).or_default();
+            *credit = (*credit).max(count);
+        }
+    }
+
     pub fn lacks(&self, family: Family) -> usize {
         let (wanted, got) = match family {
             Family::V4 => (self.request.ipv4, self.assigned.v4.len()),
@@ -102,6 +111,13 @@ impl Swap {
             taken,
             before,
         }
+    }
+
+    /// The block to write.
+    pub fn bumped(&self) -> At<IpamBlockSpec> {
+        let mut at = self.at.clone();
+        at.object.spec.bump();
+        at
     }
 
     /// Undoes what a job took.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use kernel::{
     Address, IfName, IpFamily, KernelError, Mac, Neighbor, NextHop, PolicyRule, Route, RouteKey, RouteTarget,
 };
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
@@ -29,6 +30,37 @@ pub(crate) fn canonical(key: &RouteKey) -> RouteKey {
         destination: key.destination.trunc(),
         metric,
     }
+}
+
+/// Settings of a device that `RTM_SETLINK` can write, by the kernel's numbers (`IPV4_DEVCONF_*`, `linux/ip.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ipv4Setting {
+    Forwarding = 1,
+    ProxyArp = 3,
+    RpFilter = 8,
+    RouteLocalnet = 26,
+}
+
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET_CONF: u16 = 1;
+const NLA_F_NESTED: u16 = 1 << 15;
+
+/// `IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF { number: value, … } } }`. The codec only knows the form in which the kernel
+/// answers, where the same attribute is an array of all settings.
+pub(crate) fn ipv4_settings(settings: &[(Ipv4Setting, u32)]) -> LinkAttribute {
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = value.len() as u16 + 4;
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes
+    };
+    let values: Vec<u8> = settings
+        .iter()
+        .flat_map(|(setting, value)| attribute(*setting as u16, &value.to_ne_bytes()))
+        .collect();
+    let conf = attribute(IFLA_INET_CONF | NLA_F_NESTED, &values);
+    let family = attribute(libc::AF_INET as u16 | NLA_F_NESTED, &conf);
+    LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, family))
 }
 
 /// A route for `RTM_NEWROUTE`. Targets of kind `Other` cannot be written.

@@ -3,11 +3,16 @@
 //! The pod has `169.254.1.1 dev eth0` and a default route through it, and a permanent neighbour entry for that gateway, so
 //! nothing has to answer for it; IPv6 uses the host end's link-local address in the same way. All calls block for about
 //! a millisecond and may be repeated.
+//!
+//! Work in both namespaces is done by one fresh thread, which moves between them: starting threads and waiting for them costs
+//! as much as the wiring itself. A netlink socket stays in the namespace where it was opened, so what is left to do in the
+//! pod afterwards ([`Inside`]) needs no thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use ipnet::IpNet;
 use kernel::{
@@ -16,6 +21,7 @@ use kernel::{
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
+use nix::sched::{CloneFlags, setns};
 
 use crate::link::{self, LinkDetails, LinkSettings, VethEnd};
 use crate::live::read_netlink;
@@ -99,35 +105,50 @@ pub enum PodError {
 
 /// Wires the pod. Finishes what an interrupted call began; replaces a stale host end of ours; on an error nothing that
 /// this call made stays.
-pub fn attach(pod: &PodInterface) -> Result<Attached, PodError> {
+pub fn attach(pod: &PodInterface) -> Result<(Attached, Inside), PodError> {
+    let threads = thread::scope(|scope| {
+        let worker = thread::Builder::new().name("pod-attach".into());
+        let handle = worker.spawn_scoped(scope, || attach_here(pod))?;
+        handle.join().map_err(|panic| std::panic::resume_unwind(panic))
+    });
+    threads.map_err(broken)?
+}
+
+/// As [`attach`], and answers on the thread that it starts.
+pub fn attach_then(
+    pod: PodInterface,
+    done: impl FnOnce(Result<(Attached, Inside), PodError>) + Send + 'static,
+) -> io::Result<()> {
+    let worker = thread::Builder::new().name("pod-attach".into());
+    worker.spawn(move || done(attach_here(&pod))).map(drop)
+}
+
+/// Moves the calling thread into the pod's namespace and back. If an error leaves it there, it ends there.
+fn attach_here(pod: &PodInterface) -> Result<(Attached, Inside), PodError> {
     let netns = open(&pod.netns)?;
-    let here = Netns::current().map_err(broken)?;
-    let mut socket = Socket::open().map_err(broken)?;
-    let half = match link::find(&mut socket, &pod.host_device)? {
-        None => None,
-        Some(found) if found.link.alias.as_deref() == Some(&pod.alias) => Some(found),
-        Some(found) if is_ours(&found.link, &pod.alias) => {
-            remove(&mut socket, &pod.host_device)?;
-            None
-        }
-        Some(found) => {
-            return Err(PodError::NameTaken {
-                device: pod.host_device.clone(),
-                holder: describe(&found.link),
-            });
-        }
+    let host = Netns::current().map_err(broken)?;
+    enter(&netns)?;
+    let mut inside = Inside {
+        socket: Socket::open().map_err(broken)?,
+        name: IfName::from(pod.name.as_str()),
     };
-    let inner = netns
-        .run(|| inside(pod, here.as_fd(), half.as_ref()))
-        .map_err(broken)??;
-    match outside(pod, &mut socket) {
-        Ok(host_index) => Ok(Attached {
-            host_index,
-            pod_index: inner.index,
-            pod_mac: inner.mac,
-        }),
+    for setting in pod_sysctls(pod) {
+        write(&setting, pod)?;
+    }
+    enter(&host)?;
+    let mut socket = Socket::open().map_err(broken)?;
+    let is_new = make_pair(pod, host.as_fd(), &mut socket, &mut inside)?;
+    let wired = inside.wire(pod).and_then(|(pod_index, pod_mac)| {
+        Ok(Attached {
+            host_index: outside(pod, &mut socket)?,
+            pod_index,
+            pod_mac,
+        })
+    });
+    match wired {
+        Ok(attached) => Ok((attached, inside)),
         Err(error) => {
-            if inner.is_new {
+            if is_new {
                 // The first error is the one to tell.
                 let _ = remove(&mut socket, &pod.host_device);
             }
@@ -136,12 +157,85 @@ pub fn attach(pod: &PodInterface) -> Result<Attached, PodError> {
     }
 }
 
-/// Gives a pod that [`attach`] wired without addresses its IPv4 addresses and the routes that go with them: the little that
-/// has to wait for an allocation. May be repeated. For IPv6 call [`attach`], which prepares the namespace for it first.
-pub fn assign(pod: &PodInterface) -> Result<(), PodError> {
-    let name = IfName::from(pod.name.as_str());
-    let work = || wire(pod, &name, &mut Socket::open().map_err(broken)?);
-    open(&pod.netns)?.run(work).map_err(broken)?.map(drop)
+fn enter(netns: &Netns) -> Result<(), PodError> {
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| broken(errno.into()))
+}
+
+/// Makes the veth pair; `false` if an interrupted call has made it before. The kernel is asked for what is in the way only if
+/// something is.
+fn make_pair(
+    pod: &PodInterface,
+    host: BorrowedFd<'_>,
+    outer: &mut Socket,
+    inside: &mut Inside,
+) -> Result<bool, PodError> {
+    let inner = VethEnd {
+        name: &inside.name,
+        netns: None,
+        mac: pod.mac,
+        mtu: Some(pod.mtu),
+    };
+    let other = VethEnd {
+        name: &pod.host_device,
+        netns: Some(host),
+        mac: Some(HOST_MAC),
+        mtu: Some(pod.mtu),
+    };
+    match link::create_veth(&mut inside.socket, &inner, &other) {
+        Err(KernelError::Refused {
+            errno: libc::EEXIST, ..
+        }) => {}
+        made => return Ok(made.map(|()| true)?),
+    }
+    let half = match link::find(outer, &pod.host_device)? {
+        Some(found) if found.link.alias.as_deref() == Some(&pod.alias) => Some(found),
+        Some(found) if is_ours(&found.link, &pod.alias) => {
+            remove(outer, &pod.host_device)?;
+            None
+        }
+        Some(found) => {
+            return Err(PodError::NameTaken {
+                device: pod.host_device.clone(),
+                holder: describe(&found.link),
+            });
+        }
+        None => None,
+    };
+    match (link::find(&mut inside.socket, &inside.name)?, half) {
+        (Some(inner), Some(outer)) if are_pair(&inner, &outer) => return Ok(false),
+        (Some(_), _) => return Err(PodError::InterfaceExists { name: pod.name.clone() }),
+        // Its other end is in a namespace that this pod has no more.
+        (None, Some(_)) => remove(outer, &pod.host_device)?,
+        (None, None) => {}
+    }
+    link::create_veth(&mut inside.socket, &inner, &other)?;
+    Ok(true)
+}
+
+impl std::fmt::Debug for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inside")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A way into an attached pod's namespace that needs no thread in it. The namespace lives at least as long as this.
+pub struct Inside {
+    socket: Socket,
+    name: IfName,
+}
+
+impl Inside {
+    /// Gives a pod that [`attach`] wired without addresses its IPv4 addresses and the routes that go with them: the little
+    /// that has to wait for an allocation. May be repeated. For IPv6 call [`attach`], which prepares the namespace for it.
+    pub fn assign(&mut self, pod: &PodInterface) -> Result<(), PodError> {
+        self.wire(pod).map(drop)
+    }
+
+    fn wire(&mut self, pod: &PodInterface) -> Result<(u32, Mac), PodError> {
+        wire(pod, &self.name, &mut self.socket)
+    }
 }
 
 /// Takes the wiring away; what is gone already is fine. A host end that bears another alias is left alone: the pod's name
@@ -170,54 +264,6 @@ pub fn check(pod: &PodInterface) -> Result<(), Vec<String>> {
     } else {
         Err(differences)
     }
-}
-
-/// The end inside the pod.
-struct Inner {
-    index: u32,
-    mac: Mac,
-    /// This call made it.
-    is_new: bool,
-}
-
-/// The pod's side, on a thread inside its namespace.
-fn inside(pod: &PodInterface, host: BorrowedFd<'_>, half: Option<&LinkDetails>) -> Result<Inner, PodError> {
-    let name = IfName::from(pod.name.as_str());
-    let mut socket = Socket::open().map_err(broken)?;
-    for setting in pod_sysctls(pod) {
-        write(&setting, pod)?;
-    }
-    let is_new = match (link::find(&mut socket, &name)?, half) {
-        (Some(inner), Some(outer)) if are_pair(&inner, outer) => false,
-        (Some(_), _) => return Err(PodError::InterfaceExists { name: pod.name.clone() }),
-        (None, _) => {
-            if half.is_some() {
-                // Its other end is in a namespace that this pod has no more.
-                let stale = || remove(&mut Socket::open().map_err(broken)?, &pod.host_device);
-                Netns::run_at(host, stale).map_err(broken)??;
-            }
-            let inner = VethEnd {
-                name: &name,
-                netns: None,
-                mac: pod.mac,
-                mtu: Some(pod.mtu),
-            };
-            let outer = VethEnd {
-                name: &pod.host_device,
-                netns: Some(host),
-                mac: Some(HOST_MAC),
-                mtu: Some(pod.mtu),
-            };
-            link::create_veth(&mut socket, &inner, &outer)?;
-            true
-        }
-    };
-    let wired = wire(pod, &name, &mut socket);
-    if wired.is_err() && is_new {
-        // The first error is the one to tell.
-        let _ = link::delete(&mut socket, &name);
-    }
-    wired.map(|(index, mac)| Inner { index, mac, is_new })
 }
 
 fn wire(pod: &PodInterface, name: &IfName, socket: &mut Socket) -> Result<(u32, Mac), PodError> {
@@ -262,24 +308,46 @@ fn wire(pod: &PodInterface, name: &IfName, socket: &mut Socket) -> Result<(u32, 
     Ok((index, mac.ok_or_else(|| KernelError::NoDevice(name.clone()))?))
 }
 
-/// The host's side: sysctls first, then the mark and up in one request.
+/// The host's side: settings and the mark first, then up.
 fn outside(pod: &PodInterface, socket: &mut Socket) -> Result<u32, PodError> {
     let index = link::index(socket, &pod.host_device)?;
     for setting in host_sysctls(pod) {
-        write(&setting, pod)?;
+        if !is_by_netlink(&setting) {
+            write(&setting, pod)?;
+        }
     }
-    let settings = LinkSettings {
+    let mut marked = encode::link(
+        index,
+        &LinkSettings {
+            mtu: Some(pod.mtu),
+            alias: Some(pod.alias.clone()),
+            ..LinkSettings::default()
+        },
+    );
+    marked.attributes.push(encode::ipv4_settings(HOST_IPV4));
+    let up = LinkSettings {
         up: Some(true),
-        mtu: Some(pod.mtu),
-        alias: Some(pod.alias.clone()),
         ..LinkSettings::default()
     };
-    let request = Request {
-        message: Message::SetLink(encode::link(index, &settings)),
+    let requests = [marked, encode::link(index, &up)].map(|message| Request {
+        message: Message::SetLink(message),
         flags: 0,
-    };
-    link::all(socket, &[request], &format!("device {}", pod.host_device))?;
+    });
+    link::all(socket, &requests, &format!("device {}", pod.host_device))?;
     Ok(index)
+}
+
+/// The IPv4 settings of a host end, by the kernel's numbers for them (`IPV4_DEVCONF_*`): one message sets all of them, a
+/// file for each takes five times as long. [`host_sysctls`] has the same, for [`check`] to compare.
+const HOST_IPV4: &[(encode::Ipv4Setting, u32)] = &[
+    (encode::Ipv4Setting::RpFilter, 1),
+    (encode::Ipv4Setting::RouteLocalnet, 1),
+    (encode::Ipv4Setting::ProxyArp, 1),
+    (encode::Ipv4Setting::Forwarding, 1),
+];
+
+fn is_by_netlink(setting: &Sysctl) -> bool {
+    setting.path.starts_with("ipv4/conf/")
 }
 
 /// Deletes a device that has been found to be ours.

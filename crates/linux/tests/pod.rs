@@ -16,7 +16,7 @@ fn two_pods_reach_each_other_through_the_host_in_both_families() {
         forwarding();
         let pods = [Pod::new(1), Pod::new(2)];
         for pod in &pods {
-            let attached = pod::attach(&pod.interface).expect("attaches");
+            let (attached, _) = pod::attach(&pod.interface).expect("attaches");
             assert_eq!(pod::check(&pod.interface), Ok(()));
             let shown = tool("ip -j -d link show").replace(' ', "");
             assert!(
@@ -51,8 +51,9 @@ fn two_pods_reach_each_other_through_the_host_in_both_families() {
 fn attaching_and_detaching_twice_is_fine() {
     in_netns(|| async {
         let pod = Pod::new(1);
-        let first = pod::attach(&pod.interface).expect("attaches");
-        assert_eq!(pod::attach(&pod.interface), Ok(first), "the same devices, not new ones");
+        let (first, _) = pod::attach(&pod.interface).expect("attaches");
+        let (second, _) = pod::attach(&pod.interface).expect("attaches again");
+        assert_eq!(second, first, "the same devices, not new ones");
         for _ in 0..2 {
             assert_eq!(pod.detach(), Ok(()));
             assert!(!pod.host_device_exists());
@@ -83,11 +84,11 @@ fn a_pod_that_was_wired_without_addresses_is_complete_when_it_gets_them() {
             addresses: vec![],
             ..whole.clone()
         };
-        pod::attach(&bare).expect("attaches");
+        let (_, mut inside) = pod::attach(&bare).expect("attaches");
         assert_eq!(pod::check(&bare), Ok(()));
         assert!(pod::check(&whole).is_err());
         for _ in 0..2 {
-            pod::assign(&whole).expect("gets its address");
+            inside.assign(&whole).expect("gets its address");
             assert_eq!(pod::check(&whole), Ok(()));
         }
     });

@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use cni::journal::{Endpoint, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
-use futures::FutureExt;
+use futures::channel::oneshot;
 
 use super::endpoint::{link_of, local_of, pending_of, result_of};
-use super::ports::{AllocError, Readiness, Want};
+use super::ports::{AllocError, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
 impl CniServer {
@@ -199,32 +199,37 @@ impl CniServer {
             None => self.allocate(want).await?,
         };
         let wire = async {
-            self.attach(endpoint).await?;
+            self.attach(endpoint, None).await?;
             self.route(endpoint).await
         };
-        let (wired, written) = futures::join!(wire, self.write_workload_endpoint(endpoint));
+        let (written, wired) = futures::join!(self.write_workload_endpoint(endpoint), wire);
         wired.and(written)
     }
 
-    /// Only the pod's addresses, its routes and the WorkloadEndpoint have to wait for the allocation.
+    /// Only the pod's addresses, its routes and the WorkloadEndpoint have to wait for the allocation. Whoever waits for
+    /// somebody else is started before whoever works here.
     async fn make_while_allocating(&self, endpoint: &mut Endpoint, want: Want) -> Result<(), Error> {
         let bare = endpoint.clone();
-        let attached = self.attach(&bare).shared();
-        let rest = async {
+        let (to_pod, for_pod) = oneshot::channel();
+        let (to_node, for_node) = oneshot::channel();
+        let write = async {
             endpoint.addresses = self.allocate(want).await?;
-            let wire = async {
-                attached.clone().await?;
-                if let Some(link) = link_of(endpoint) {
-                    self.shared.parts.pods.assign(link).await.map_err(not_wired)?;
-                }
-                self.route(endpoint).await
-            };
-            let (wired, written) = futures::join!(wire, self.write_workload_endpoint(endpoint));
-            wired.and(written)
+            // Who no longer listens has failed, and says so itself.
+            let _ = to_pod.send(endpoint.addresses.clone());
+            let _ = to_node.send(endpoint.clone());
+            self.write_workload_endpoint(endpoint).await
+        };
+        let wire = async {
+            self.attach(&bare, Some(for_pod)).await?;
+            match for_node.await {
+                Ok(named) => self.route(&named).await,
+                // There are no addresses: the other half says why.
+                Err(_) => Ok(()),
+            }
         };
         // Both come to their end, also if one fails: what is undone then is not made afterwards.
-        let (attached, rest) = futures::join!(attached.clone(), rest);
-        attached.and(rest)
+        let (written, wired) = futures::join!(write, wire);
+        wired.and(written)
     }
 
     async fn allocate(&self, want: Want) -> Result<Vec<IpAddr>, Error> {
@@ -239,9 +244,9 @@ impl CniServer {
     }
 
     /// The veth pair, with the addresses as far as they are known.
-    async fn attach(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    async fn attach(&self, endpoint: &Endpoint, later: Option<oneshot::Receiver<Vec<IpAddr>>>) -> Result<(), Error> {
         let Some(link) = link_of(endpoint) else { return Ok(()) };
-        self.shared.parts.pods.attach(link).await.map_err(not_wired)
+        self.shared.parts.pods.attach(link, later).await.map_err(not_wired)
     }
 
     /// The host's routes to the pod.
@@ -249,7 +254,8 @@ impl CniServer {
         if link_of(endpoint).is_none() {
             return Ok(());
         }
-        let programmed = self.program(&endpoint.id(), local_of(endpoint)).await;
+        let local = local_of(endpoint).map(|local| LocalEndpoint { fresh: true, ..local });
+        let programmed = self.program(&endpoint.id(), local).await;
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
 

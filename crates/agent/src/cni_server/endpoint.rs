@@ -209,6 +209,7 @@ pub fn local_of(endpoint: &Endpoint) -> Option<LocalEndpoint> {
     Some(LocalEndpoint {
         device,
         addresses: endpoint.addresses.clone(),
+        fresh: false,
     })
 }
 

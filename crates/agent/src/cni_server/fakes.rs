@@ -13,6 +13,7 @@ use cni::journal::{Journal, Phase};
 use cni::protocol::{Reply, Request, Role, Verb};
 use cni::{CniResult, Config, Error};
 use datastore::{Listing, MemoryStore, Revision, Scope, Store, StoreError, Stored, WatchEvent};
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::json;
@@ -326,26 +327,26 @@ impl Allocator for World {
 }
 
 impl Pods for World {
-    fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
+    fn attach(
+        &self,
+        link: PodLink,
+        later: Option<oneshot::Receiver<Vec<IpAddr>>>,
+    ) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.step("attach").await?;
             self.state()
                 .devices
-                .insert(link.host_device, (link.alias, link.addresses));
+                .insert(link.host_device.clone(), (link.alias.clone(), link.addresses));
             let _ = self.step("attached").await;
-            Ok(())
-        })
-    }
-
-    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
+            let Some(later) = later else { return Ok(()) };
+            let Ok(came) = later.await else { return Ok(()) };
             self.step("address").await?;
             {
                 let mut state = self.state();
                 let device = state.devices.get_mut(&link.host_device);
                 let (alias, addresses) = device.ok_or("there is no such device")?;
                 assert_eq!(*alias, link.alias);
-                *addresses = link.addresses;
+                *addresses = came;
             }
             let _ = self.step("addressed").await;
             Ok(())
@@ -405,7 +406,13 @@ impl Dataplane for World {
                     Some(endpoint) if !state.devices.contains_key(&endpoint.device) => {
                         return Err(format!("{} does not exist", endpoint.device));
                     }
-                    Some(endpoint) => state.routes.insert(id, endpoint),
+                    Some(endpoint) => state.routes.insert(
+                        id,
+                        LocalEndpoint {
+                            fresh: false,
+                            ..endpoint
+                        },
+                    ),
                     None => state.routes.remove(&id),
                 };
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::resource::{Node, Resource};
 use api::{AllowedUse, Key, Kind};
 use datastore::{Scope, SharedStore, StoreError, SyncEvent, Syncer};
+use futures::channel::oneshot as addresses;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use ipam::{AssignIp, AutoAssign, Ipam, IpamError};
@@ -167,6 +168,7 @@ fn local(endpoint: LocalEndpoint) -> dataplane::LocalEndpoint {
     dataplane::LocalEndpoint {
         device: IfName(endpoint.device),
         addresses: endpoint.addresses,
+        fresh: endpoint.fresh,
     }
 }
 
@@ -221,18 +223,28 @@ impl LinuxPods {
 }
 
 impl Pods for LinuxPods {
-    fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
-        let attach = move || {
-            linux::pod::attach(&interface(link))
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        self.run(attach).boxed()
-    }
-
-    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>> {
-        let assign = move || linux::pod::assign(&interface(link)).map_err(|error| error.to_string());
-        self.run(assign).boxed()
+    fn attach(
+        &self,
+        link: PodLink,
+        later: Option<addresses::Receiver<Vec<IpAddr>>>,
+    ) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            let _permit = self.at_once.acquire().await.map_err(|error| error.to_string())?;
+            let mut pod = interface(link);
+            let (done, attached) = oneshot::channel();
+            // Who no longer waits undoes it.
+            let started = linux::pod::attach_then(pod.clone(), |result| drop(done.send(result)));
+            started.map_err(|error| format!("cannot start a thread: {error}"))?;
+            let stopped = |_| "the thread that wires the pod has stopped".to_owned();
+            let attached = attached.await.map_err(stopped)?;
+            let (_, mut inside) = attached.map_err(|error| error.to_string())?;
+            let Some(later) = later else { return Ok(()) };
+            let Ok(addresses) = later.await else { return Ok(()) };
+            pod.addresses = addresses;
+            // A few messages to the kernel, as short as those for a route: no thread is worth it.
+            inside.assign(&pod).map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn detach(&self, wired: Wired) -> BoxFuture<'_, Result<(), String>> {

@@ -22,7 +22,7 @@ struct ToolDataplane;
 
 impl Dataplane for ToolDataplane {
     fn program(&self, _id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>> {
-        if let Some(LocalEndpoint { device, addresses }) = endpoint {
+        if let Some(LocalEndpoint { device, addresses, .. }) = endpoint {
             addresses
                 .iter()
                 .for_each(|address| drop(tool(&format!("ip route replace {address} dev {device}"))));

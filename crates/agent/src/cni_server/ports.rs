@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
 /// Hands out addresses. The real one is [`super::live::IpamAllocator`].
@@ -64,10 +65,11 @@ pub enum AllocError {
 pub trait Pods: Send + Sync {
     /// Makes the veth pair, addresses and routes in the pod; replaces a host device of the same name. On failure nothing of
     /// it is left.
-    fn attach(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
-
-    /// Gives a pod that was attached without addresses its IPv4 addresses and their routes.
-    fn assign(&self, link: PodLink) -> BoxFuture<'_, Result<(), String>>;
+    ///
+    /// IPv4 addresses that are being allocated come through `later`: all that can be is made meanwhile. If nothing comes, the
+    /// pod stays without addresses.
+    fn attach(&self, link: PodLink, later: Option<oneshot::Receiver<Vec<IpAddr>>>)
+    -> BoxFuture<'_, Result<(), String>>;
 
     /// Removes the host device (and with it the pod's end) if it is this pod's. A device that is gone or somebody else's
     /// is fine.
@@ -127,6 +129,8 @@ pub struct LocalEndpoint {
     pub device: String,
     /// The addresses behind it.
     pub addresses: Vec<IpAddr>,
+    /// It has just been wired: its settings are in place.
+    pub fresh: bool,
 }
 
 /// Whether ADD can be served.

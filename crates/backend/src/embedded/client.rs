@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Key, Resource};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::value::RawValue;
@@ -438,6 +438,43 @@ impl Store for Client {
         .boxed()
     }
 
+    fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
+        async {
+            let mut requests = Vec::with_capacity(writes.len());
+            let mut bad = None;
+            for write in &writes {
+                match request_of(write) {
+                    Ok(request) => requests.push(request),
+                    Err(error) => {
+                        bad = Some(Err(error));
+                        break;
+                    }
+                }
+            }
+            let tried = requests.len();
+            let answers = match self.shared.call(&Request::WriteAll(requests), Again::Never).await {
+                Ok(Reply::All(answers)) => answers,
+                Ok(other) => return vec![Err(unexpected(&other))],
+                Err(error) => return vec![Err(error)],
+            };
+            let mut done: Vec<_> = writes
+                .into_iter()
+                .zip(answers)
+                .map(|(write, answer)| match (write, answer) {
+                    (_, Reply::Failed(error)) => Err(error),
+                    (Write::Create(resource) | Write::Update(resource, _), answer) => written(resource, answer),
+                    (Write::Delete(key, _), Reply::Found { value, revision }) => decode(&key, &value, &revision),
+                    (Write::Delete(..), other) => Err(unexpected(&other)),
+                })
+                .collect();
+            if done.len() == tried && done.iter().all(Result::is_ok) {
+                done.extend(bad);
+            }
+            done
+        }
+        .boxed()
+    }
+
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
         let start = Watching::Start(Arc::clone(&self.shared), Request::Watch { scope, from });
         stream::unfold(start, |watching| async {
@@ -460,6 +497,21 @@ enum Watching {
     Start(Arc<Shared>, Request),
     On(Opened),
     Ended,
+}
+
+fn request_of(write: &Write) -> Result<Request, StoreError> {
+    let raw = |resource| encode(resource).map(|(_, value)| (*value).to_owned());
+    Ok(match write {
+        Write::Create(resource) => Request::Create(raw(resource)?),
+        Write::Update(resource, expected) => Request::Update {
+            value: raw(resource)?,
+            expected: expected.clone(),
+        },
+        Write::Delete(key, expected) => Request::Delete {
+            key: key.clone(),
+            expected: expected.clone(),
+        },
+    })
 }
 
 fn written(resource: Resource, answer: Answer) -> Result<Stored, StoreError> {

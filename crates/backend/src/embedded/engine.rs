@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use api::{Key, Resource};
 use datastore::changes::{Change, ChangeLog, Limits};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, check_key};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_key};
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -42,12 +42,19 @@ const GROUP_BYTES: usize = 4 << 20;
 /// How an answer gets to who asked. Runs on the store's threads: it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
+/// Writes that belong together: done in order, up to the first that fails. Answered after the sync, with one outcome for each
+/// that was tried.
+pub(crate) struct Job {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) reply: Box<dyn FnOnce(Vec<Result<Done, StoreError>>) + Send>,
+}
+
 /// The running store. Dropping it waits for the writes under way.
 pub(crate) struct Engine {
     file: Arc<StoreFile>,
     pub(crate) log: ChangeLog<Value>,
     /// Both `Some` until dropped.
-    writes: Option<Sender<(Op, Reply<Done>)>>,
+    writes: Option<Sender<Job>>,
     lists: Option<Sender<(Scope, Reply<Snapshot>)>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -101,8 +108,18 @@ impl Engine {
 
     /// Hands a write to the writer.
     pub(crate) fn write(&self, op: Op, reply: Reply<Done>) {
-        if let Err(unsent) = self.writes.as_ref().expect("set until dropped").send((op, reply)) {
-            (unsent.0.1)(Err(stopped()));
+        // One write has one outcome.
+        let reply = |outcomes: Vec<_>| reply(outcomes.into_iter().next().unwrap_or_else(|| Err(stopped())));
+        self.write_all(Job {
+            ops: vec![op],
+            reply: Box::new(reply),
+        });
+    }
+
+    /// Hands several writes to the writer.
+    pub(crate) fn write_all(&self, job: Job) {
+        if let Err(unsent) = self.writes.as_ref().expect("set until dropped").send(job) {
+            (unsent.0.reply)(vec![Err(stopped())]);
         }
     }
 
@@ -204,24 +221,24 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, writes: Receiver<(Op, Reply<Done>)>) {
-        while let Ok((op, reply)) = writes.recv() {
-            let mut bytes = op.size();
-            let (mut ops, mut replies) = (vec![op], vec![reply]);
-            while ops.len() < GROUP && bytes < GROUP_BYTES {
-                let Ok((op, reply)) = writes.try_recv() else { break };
-                bytes += op.size();
-                ops.push(op);
-                replies.push(reply);
+    fn run(mut self, writes: Receiver<Job>) {
+        while let Ok(job) = writes.recv() {
+            let mut bytes = job.size();
+            let (mut group, mut replies) = (vec![job.ops], vec![job.reply]);
+            while group.len() < GROUP && bytes < GROUP_BYTES {
+                let Ok(job) = writes.try_recv() else { break };
+                bytes += job.size();
+                group.push(job.ops);
+                replies.push(job.reply);
             }
-            self.commit(&ops, replies);
+            self.commit(&group, replies);
         }
     }
 
-    fn commit(&mut self, ops: &[Op], replies: Vec<Reply<Done>>) {
+    fn commit(&mut self, group: &[Vec<Op>], replies: Vec<Box<dyn FnOnce(Vec<Result<Done, StoreError>>) + Send>>) {
         let forget = (self.floor >= self.trimmed + TRIM_STEP).then_some(self.floor);
         // A panic in redb must not leave anyone without an answer; it refuses all that comes later.
-        let committed = catch_unwind(AssertUnwindSafe(|| self.file.commit(ops, forget)))
+        let committed = catch_unwind(AssertUnwindSafe(|| self.file.commit(group, forget)))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("writing to the store's file panicked".into())));
         match committed {
             Ok(committed) => {
@@ -229,15 +246,21 @@ impl Writer {
                     self.trimmed = forget.unwrap_or(self.trimmed);
                     self.floor = self.log.append(committed.changes);
                 }
-                for (reply, outcome) in replies.into_iter().zip(committed.outcomes) {
-                    reply(outcome);
+                for (reply, outcomes) in replies.into_iter().zip(committed.outcomes) {
+                    reply(outcomes);
                 }
             }
             Err(error) => {
-                error!(%error, writes = ops.len(), "nothing was written");
-                replies.into_iter().for_each(|reply| reply(Err(error.clone())));
+                error!(%error, writes = group.len(), "nothing was written");
+                replies.into_iter().for_each(|reply| reply(vec![Err(error.clone())]));
             }
         }
+    }
+}
+
+impl Job {
+    fn size(&self) -> usize {
+        self.ops.iter().map(Op::size).sum()
     }
 }
 
@@ -253,7 +276,7 @@ fn awaited<T: Send + 'static>() -> (Reply<T>, oneshot::Receiver<Result<T, StoreE
     (Box::new(move |result| drop(answer.send(result))), awaited)
 }
 
-fn stopped() -> StoreError {
+pub(crate) fn stopped() -> StoreError {
     StoreError::Unavailable("the store has stopped".into())
 }
 
@@ -326,6 +349,32 @@ impl Store for Local {
         .boxed()
     }
 
+    fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
+        async {
+            let (ops, bad) = ops(&writes);
+            let (answer, awaited) = oneshot::channel();
+            let job = Job {
+                ops,
+                // Who no longer waits needs no answer.
+                reply: Box::new(|outcomes| drop(answer.send(outcomes))),
+            };
+            self.0.write_all(job);
+            let outcomes = awaited.await.unwrap_or_else(|_| vec![Err(stopped())]);
+            let failed = outcomes.iter().any(Result::is_err);
+            let answers = writes.into_iter().zip(outcomes).map(|(write, outcome)| {
+                outcome.and_then(|done| match (write, done) {
+                    (Write::Create(resource) | Write::Update(resource, _), done) => stored(resource, done),
+                    (Write::Delete(key, _), Done::Deleted(revision, value)) => decode(&key, &value, &number(revision)),
+                    (Write::Delete(..), Done::Written(revision)) => {
+                        Err(StoreError::Unavailable(format!("a delete wrote revision {revision}")))
+                    }
+                })
+            });
+            answers.chain(bad.filter(|_| !failed).map(Err)).collect()
+        }
+        .boxed()
+    }
+
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
         // A resource that cannot be read ends the watch, as every error does.
         let mut ended = false;
@@ -335,6 +384,30 @@ impl Store for Local {
             .take_while(move |event| std::future::ready(!std::mem::replace(&mut ended, event.is_err())))
             .boxed()
     }
+}
+
+/// The operations of writes, up to the first that cannot be stored, and why it cannot.
+fn ops(writes: &[Write]) -> (Vec<Op>, Option<StoreError>) {
+    let mut ops = Vec::with_capacity(writes.len());
+    for write in writes {
+        let op = match write {
+            Write::Create(resource) => encode(resource).map(|(key, value)| Op::Create { key, value }),
+            Write::Update(resource, expected) => encode(resource).map(|(key, value)| Op::Update {
+                key,
+                value,
+                expected: expected.0.clone(),
+            }),
+            Write::Delete(key, expected) => Ok(Op::Delete {
+                key: key.clone(),
+                expected: expected.as_ref().map(|expected| expected.0.clone()),
+            }),
+        };
+        match op {
+            Ok(op) => ops.push(op),
+            Err(error) => return (ops, Some(error)),
+        }
+    }
+    (ops, None)
 }
 
 fn stored(resource: Resource, done: Done) -> Result<Stored, StoreError> {

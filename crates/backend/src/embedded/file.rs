@@ -81,8 +81,8 @@ pub(crate) enum Done {
 
 /// What a group of [`Op`]s did.
 pub(crate) struct Committed {
-    /// In the order of the operations.
-    pub(crate) outcomes: Vec<Result<Done, StoreError>>,
+    /// In the order of the groups, and in each of the operations that were tried.
+    pub(crate) outcomes: Vec<Vec<Result<Done, StoreError>>>,
     /// In the order of their revisions.
     pub(crate) changes: Vec<Change<Value>>,
 }
@@ -281,24 +281,33 @@ impl StoreFile {
         Ok(Snapshot { items, revision })
     }
 
-    /// Does all operations in one transaction with one sync, each judged by what the ones before it left. When it returns,
-    /// they are on the disk. Also drops the log up to and including `forget`.
+    /// Does all operations in one transaction with one sync, each judged by what the ones before it left; of those that
+    /// belong together none after one that fails. When it returns, they are on the disk. Also drops the log up to and including `forget`.
     ///
     /// On an error nothing was done, or nobody can know: the same answer goes to all.
-    pub(crate) fn commit(&self, ops: &[Op], forget: Option<u64>) -> Result<Committed, StoreError> {
-        self.try_commit(ops, forget).map_err(StoreError::from)
+    pub(crate) fn commit(&self, group: &[Vec<Op>], forget: Option<u64>) -> Result<Committed, StoreError> {
+        self.try_commit(group, forget).map_err(StoreError::from)
     }
 
-    fn try_commit(&self, ops: &[Op], forget: Option<u64>) -> Result<Committed, Failure> {
+    fn try_commit(&self, group: &[Vec<Op>], forget: Option<u64>) -> Result<Committed, Failure> {
         let txn = self.db.begin_write()?;
         let mut changes = Vec::new();
-        let mut outcomes = Vec::with_capacity(ops.len());
+        let mut outcomes = Vec::with_capacity(group.len());
         {
             let mut meta = txn.open_table(META)?;
             let mut revision = meta.get("revision")?.map_or(0, |value| value.value());
             let mut resources = txn.open_table(RESOURCES)?;
-            for op in ops {
-                outcomes.push(apply(&mut resources, op, &mut revision, &mut changes)?);
+            for ops in group {
+                let mut done = Vec::with_capacity(ops.len());
+                for op in ops {
+                    let outcome = apply(&mut resources, op, &mut revision, &mut changes)?;
+                    let failed = outcome.is_err();
+                    done.push(outcome);
+                    if failed {
+                        break;
+                    }
+                }
+                outcomes.push(done);
             }
             if !changes.is_empty() {
                 let mut log = txn.open_table(LOG)?;

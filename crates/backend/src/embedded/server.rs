@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use super::engine::{Engine, Local, RawEvent, encode, number};
+use super::engine::{Engine, Job, Local, RawEvent, encode, number, stopped};
 use super::file::{Done, Op, OpenError, Snapshot, StoreFile};
 use super::outbox::{CROWD, Outbox};
 use super::wire::{self, CREDIT, Frames, PROTOCOL, Reply, Request, reply_frame};
@@ -276,28 +276,14 @@ impl Connection {
                     id
                 });
             }
-            Request::Create(value) => {
-                self.write(id, checked(&value).map(|(key, value)| Op::Create { key, value }))
-                    .await
-            }
-            Request::Update { value, expected } => {
-                let op = checked(&value).map(|(key, value)| Op::Update {
-                    key,
-                    value,
-                    expected: expected.0,
-                });
-                self.write(id, op).await;
-            }
-            Request::Delete { key, expected } => {
-                self.write(
-                    id,
-                    Ok(Op::Delete {
-                        key,
-                        expected: expected.map(|expected| expected.0),
-                    }),
-                )
+            write @ (Request::Create(_) | Request::Update { .. } | Request::Delete { .. }) => {
+                self.write(id, vec![write], |answers| {
+                    // One write has one answer.
+                    answers.into_iter().next().unwrap_or_else(|| Reply::Failed(stopped()))
+                })
                 .await;
             }
+            Request::WriteAll(writes) => self.write(id, writes, Reply::All).await,
             Request::Watch { scope, from } => {
                 if self.watches.len() >= MAX_WATCHES {
                     let refused = StoreError::Refused(format!("more than {MAX_WATCHES} watches on one connection"));
@@ -326,25 +312,38 @@ impl Connection {
         }
     }
 
-    async fn write(&self, id: u64, op: Result<Op, StoreError>) {
-        let op = match op {
-            Ok(op) => op,
-            Err(error) => return self.reply(id, &Reply::Failed(error)),
-        };
+    /// Hands writes to the engine, up to the first that is none; `wrap` makes one answer of theirs.
+    async fn write(
+        &self,
+        id: u64,
+        writes: Vec<Request>,
+        wrap: impl FnOnce(Vec<Reply<Box<RawValue>>>) -> Reply<Box<RawValue>> + Send + 'static,
+    ) {
+        let mut ops = Vec::with_capacity(writes.len());
+        let mut bad = None;
+        for write in writes {
+            match op_of(write) {
+                Ok(op) => ops.push(op),
+                Err(error) => {
+                    bad = Some(error);
+                    break;
+                }
+            }
+        }
         let permit = self.permit().await;
         let (outbox, in_flight) = (Arc::clone(&self.outbox), Arc::clone(&self.in_flight));
-        let answer = move |outcome: Result<Done, StoreError>| {
-            let frame = match outcome {
-                Ok(Done::Written(revision)) => reply_frame(id, &Reply::<()>::Written(number(revision))),
-                Ok(Done::Deleted(revision, value)) => reply_frame(
-                    id,
-                    &Reply::Found {
-                        value: &*value,
-                        revision: number(revision),
-                    },
-                ),
-                Err(error) => reply_frame(id, &Reply::<()>::Failed(error)),
-            };
+        let reply = move |outcomes: Vec<Result<Done, StoreError>>| {
+            let failed = outcomes.iter().any(Result::is_err);
+            let bad = bad.filter(|_| !failed).map(Err);
+            let answers = outcomes.into_iter().chain(bad).map(|outcome| match outcome {
+                Ok(Done::Written(revision)) => Reply::Written(number(revision)),
+                Ok(Done::Deleted(revision, value)) => Reply::Found {
+                    value: (*value).to_owned(),
+                    revision: number(revision),
+                },
+                Err(error) => Reply::Failed(error),
+            });
+            let frame = reply_frame(id, &wrap(answers.collect()));
             let crowd = in_flight.available_permits() + CROWD <= IN_FLIGHT as usize;
             let _ = if crowd {
                 outbox.queue_up(&frame)
@@ -353,7 +352,8 @@ impl Connection {
             };
             drop(permit);
         };
-        self.engine.write(op, Box::new(answer));
+        let reply = Box::new(reply);
+        self.engine.write_all(Job { ops, reply });
     }
 
     /// Waits until the client has taken its answers and not too many requests are under way.
@@ -389,6 +389,23 @@ impl Connection {
         let _ = tokio::time::timeout(DRAIN, answered).await;
         self.tasks.shutdown().await;
         self.outbox.close();
+    }
+}
+
+/// A write as the file does it.
+fn op_of(request: Request) -> Result<Op, StoreError> {
+    match request {
+        Request::Create(value) => checked(&value).map(|(key, value)| Op::Create { key, value }),
+        Request::Update { value, expected } => checked(&value).map(|(key, value)| Op::Update {
+            key,
+            value,
+            expected: expected.0,
+        }),
+        Request::Delete { key, expected } => Ok(Op::Delete {
+            key,
+            expected: expected.map(|expected| expected.0),
+        }),
+        other => Err(StoreError::Refused(format!("not a write: {other:?}"))),
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::net::UnixStream;
 
 /// Grows when old and new programs can no longer talk.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 /// The largest frame: a few of the largest resources.
 pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// The changes of a watch that may be under way at first.
@@ -39,6 +39,8 @@ pub(crate) enum Request {
         key: Key,
         expected: Option<Revision>,
     },
+    /// Several writes: `Create`, `Update`, `Delete` and nothing else.
+    WriteAll(Vec<Request>),
     Watch {
         scope: Scope,
         from: Option<Revision>,
@@ -64,6 +66,8 @@ pub(crate) enum Reply<V> {
     Absent,
     /// Answers `Create` and `Update`.
     Written(Revision),
+    /// Answers `WriteAll`: one answer for each write that was tried, as if it had been alone.
+    All(Vec<Reply<V>>),
     /// Answers `List`, in parts: more follow until there is a revision.
     Items {
         items: Vec<(Key, Revision, V)>,

@@ -69,6 +69,7 @@ pub fn fib(prefix: &str, hops: &str) -> FibChange {
 
 pub fn endpoint(device: &str, addresses: &[&str]) -> Option<LocalEndpoint> {
     Some(LocalEndpoint {
+        fresh: false,
         device: IfName::from(device),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
     })
