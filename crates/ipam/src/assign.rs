@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use api::resource::IpPool;
+use api::resource::{IpPool, WorkloadEndpoint};
 use api::{AllocationAttribute, AllowedUse, IpamBlockSpec, Key};
 use datastore::{StoreError, Write};
 use futures::future::join_all;
@@ -53,6 +53,9 @@ pub struct AutoAssign {
     pub reserved: Vec<IpNet>,
     /// Most blocks that the host may hold; 0: as configured. The lower of the two counts.
     pub max_blocks: u32,
+    /// The endpoint that the addresses are for, to be created in the same go with them filled in: if that is possible, and
+    /// if it fails, nothing else does. [`Assigned::endpoint_created`] says whether it was.
+    pub endpoint: Option<WorkloadEndpoint>,
 }
 
 impl Default for AutoAssign {
@@ -70,6 +73,7 @@ impl Default for AutoAssign {
             namespace_labels: None,
             reserved: Vec::new(),
             max_blocks: 0,
+            endpoint: None,
         }
     }
 }
@@ -81,6 +85,8 @@ pub struct Assigned {
     pub v4: Vec<IpNet>,
     /// As many IPv6 addresses as were asked for.
     pub v6: Vec<IpNet>,
+    /// [`AutoAssign::endpoint`] was created with them.
+    pub endpoint_created: bool,
 }
 
 /// A request for one given address.
@@ -200,7 +206,8 @@ impl Ipam {
         }
     }
 
-    /// Writes a whole round in one go: the handles, if all of them are new, then the blocks. Answers what came of the blocks,
+    /// Writes a whole round in one go: the handles, if all of them are new, then the blocks, then endpoints that want to be
+    /// created with their addresses. Answers what came of the blocks,
     /// of those that were tried; `None` if none was, because a handle was in the way.
     async fn write_at_once(
         &self,
@@ -222,7 +229,16 @@ impl Ipam {
             let At { object, revision } = swap.bumped();
             Write::Update(object.into(), revision)
         });
-        let mut answers = self.store.write_all(handles.chain(blocks).collect()).await.into_iter();
+        let mut endpoints = Vec::new();
+        let mut complete = Vec::new();
+        for (index, _) in &wanted {
+            if let Some(endpoint) = endpoint_with(swaps, *index, jobs[*index]) {
+                endpoints.push(Write::Create(endpoint.into()));
+                complete.push(*index);
+            }
+        }
+        let writes = handles.chain(blocks).chain(endpoints).collect();
+        let mut answers = self.store.write_all(writes).await.into_iter();
         for (index, counts) in wanted {
             match answers.next() {
                 Some(Ok(_)) => jobs[index].has_raised(counts),
@@ -238,7 +254,11 @@ impl Ipam {
                 Some(Err(_)) | None => return None,
             }
         }
-        let mut written: Vec<_> = answers.map(|answer| answer.and_then(typed)).collect();
+        let blocks = answers.by_ref().take(swaps.len());
+        let mut written: Vec<_> = blocks.map(|answer| answer.and_then(typed)).collect();
+        for (index, _) in complete.into_iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
+            jobs[index].assigned.endpoint_created = true;
+        }
         if let Some(Err(StoreError::Unavailable(why))) = written.last() {
             let unknown = StoreError::Unavailable(why.clone());
             written.resize(swaps.len(), Err(unknown));
@@ -522,6 +542,18 @@ fn check_handle(handle: &str) -> Result<(), IpamError> {
     } else {
         Ok(())
     }
+}
+
+/// The endpoint that a job wants created, if it has all its addresses in this round.
+fn endpoint_with(swaps: &[Swap], index: usize, job: &Job<'_>) -> Option<WorkloadEndpoint> {
+    let mut endpoint = job.request.endpoint.clone()?;
+    let taken = swaps.iter().flat_map(|swap| {
+        let ordinals = swap.taken.get(&index).into_iter().flatten();
+        ordinals.map(|ordinal| swap.at.object.spec.address(*ordinal))
+    });
+    endpoint.spec.ip_networks = taken.map(IpNet::from).collect();
+    let complete = job.got.is_empty() && endpoint.spec.ip_networks.len() == job.lacks_in_all();
+    complete.then_some(endpoint)
 }
 
 /// How many addresses a job took, by block.

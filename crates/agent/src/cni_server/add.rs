@@ -13,7 +13,7 @@ use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
 
 use super::endpoint::{link_of, local_of, pending_of, result_of};
-use super::ports::{AllocError, LocalEndpoint, Readiness, Want};
+use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
 impl CniServer {
@@ -37,7 +37,8 @@ impl CniServer {
             }
         }
         self.displace(&endpoint).await?;
-        let want = self.naming().want(&endpoint, &request);
+        let mut want = self.naming().want(&endpoint, &request);
+        want.endpoint = (!endpoint.wep_name.is_empty()).then(|| self.new_workload_endpoint(&endpoint));
         self.build(endpoint, known, want).await
     }
 
@@ -194,15 +195,20 @@ impl CniServer {
         if known.is_none() && is_ipv4_alone(&want) {
             return self.make_while_allocating(endpoint, want).await;
         }
-        endpoint.addresses = match known {
-            Some(addresses) => addresses,
+        let given = match known {
+            Some(addresses) => Given {
+                addresses,
+                endpoint_created: false,
+            },
             None => self.allocate(want).await?,
         };
+        endpoint.addresses = given.addresses;
+        let write = self.write_unless(given.endpoint_created, endpoint);
         let wire = async {
             self.attach(endpoint, None).await?;
             self.route(endpoint).await
         };
-        let (written, wired) = futures::join!(self.write_workload_endpoint(endpoint), wire);
+        let (written, wired) = futures::join!(write, wire);
         wired.and(written)
     }
 
@@ -213,11 +219,12 @@ impl CniServer {
         let (to_pod, for_pod) = oneshot::channel();
         let (to_node, for_node) = oneshot::channel();
         let write = async {
-            endpoint.addresses = self.allocate(want).await?;
+            let given = self.allocate(want).await?;
+            endpoint.addresses = given.addresses;
             // Who no longer listens has failed, and says so itself.
             let _ = to_pod.send(endpoint.addresses.clone());
             let _ = to_node.send(endpoint.clone());
-            self.write_workload_endpoint(endpoint).await
+            self.write_unless(given.endpoint_created, endpoint).await
         };
         let wire = async {
             self.attach(&bare, Some(for_pod)).await?;
@@ -232,11 +239,18 @@ impl CniServer {
         wired.and(written)
     }
 
-    async fn allocate(&self, want: Want) -> Result<Vec<IpAddr>, Error> {
+    async fn write_unless(&self, created: bool, endpoint: &Endpoint) -> Result<(), Error> {
+        match created {
+            true => Ok(()),
+            false => self.write_workload_endpoint(endpoint).await,
+        }
+    }
+
+    async fn allocate(&self, want: Want) -> Result<Given, Error> {
         let wait = self.shared.settings.store_wait * 3;
         let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
         match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {
-            Ok(addresses) if addresses.is_empty() => Err(allocation_error(AllocError::Exhausted(
+            Ok(given) if given.addresses.is_empty() => Err(allocation_error(AllocError::Exhausted(
                 "no address was assigned".into(),
             ))),
             other => other.map_err(allocation_error),

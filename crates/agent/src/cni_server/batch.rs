@@ -2,12 +2,11 @@
 //!
 //! Whoever gets the turn takes everything that has queued up while the previous turn was under way. Nobody waits for company.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::ports::{AllocError, Allocator, Want};
+use super::ports::{AllocError, Allocator, Given, Want};
 
 /// Collects requests in front of an allocator.
 pub struct Batcher {
@@ -16,7 +15,7 @@ pub struct Batcher {
     turn: tokio::sync::Mutex<()>,
 }
 
-type Answer = Result<Vec<IpAddr>, AllocError>;
+type Answer = Result<Given, AllocError>;
 
 impl Batcher {
     /// Batches in front of this allocator.

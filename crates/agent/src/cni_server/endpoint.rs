@@ -144,6 +144,7 @@ impl Naming {
             ipv6_pools: ipam.ipv6_pools.clone(),
             address: request.args.ip,
             namespace: endpoint.args.pod_namespace.clone(),
+            endpoint: None,
         }
     }
 

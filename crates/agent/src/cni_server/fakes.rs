@@ -287,7 +287,7 @@ impl State {
 }
 
 impl Allocator for World {
-    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Vec<IpAddr>, AllocError>>> {
+    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Given, AllocError>>> {
         Box::pin(async move {
             if let Err(why) = self.step("assign").await {
                 return wants.iter().map(|_| Err(AllocError::TryAgain(why.clone()))).collect();
@@ -295,7 +295,11 @@ impl Allocator for World {
             let answers = {
                 let mut state = self.state();
                 state.batches.push(wants.len());
-                wants.iter().map(|want| state.assign(want)).collect()
+                let given = |addresses| Given {
+                    addresses,
+                    endpoint_created: false,
+                };
+                wants.iter().map(|want| state.assign(want).map(given)).collect()
             };
             let _ = self.step("assigned").await;
             answers

@@ -11,7 +11,7 @@ use datastore::{Scope, SharedStore, StoreError, SyncEvent, Syncer};
 use futures::channel::oneshot as addresses;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use ipam::{AssignIp, AutoAssign, Ipam, IpamError};
+use ipam::{AssignIp, Assigned, AutoAssign, Ipam, IpamError};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use kernel::{IfName, Mac};
@@ -19,7 +19,7 @@ use linux::pod::PodInterface;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::ports::{AllocError, Allocator, Dataplane, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+use super::ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
 use super::{CniServer, Naming, Parts, Settings, socket};
 use crate::config::Config;
 use crate::run::{Event, Facts};
@@ -344,7 +344,7 @@ pub(super) struct IpamAllocator {
 }
 
 impl IpamAllocator {
-    async fn assign_all(&self, wants: Vec<Want>) -> Vec<Result<Vec<IpAddr>, AllocError>> {
+    async fn assign_all(&self, wants: Vec<Want>) -> Vec<Result<Given, AllocError>> {
         let labels = match self.labels.get().await {
             Ok(labels) => labels,
             Err(error) => return wants.iter().map(|_| Err(store_error(&error))).collect(),
@@ -362,9 +362,11 @@ impl IpamAllocator {
         if !requests.is_empty() {
             let assigned = self.ipam.auto_assign_many(now, &requests).await;
             for ((index, _), assigned) in any.into_iter().zip(assigned) {
-                answers[index] = assigned
-                    .map(|assigned| assigned.v4.iter().chain(&assigned.v6).map(IpNet::addr).collect())
-                    .map_err(alloc_error);
+                let given = |assigned: Assigned| Given {
+                    addresses: assigned.v4.iter().chain(&assigned.v6).map(IpNet::addr).collect(),
+                    endpoint_created: assigned.endpoint_created,
+                };
+                answers[index] = assigned.map(given).map_err(alloc_error);
             }
         }
         for (index, want) in given {
@@ -377,7 +379,11 @@ impl IpamAllocator {
                 intended_use: AllowedUse::Workload,
             };
             let assigned = self.ipam.assign_ip(now, &request).await;
-            answers[index] = assigned.map(|net| vec![net.addr()]).map_err(alloc_error);
+            let given = |net: IpNet| Given {
+                addresses: vec![net.addr()],
+                endpoint_created: false,
+            };
+            answers[index] = assigned.map(given).map_err(alloc_error);
         }
         answers
     }
@@ -393,6 +399,7 @@ impl IpamAllocator {
             pools_v6: want.ipv6_pools.clone(),
             intended_use: AllowedUse::Workload,
             host_labels: labels.clone(),
+            endpoint: want.endpoint.clone(),
             // Of a namespace only the name is known here; Kubernetes puts it on every namespace as this label.
             namespace_labels: want
                 .namespace
@@ -404,7 +411,7 @@ impl IpamAllocator {
 }
 
 impl Allocator for IpamAllocator {
-    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Vec<IpAddr>, AllocError>>> {
+    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Given, AllocError>>> {
         self.assign_all(wants).boxed()
     }
 
@@ -490,7 +497,7 @@ mod tests {
             ..want("net.c")
         };
         let answers = allocator.assign(vec![want("net.a"), given, want("net.b")]).await;
-        let assigned: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        let assigned: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().addresses).collect();
         assert_eq!(assigned[1], [IpAddr::from([10, 0, 0, 6])]);
         assert_ne!(assigned[0], assigned[2]);
         assert_eq!(allocator.held("net.a").await, Ok(assigned[0].clone()));

@@ -42,7 +42,7 @@ mod wep;
 
 pub use endpoint::Naming;
 pub use live::{Deps, serve};
-pub use ports::{AllocError, Allocator, Dataplane, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+pub use ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
 pub use recover::Recovered;
 
 use batch::Batcher;

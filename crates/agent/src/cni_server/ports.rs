@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use api::resource::WorkloadEndpoint;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
@@ -11,7 +12,7 @@ use futures::future::BoxFuture;
 pub trait Allocator: Send + Sync {
     /// Serves some requests at once; as many answers, in the same order. A request is served in full or not at all, but
     /// after [`AllocError::TryAgain`] the handle may hold something: release it.
-    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Vec<IpAddr>, AllocError>>>;
+    fn assign(&self, wants: Vec<Want>) -> BoxFuture<'_, Vec<Result<Given, AllocError>>>;
 
     /// Releases all that a handle holds. Nothing held is fine.
     fn release<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<(), AllocError>>;
@@ -21,7 +22,7 @@ pub trait Allocator: Send + Sync {
 }
 
 /// A request for the addresses of one endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Want {
     /// The handle that will hold them.
     pub handle: String,
@@ -39,6 +40,17 @@ pub struct Want {
     pub address: Option<IpAddr>,
     /// The pod's namespace.
     pub namespace: Option<String>,
+    /// The endpoint that they are for, complete but for its addresses: created with them, if that can be done in one go.
+    pub endpoint: Option<WorkloadEndpoint>,
+}
+
+/// The answer to a [`Want`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// [`Want::endpoint`] was created with them.
+    pub endpoint_created: bool,
 }
 
 /// Why there is no address, sorted by what the caller tells the runtime.

@@ -18,7 +18,7 @@ impl CniServer {
             return Ok(());
         }
         let wait = self.shared.settings.store_wait * 3;
-        let written = tokio::time::timeout(wait, self.put(self.naming().workload_endpoint(endpoint))).await;
+        let written = tokio::time::timeout(wait, self.put(self.new_workload_endpoint(endpoint))).await;
         let late = || {
             Err(StoreError::Unavailable(format!(
                 "no answer within {} s",
@@ -39,6 +39,14 @@ impl CniServer {
         })
     }
 
+    /// As it is created.
+    pub(super) fn new_workload_endpoint(&self, endpoint: &Endpoint) -> WorkloadEndpoint {
+        let mut wanted = self.naming().workload_endpoint(endpoint);
+        wanted.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+        wanted.metadata.creation_timestamp = Some(jiff::Timestamp::now());
+        wanted
+    }
+
     /// Deletes the WorkloadEndpoint if it is this container's.
     pub(super) async fn delete_workload_endpoint(&self, endpoint: &Endpoint) -> Result<(), String> {
         if endpoint.wep_name.is_empty() {
@@ -55,10 +63,8 @@ impl CniServer {
         }
     }
 
-    async fn put(&self, mut wanted: WorkloadEndpoint) -> Result<(), StoreError> {
+    async fn put(&self, wanted: WorkloadEndpoint) -> Result<(), StoreError> {
         let store = &self.shared.parts.store;
-        wanted.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
-        wanted.metadata.creation_timestamp = Some(jiff::Timestamp::now());
         for _ in 0..ATTEMPTS {
             match store.create(wanted.clone().into()).await {
                 Err(StoreError::Exists(_)) => {}
