@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::link::{self, LinkDetails, LinkSettings, VethEnd};
 use crate::live::read_netlink;
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 use crate::request::{Request, Socket};
 use crate::{encode, sysctl};
 
@@ -114,13 +114,17 @@ pub fn attach(pod: &PodInterface) -> Result<(Attached, Inside), PodError> {
     threads.map_err(broken)?
 }
 
-/// As [`attach`], and answers on the thread that it starts.
-pub fn attach_then(
-    pod: PodInterface,
-    done: impl FnOnce(Result<(Attached, Inside), PodError>) + Send + 'static,
-) -> io::Result<()> {
-    let worker = thread::Builder::new().name("pod-attach".into());
-    worker.spawn(move || done(attach_here(&pod))).map(drop)
+/// As [`attach`], on the calling thread, which is moved into the pod's namespace and back: `done` gets the answer. If the
+/// kernel does not let it back, which it has no reason for, the thread is given up: then this never returns.
+pub fn attach_here_then(pod: &PodInterface, done: impl FnOnce(Result<(Attached, Inside), PodError>)) {
+    let before = netns::current();
+    done(attach_here(pod));
+    match (before, netns::current()) {
+        (Ok(before), Ok(after)) if before == after => {}
+        _ => loop {
+            thread::park();
+        },
+    }
 }
 
 /// Moves the calling thread into the pod's namespace and back. If an error leaves it there, it ends there.
@@ -128,14 +132,9 @@ fn attach_here(pod: &PodInterface) -> Result<(Attached, Inside), PodError> {
     let netns = open(&pod.netns)?;
     let host = Netns::current().map_err(broken)?;
     enter(&netns)?;
-    let mut inside = Inside {
-        socket: Socket::open().map_err(broken)?,
-        name: IfName::from(pod.name.as_str()),
-    };
-    for setting in pod_sysctls(pod) {
-        write(&setting, pod)?;
-    }
+    let prepared = prepare(pod);
     enter(&host)?;
+    let mut inside = prepared?;
     let mut socket = Socket::open().map_err(broken)?;
     let is_new = make_pair(pod, host.as_fd(), &mut socket, &mut inside)?;
     let wired = inside.wire(pod).and_then(|(pod_index, pod_mac)| {
@@ -155,6 +154,17 @@ fn attach_here(pod: &PodInterface) -> Result<(Attached, Inside), PodError> {
             Err(error)
         }
     }
+}
+
+/// What has to be done inside the pod's namespace.
+fn prepare(pod: &PodInterface) -> Result<Inside, PodError> {
+    for setting in pod_sysctls(pod) {
+        write(&setting, pod)?;
+    }
+    Ok(Inside {
+        socket: Socket::open().map_err(broken)?,
+        name: IfName::from(pod.name.as_str()),
+    })
 }
 
 fn enter(netns: &Netns) -> Result<(), PodError> {

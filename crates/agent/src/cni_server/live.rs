@@ -232,9 +232,10 @@ impl Pods for LinuxPods {
             let _permit = self.at_once.acquire().await.map_err(|error| error.to_string())?;
             let mut pod = interface(link);
             let (done, attached) = oneshot::channel();
+            let bare = pod.clone();
             // Who no longer waits undoes it.
-            let started = linux::pod::attach_then(pod.clone(), |result| drop(done.send(result)));
-            started.map_err(|error| format!("cannot start a thread: {error}"))?;
+            let attach = move || linux::pod::attach_here_then(&bare, |result| drop(done.send(result)));
+            tokio::task::spawn_blocking(attach);
             let stopped = |_| "the thread that wires the pod has stopped".to_owned();
             let attached = attached.await.map_err(stopped)?;
             let (_, mut inside) = attached.map_err(|error| error.to_string())?;

@@ -242,12 +242,13 @@ impl Writer {
             .unwrap_or_else(|_| Err(StoreError::Unavailable("writing to the store's file panicked".into())));
         match committed {
             Ok(committed) => {
+                // Who wrote goes on first: watchers are many, and what they do with a change takes longer.
+                for (reply, outcomes) in replies.into_iter().zip(committed.outcomes) {
+                    reply(outcomes);
+                }
                 if !committed.changes.is_empty() {
                     self.trimmed = forget.unwrap_or(self.trimmed);
                     self.floor = self.log.append(committed.changes);
-                }
-                for (reply, outcomes) in replies.into_iter().zip(committed.outcomes) {
-                    reply(outcomes);
                 }
             }
             Err(error) => {
