@@ -168,6 +168,30 @@ mod tests {
             Key::namespaced(Kind::WorkloadEndpoint, "default", "n-k8s-p-eth0"),
             "/calico/resources/v3/projectcalico.org/workloadendpoints/default/n-k8s-p-eth0",
         );
+        for (kind, plural) in [
+            (Kind::NetworkPolicy, "networkpolicies"),
+            (Kind::StagedNetworkPolicy, "stagednetworkpolicies"),
+            (Kind::StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies"),
+            (Kind::NetworkSet, "networksets"),
+            (Kind::KubernetesEndpointSlice, "kubernetesendpointslices"),
+        ] {
+            check(
+                Key::namespaced(kind, "ns", "default.a"),
+                &format!("/calico/resources/v3/projectcalico.org/{plural}/ns/default.a"),
+            );
+        }
+        for (kind, plural) in [
+            (Kind::GlobalNetworkPolicy, "globalnetworkpolicies"),
+            (Kind::StagedGlobalNetworkPolicy, "stagedglobalnetworkpolicies"),
+            (Kind::Tier, "tiers"),
+            (Kind::GlobalNetworkSet, "globalnetworksets"),
+            (Kind::HostEndpoint, "hostendpoints"),
+        ] {
+            check(
+                Key::cluster(kind, "a"),
+                &format!("/calico/resources/v3/projectcalico.org/{plural}/a"),
+            );
+        }
         check(Key::block(v4), "/calico/ipam/v2/assignment/ipv4/block/10.0.0.64-26");
         check(Key::block(v6), "/calico/ipam/v2/assignment/ipv6/block/fd00::40-122");
         check(
@@ -196,7 +220,8 @@ mod tests {
             "/calico/resources/v3/projectcalico.org/ippools",
             "/calico/resources/v3/projectcalico.org/ippools/",
             "/calico/resources/v3/projectcalico.org/ippools/a/b",
-            "/calico/resources/v3/projectcalico.org/tiers/a",
+            "/calico/resources/v3/projectcalico.org/tiers/a/b",
+            "/calico/resources/v3/projectcalico.org/pods/a",
             "/calico/resources/v3/projectcalico.org/workloadendpoints/default",
             "/calico/resources/v3/projectcalico.org/ipamblocks/10-0-0-0-26",
             "/calico/ipam/v2/assignment/ipv6/block/10.0.0.0-26",

@@ -33,11 +33,31 @@ pub enum Kind {
     IPAMHandle,
     /// IPAM settings (`default`).
     IPAMConfiguration,
+    /// Rules for the endpoints of one namespace.
+    NetworkPolicy,
+    /// Rules for endpoints anywhere.
+    GlobalNetworkPolicy,
+    /// A rehearsal of a NetworkPolicy.
+    StagedNetworkPolicy,
+    /// A rehearsal of a GlobalNetworkPolicy.
+    StagedGlobalNetworkPolicy,
+    /// A rehearsal of a Kubernetes NetworkPolicy.
+    StagedKubernetesNetworkPolicy,
+    /// An ordered group of policies.
+    Tier,
+    /// Named address ranges of one namespace.
+    NetworkSet,
+    /// Named address ranges.
+    GlobalNetworkSet,
+    /// An interface of a host, or all of them.
+    HostEndpoint,
+    /// Internal: addresses and ports behind a Kubernetes Service, for rules that match services.
+    KubernetesEndpointSlice,
 }
 
 impl Kind {
     /// Every kind, in a fixed order.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 22] = [
         Kind::IPPool,
         Kind::BGPConfiguration,
         Kind::BGPPeer,
@@ -50,6 +70,16 @@ impl Kind {
         Kind::BlockAffinity,
         Kind::IPAMHandle,
         Kind::IPAMConfiguration,
+        Kind::NetworkPolicy,
+        Kind::GlobalNetworkPolicy,
+        Kind::StagedNetworkPolicy,
+        Kind::StagedGlobalNetworkPolicy,
+        Kind::StagedKubernetesNetworkPolicy,
+        Kind::Tier,
+        Kind::NetworkSet,
+        Kind::GlobalNetworkSet,
+        Kind::HostEndpoint,
+        Kind::KubernetesEndpointSlice,
     ];
 
     /// The name in a document's `kind` field.
@@ -67,6 +97,16 @@ impl Kind {
             Kind::BlockAffinity => "BlockAffinity",
             Kind::IPAMHandle => "IPAMHandle",
             Kind::IPAMConfiguration => "IPAMConfiguration",
+            Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Kind::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Kind::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Kind::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+            Kind::Tier => "Tier",
+            Kind::NetworkSet => "NetworkSet",
+            Kind::GlobalNetworkSet => "GlobalNetworkSet",
+            Kind::HostEndpoint => "HostEndpoint",
+            Kind::KubernetesEndpointSlice => "KubernetesEndpointSlice",
         }
     }
 
@@ -85,6 +125,16 @@ impl Kind {
             Kind::BlockAffinity => "blockaffinities",
             Kind::IPAMHandle => "ipamhandles",
             Kind::IPAMConfiguration => "ipamconfigurations",
+            Kind::NetworkPolicy => "networkpolicies",
+            Kind::GlobalNetworkPolicy => "globalnetworkpolicies",
+            Kind::StagedNetworkPolicy => "stagednetworkpolicies",
+            Kind::StagedGlobalNetworkPolicy => "stagedglobalnetworkpolicies",
+            Kind::StagedKubernetesNetworkPolicy => "stagedkubernetesnetworkpolicies",
+            Kind::Tier => "tiers",
+            Kind::NetworkSet => "networksets",
+            Kind::GlobalNetworkSet => "globalnetworksets",
+            Kind::HostEndpoint => "hostendpoints",
+            Kind::KubernetesEndpointSlice => "kubernetesendpointslices",
         }
     }
 
@@ -115,6 +165,45 @@ impl Kind {
             Kind::BlockAffinity => &["blockaffinity", "blockaffinities"],
             Kind::IPAMHandle => &["ipamhandle", "ipamhandles"],
             Kind::IPAMConfiguration => &["ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"],
+            Kind::NetworkPolicy => &[
+                "networkpolicy",
+                "networkpolicies",
+                "policy",
+                "np",
+                "policies",
+                "pol",
+                "pols",
+            ],
+            Kind::GlobalNetworkPolicy => &["globalnetworkpolicy", "globalnetworkpolicies", "gnp", "gnps"],
+            Kind::StagedNetworkPolicy => &[
+                "stagednetworkpolicy",
+                "stagednetworkpolicies",
+                "stagedpolicy",
+                "snp",
+                "stagedpolicies",
+                "spol",
+                "spols",
+            ],
+            Kind::StagedGlobalNetworkPolicy => &[
+                "stagedglobalnetworkpolicy",
+                "stagedglobalnetworkpolicies",
+                "sgnp",
+                "sgnps",
+            ],
+            Kind::StagedKubernetesNetworkPolicy => &[
+                "stagedkubernetesnetworkpolicy",
+                "stagedkubernetesnetworkpolicies",
+                "stagedkubernetespolicy",
+                "sknp",
+                "stagedkubernetespolicies",
+                "skpol",
+                "skpols",
+            ],
+            Kind::Tier => &["tier", "tiers"],
+            Kind::NetworkSet => &["networkset", "networksets", "netsets"],
+            Kind::GlobalNetworkSet => &["globalnetworkset", "globalnetworksets", "gnetsets"],
+            Kind::HostEndpoint => &["hostendpoint", "hostendpoints", "hep", "heps"],
+            Kind::KubernetesEndpointSlice => &["kubernetesendpointslice", "kubernetesendpointslices"],
         }
     }
 
@@ -130,7 +219,15 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::WorkloadEndpoint)
+        matches!(
+            self,
+            Kind::WorkloadEndpoint
+                | Kind::NetworkPolicy
+                | Kind::StagedNetworkPolicy
+                | Kind::StagedKubernetesNetworkPolicy
+                | Kind::NetworkSet
+                | Kind::KubernetesEndpointSlice
+        )
     }
 }
 

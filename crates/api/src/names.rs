@@ -21,14 +21,35 @@ pub enum NameRule {
     DefaultOrNode,
     /// Anything: the name is derived from an identifier that follows other rules.
     Derived,
+    /// A DNS-1123 label of at most 63 characters, without dots.
+    Label,
+    /// A namespaced policy: a label, or two with a dot between; or `knp.default.` (from Kubernetes) or `ossg.default.` and
+    /// any subdomain.
+    Policy,
+    /// A global policy: a label, or two with a dot between.
+    GlobalPolicy,
 }
 
+/// Label that a policy's tier is written to.
+pub const TIER_LABEL: &str = "projectcalico.org/tier";
+/// What the names of policies that come from Kubernetes' NetworkPolicies start with.
+pub const K8S_POLICY_PREFIX: &str = "knp.default.";
+
 impl NameRule {
+    /// What is right for [`NameRule::Label`].
+    pub(crate) const LABEL: &'static str =
+        "must be a DNS label: at most 63 lower-case letters, digits and inner `-`, no dots";
+
     /// Whether `name` may be used; otherwise what would be right.
     pub fn check(self, name: &str) -> Result<(), &'static str> {
         const SUBDOMAIN: &str = "must be a DNS name of at most 253 characters: lower-case letters, digits, `-` and `.`, \
             starting and ending with a letter or digit";
+        const POLICY: &str =
+            "must be lower-case letters, digits and inner `-`, with one dot at most, 253 characters together";
         match self {
+            NameRule::Label if !is_label(name) => Err(NameRule::LABEL),
+            NameRule::Policy if is_reserved_policy(name) => Ok(()),
+            NameRule::Policy | NameRule::GlobalPolicy if !is_policy(name) => Err(POLICY),
             NameRule::Subdomain if !is_subdomain(name) => Err(SUBDOMAIN),
             NameRule::Default if name != "default" => Err("must be `default`"),
             NameRule::DefaultOrNode => match name.strip_prefix("node.") {
@@ -38,8 +59,22 @@ impl NameRule {
             },
             NameRule::Derived if name.is_empty() => Err("is required"),
             NameRule::Subdomain | NameRule::Default | NameRule::Derived => Ok(()),
+            NameRule::Label | NameRule::Policy | NameRule::GlobalPolicy => Ok(()),
         }
     }
+}
+
+/// One label or two.
+fn is_policy(name: &str) -> bool {
+    is_subdomain(name) && name.matches('.').count() <= 1
+}
+
+/// Names of policies that others made.
+fn is_reserved_policy(name: &str) -> bool {
+    [K8S_POLICY_PREFIX, "ossg.default."]
+        .iter()
+        .any(|prefix| name.strip_prefix(prefix).is_some_and(is_subdomain))
+        && name.len() <= 253
 }
 
 /// Whether `name` is a DNS-1123 subdomain: labels joined by dots, at most 253 characters.
@@ -214,5 +249,23 @@ mod tests {
             &["", "n1", "node.", "node.A"],
         );
         check(NameRule::Derived, &["A_b"], &[""]);
+        check(
+            NameRule::Label,
+            &["a", "a-1", &long[..63]],
+            &["", "a.b", "A", &long[..64]],
+        );
+        let names = ["a", "default.a", "a.b", &long[..253]];
+        check(
+            NameRule::GlobalPolicy,
+            &names,
+            &["", "a.b.c", "knp.default.a", "A", "a..b", &long],
+        );
+        check(
+            NameRule::Policy,
+            &names,
+            &["", "a.b.c", "A", "knp.default.", "knp.other.a", &long],
+        );
+        let reserved = ["knp.default.a", "knp.default.a.b.c", "ossg.default.a"];
+        check(NameRule::Policy, &reserved, &["knp.default.A"]);
     }
 }

@@ -28,7 +28,7 @@ pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwn
     fn check_update(&self, _old: &Self, _problems: &mut Problems) {}
 
     /// Fills in what upstream fills in when an object is written.
-    fn apply_defaults(&mut self) {}
+    fn apply_defaults(&mut self, _metadata: &mut Metadata) {}
 
     /// A harmless value for a required field (path from the top, not within a list) that holds `wrong`, so that the rest can be judged.
     fn stand_in(_field: &str, _wrong: &serde_json::Value) -> Option<serde_json::Value> {
@@ -169,7 +169,7 @@ macro_rules! resources {
 
             /// Fills in what upstream fills in when an object is written.
             pub fn apply_defaults(&mut self) {
-                match self { $(Resource::$variant(object) => object.spec.apply_defaults(),)* }
+                match self { $(Resource::$variant(object) => object.spec.apply_defaults(&mut object.metadata),)* }
             }
 
             /// Decodes the document of this kind; unknown fields and wrong values are problems.
@@ -195,6 +195,16 @@ resources! {
     BlockAffinity, BlockAffinity, BlockAffinitySpec;
     IPAMHandle, IpamHandle, IpamHandleSpec;
     IPAMConfiguration, IpamConfiguration, IpamConfigurationSpec;
+    NetworkPolicy, NetworkPolicy, NetworkPolicySpec;
+    GlobalNetworkPolicy, GlobalNetworkPolicy, GlobalNetworkPolicySpec;
+    StagedNetworkPolicy, StagedNetworkPolicy, StagedNetworkPolicySpec;
+    StagedGlobalNetworkPolicy, StagedGlobalNetworkPolicy, StagedGlobalNetworkPolicySpec;
+    StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec;
+    Tier, Tier, TierSpec;
+    NetworkSet, NetworkSet, NetworkSetSpec;
+    GlobalNetworkSet, GlobalNetworkSet, GlobalNetworkSetSpec;
+    HostEndpoint, HostEndpoint, HostEndpointSpec;
+    KubernetesEndpointSlice, KubernetesEndpointSlice, KubernetesEndpointSliceSpec;
 }
 
 impl Resource {

@@ -6,6 +6,7 @@ mod choice;
 mod dscp;
 mod duration;
 pub(crate) mod net;
+mod order;
 mod port;
 mod protocol;
 
@@ -13,5 +14,6 @@ pub use as_number::AsNumber;
 pub(crate) use choice::choice;
 pub use dscp::Dscp;
 pub use duration::Duration;
+pub use order::Order;
 pub use port::Port;
 pub use protocol::Protocol;

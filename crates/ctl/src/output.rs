@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use api::{Kind, Resource};
+use api::{Kind, Order, Resource};
 
 /// Prints columns three spaces apart, as upstream's tool does; an empty line ends the table.
 pub fn columns(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
@@ -102,6 +102,28 @@ pub fn headings(kind: Kind, wide: bool, all_namespaces: bool) -> Vec<&'static st
         (Kind::BlockAffinity, _) => vec!["NAME", "CIDR", "NODE", "STATE"],
         (Kind::IPAMHandle, _) => vec!["NAME", "BLOCKS"],
         (Kind::IPAMConfiguration, _) => vec!["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"],
+        (
+            Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy,
+            false,
+        ) => vec!["NAME", "TIER"],
+        (
+            Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy,
+            true,
+        ) => vec!["NAME", "TIER", "ORDER", "SELECTOR"],
+        (Kind::StagedKubernetesNetworkPolicy, false) => vec!["NAME"],
+        (Kind::StagedKubernetesNetworkPolicy, true) => vec!["NAME", "PODSELECTOR"],
+        (Kind::Tier, _) => vec!["NAME", "ORDER"],
+        (Kind::NetworkSet | Kind::GlobalNetworkSet, false) => vec!["NAME"],
+        (Kind::NetworkSet | Kind::GlobalNetworkSet, true) => vec!["NAME", "NETS"],
+        (Kind::HostEndpoint, false) => vec!["NAME", "NODE"],
+        (Kind::HostEndpoint, true) => vec!["NAME", "NODE", "INTERFACE", "IPS", "PROFILES"],
+        (Kind::KubernetesEndpointSlice, _) => vec!["NAME", "SERVICE", "ADDRESSES", "PORTS"],
     };
     if all_namespaces && kind.is_namespaced() {
         headings.insert(0, "NAMESPACE");
@@ -202,7 +224,54 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
             "AUTOALLOCATEBLOCKS" => config.spec.auto_allocate_blocks.to_string(),
             _ => config.spec.max_blocks_per_host.to_string(),
         },
+        (Resource::NetworkPolicy(policy), heading) => {
+            policy_cell(heading, policy.spec.tier(), policy.spec.order, &policy.spec.selector)
+        }
+        (Resource::GlobalNetworkPolicy(policy), heading) => {
+            policy_cell(heading, policy.spec.tier(), policy.spec.order, &policy.spec.selector)
+        }
+        (Resource::StagedNetworkPolicy(policy), heading) => {
+            policy_cell(heading, policy.spec.tier(), policy.spec.order, &policy.spec.selector)
+        }
+        (Resource::StagedGlobalNetworkPolicy(policy), heading) => {
+            policy_cell(heading, policy.spec.tier(), policy.spec.order, &policy.spec.selector)
+        }
+        (Resource::StagedKubernetesNetworkPolicy(policy), _) => policy.spec.pod_selector.to_string(),
+        (Resource::Tier(tier), _) => tier.spec.order.to_string(),
+        (Resource::NetworkSet(set), _) => truncated(joined(&set.spec.nets)),
+        (Resource::GlobalNetworkSet(set), _) => truncated(joined(&set.spec.nets)),
+        (Resource::HostEndpoint(hep), heading) => match heading {
+            "NODE" => hep.spec.node.clone(),
+            "INTERFACE" => hep.spec.interface_name.clone(),
+            "IPS" => joined(&hep.spec.expected_ips),
+            _ => hep.spec.profiles.join(","),
+        },
+        (Resource::KubernetesEndpointSlice(slice), heading) => match heading {
+            "SERVICE" => slice.spec.service.clone(),
+            "ADDRESSES" => truncated(joined(&slice.spec.addresses)),
+            _ => {
+                let ports = slice.spec.ports.iter();
+                let ports = ports.map(|port| format!("{}/{}", port.port, port.protocol));
+                ports.collect::<Vec<_>>().join(",")
+            }
+        },
         (Resource::FelixConfiguration(_), _) => String::new(),
+    }
+}
+
+fn policy_cell(heading: &str, tier: &str, order: Order, selector: &str) -> String {
+    match heading {
+        "TIER" => tier.to_owned(),
+        "ORDER" => order.to_string(),
+        _ => selector.to_owned(),
+    }
+}
+
+/// A list of many items on one screen: upstream's 80 characters.
+fn truncated(list: String) -> String {
+    match list.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &list[..end]),
+        None => list,
     }
 }
 

@@ -297,7 +297,7 @@ impl Spec for IpPoolSpec {
         }
     }
 
-    fn apply_defaults(&mut self) {
+    fn apply_defaults(&mut self, _: &mut Metadata) {
         self.block_size = Some(self.block_len());
         if self.node_selector.as_deref().unwrap_or_default().is_empty() {
             self.node_selector = Some("all()".to_owned());

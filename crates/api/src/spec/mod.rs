@@ -7,12 +7,18 @@ mod condition;
 mod felix_check;
 mod felix_configuration;
 mod felix_values;
+mod host_endpoint;
 mod ip_pool;
 mod ipam;
+mod kubernetes_endpoint_slice;
+mod network_set;
 mod node;
+mod policy;
 mod profile;
 mod qos;
 mod rule;
+mod staged_policy;
+mod tier;
 mod workload_endpoint;
 
 pub use bgp_configuration::*;
@@ -21,12 +27,18 @@ pub use cluster_information::*;
 pub use condition::*;
 pub use felix_configuration::*;
 pub use felix_values::*;
+pub use host_endpoint::*;
 pub use ip_pool::*;
 pub use ipam::*;
+pub use kubernetes_endpoint_slice::*;
+pub use network_set::*;
 pub use node::*;
+pub use policy::*;
 pub use profile::*;
 pub use qos::*;
 pub use rule::*;
+pub use staged_policy::*;
+pub use tier::*;
 pub use workload_endpoint::*;
 
 /// Serialises nothing for a flag that is off.

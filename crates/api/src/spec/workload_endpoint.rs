@@ -216,7 +216,7 @@ impl EndpointPort {
 }
 
 /// RFC 6335 section 5.1, as Kubernetes has it.
-fn is_port_name(name: &str) -> bool {
+pub(super) fn is_port_name(name: &str) -> bool {
     name.len() <= 15
         && crate::names::is_label(name)
         && name.bytes().any(|byte| byte.is_ascii_lowercase())
