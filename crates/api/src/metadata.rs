@@ -127,10 +127,10 @@ pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>, problems
 pub(crate) fn check_labels(field: &str, labels: &BTreeMap<String, String>, problems: &mut Problems) {
     problems.within(field, |problems| {
         for (key, value) in labels {
-            if !is_qualified_name(key, Capitals::Yes) {
+            if !is_label_key(key) {
                 problems.report("", key, QUALIFIED_NAME);
             }
-            if !value.is_empty() && !is_name_part(value) {
+            if !is_label_value(value) {
                 problems.report(key, value, LABEL_VALUE);
             }
         }
@@ -141,6 +141,16 @@ const QUALIFIED_NAME: &str = "must be a key: at most 63 letters, digits, `-`, `_
     letter or digit, after an optional DNS name and `/`";
 const LABEL_VALUE: &str =
     "must be at most 63 letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit";
+
+/// Whether a label may be called this.
+pub(crate) fn is_label_key(key: &str) -> bool {
+    is_qualified_name(key, Capitals::Yes)
+}
+
+/// Whether a label may have this value.
+pub(crate) fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_name_part(value)
+}
 
 /// Whether the DNS name in a key may have capitals: in a label's it may, in an annotation's not.
 #[derive(Clone, Copy, PartialEq, Eq)]

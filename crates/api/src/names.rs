@@ -26,7 +26,8 @@ pub enum NameRule {
     /// A namespaced policy: a label, or two with a dot between; or `knp.default.` (from Kubernetes) or `ossg.default.` and
     /// any subdomain.
     Policy,
-    /// A global policy: a label, or two with a dot between.
+    /// A global policy: a label, or two with a dot between; or `kcnp.kube-admin.` or `kcnp.kube-baseline.` (from Kubernetes)
+    /// and any subdomain.
     GlobalPolicy,
 }
 
@@ -34,6 +35,8 @@ pub enum NameRule {
 pub const TIER_LABEL: &str = "projectcalico.org/tier";
 /// What the names of policies that come from Kubernetes' NetworkPolicies start with.
 pub const K8S_POLICY_PREFIX: &str = "knp.default.";
+/// What the names of policies that come from ClusterNetworkPolicies start with, before the tier.
+pub const K8S_CLUSTER_POLICY_PREFIX: &str = "kcnp.";
 
 impl NameRule {
     /// What is right for [`NameRule::Label`].
@@ -48,7 +51,8 @@ impl NameRule {
             "must be lower-case letters, digits and inner `-`, with one dot at most, 253 characters together";
         match self {
             NameRule::Label if !is_label(name) => Err(NameRule::LABEL),
-            NameRule::Policy if is_reserved_policy(name) => Ok(()),
+            NameRule::Policy if starts_with(name, &[K8S_POLICY_PREFIX, "ossg.default."]) => Ok(()),
+            NameRule::GlobalPolicy if is_from_kubernetes(name) && !name.starts_with(K8S_POLICY_PREFIX) => Ok(()),
             NameRule::Policy | NameRule::GlobalPolicy if !is_policy(name) => Err(POLICY),
             NameRule::Subdomain if !is_subdomain(name) => Err(SUBDOMAIN),
             NameRule::Default if name != "default" => Err("must be `default`"),
@@ -69,12 +73,15 @@ fn is_policy(name: &str) -> bool {
     is_subdomain(name) && name.matches('.').count() <= 1
 }
 
-/// Names of policies that others made.
-fn is_reserved_policy(name: &str) -> bool {
-    [K8S_POLICY_PREFIX, "ossg.default."]
-        .iter()
-        .any(|prefix| name.strip_prefix(prefix).is_some_and(is_subdomain))
-        && name.len() <= 253
+/// Whether a policy is called as those are that are made of Kubernetes' policies: they are changed there.
+pub fn is_from_kubernetes(policy: &str) -> bool {
+    starts_with(policy, &[K8S_POLICY_PREFIX, "kcnp.kube-admin.", "kcnp.kube-baseline."])
+}
+
+/// Whether a name is one of these and a subdomain: each may be as long as a name may be.
+fn starts_with(name: &str, prefixes: &[&str]) -> bool {
+    let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+    rest.is_some_and(is_subdomain)
 }
 
 /// Whether `name` is a DNS-1123 subdomain: labels joined by dots, at most 253 characters.
@@ -142,6 +149,35 @@ pub fn unique_id(prefix: &str, content: &str) -> String {
         "{prefix}:{}",
         base64_url(&Sha224::digest(format!("{prefix}:{content}")))
     )
+}
+
+/// The UID of what upstream makes of an object, from that object's: bits reversed in each byte, but for the bytes with
+/// version and variant, so that no two objects share one (upstream `ConvertUID`). `None` if it is no UUID.
+pub fn derived_uid(uid: &str) -> Option<String> {
+    let dashes = [8, 13, 18, 23];
+    let mut hex_digits = String::new();
+    for (at, c) in uid.char_indices() {
+        match dashes.contains(&at) {
+            true if c == '-' => {}
+            false if c.is_ascii_hexdigit() => hex_digits.push(c),
+            _ => return None,
+        }
+    }
+    let mut bytes = [0u8; 16];
+    if hex_digits.len() != 32 {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let held = u8::from_str_radix(&hex_digits[2 * index..2 * index + 2], 16).ok()?;
+        *byte = if index == 6 || index == 8 {
+            held
+        } else {
+            held.reverse_bits()
+        };
+    }
+    let text = hex(&bytes);
+    let parts = [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]];
+    Some(parts.join("-"))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -216,6 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_of_an_object_has_another_uid() {
+        let uid = "30316465-6365-4463-ad63-3564622d3638";
+        let derived = derived_uid(uid).unwrap();
+        assert_eq!(derived, "0c8c26a6-c6a6-44c6-adc6-ac2646b46c1c");
+        assert_eq!(derived_uid(&derived).as_deref(), Some(uid), "twice is the first again");
+        for bad in [
+            "",
+            "x",
+            "30316465-6365-4463-ad63-3564622d363",
+            "30316465x6365-4463-ad63-3564622d3638",
+        ] {
+            assert_eq!(derived_uid(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn base64_is_rfc_4648() {
         let check = |bytes: &str, text: &str| assert_eq!(base64_url(bytes.as_bytes()), text);
         check("", "");
@@ -266,6 +318,12 @@ mod tests {
             &["", "a.b.c", "A", "knp.default.", "knp.other.a", &long],
         );
         let reserved = ["knp.default.a", "knp.default.a.b.c", "ossg.default.a"];
-        check(NameRule::Policy, &reserved, &["knp.default.A"]);
+        check(NameRule::Policy, &reserved, &["knp.default.A", "kcnp.kube-admin.a"]);
+        let reserved = ["kcnp.kube-admin.a.b.c", "kcnp.kube-baseline.a"];
+        check(
+            NameRule::GlobalPolicy,
+            &reserved,
+            &["kcnp.other.a", "kcnp.kube-admin.", "ossg.default.a"],
+        );
     }
 }

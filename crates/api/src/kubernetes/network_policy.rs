@@ -6,7 +6,17 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::LabelSelector;
-use crate::PolicyType;
+use crate::{Metadata, PolicyType};
+
+/// A Kubernetes NetworkPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct K8sNetworkPolicy {
+    /// Identity.
+    pub metadata: Metadata,
+    /// What is wanted.
+    #[serde(default)]
+    pub spec: K8sNetworkPolicySpec,
+}
 
 /// Spec of a Kubernetes NetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Rule, is_false};
+use super::{Condition, Rule, ServiceMatch, is_false};
 use crate::names::NameRule;
 use crate::problem::Problems;
 use crate::resource::Spec;
@@ -164,12 +164,43 @@ impl Common<'_> {
             if rule.http.is_some() {
                 problems.missing("http", "must be absent: only ingress rules may look at HTTP");
             }
+            if rule.source.services.is_some() {
+                problems.missing(
+                    "source.services",
+                    "must be absent: egress rules may have it in destination",
+                );
+            }
+        });
+        problems.each("ingress", self.ingress, |problems, rule| {
+            if rule.destination.services.is_some() {
+                problems.missing(
+                    "destination.services",
+                    "must be absent: ingress rules may have it in source",
+                );
+            }
         });
         check::selector("selector", self.selector, problems);
         check::selector("serviceAccountSelector", self.service_account_selector, problems);
         once("types", self.types, problems);
         once("performanceHints", self.performance_hints, problems);
     }
+}
+
+/// Reports services without a namespace, which a global policy has none of its own for; paths start below `spec`.
+fn check_global_services(common: &Common<'_>, problems: &mut Problems) {
+    let nameless =
+        |services: &Option<ServiceMatch>| services.as_ref().is_some_and(|services| services.namespace.is_empty());
+    const RIGHT: &str = "is required: a global policy has no namespace of its own";
+    problems.each("ingress", common.ingress, |problems, rule| {
+        if nameless(&rule.source.services) {
+            problems.missing("source.services.namespace", RIGHT);
+        }
+    });
+    problems.each("egress", common.egress, |problems, rule| {
+        if nameless(&rule.destination.services) {
+            problems.missing("destination.services.namespace", RIGHT);
+        }
+    });
 }
 
 /// Reports items that occur before in the list.
@@ -203,17 +234,21 @@ pub(super) fn types_or_default(types: &[PolicyType], ingress: &[Rule], egress: &
     }
 }
 
-/// How a global policy is used for host endpoints.
+/// What global policies have besides.
 #[derive(Clone, Copy)]
-pub(super) struct HostUse {
+pub(super) struct Global<'a> {
+    pub namespace_selector: &'a str,
     pub do_not_track: bool,
     pub pre_dnat: bool,
     pub apply_on_forward: bool,
 }
 
-impl HostUse {
-    /// Reports what does not go together; paths start below `spec`.
+impl Global<'_> {
+    /// Reports what is wrong; paths start below `spec`.
     pub fn check(self, common: &Common<'_>, problems: &mut Problems) {
+        common.check(problems);
+        check_global_services(common, problems);
+        check::selector("namespaceSelector", self.namespace_selector, problems);
         if self.do_not_track && self.pre_dnat {
             problems.report("doNotTrack", true, "must not go together with preDNAT");
         }
@@ -258,14 +293,13 @@ impl Spec for GlobalNetworkPolicySpec {
     type Status = PolicyStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
-        self.common().check(problems);
-        check::selector("namespaceSelector", &self.namespace_selector, problems);
-        let host_use = HostUse {
+        let global = Global {
+            namespace_selector: &self.namespace_selector,
             do_not_track: self.do_not_track,
             pre_dnat: self.pre_dnat,
             apply_on_forward: self.apply_on_forward,
         };
-        host_use.check(&self.common(), problems);
+        global.check(&self.common(), problems);
     }
 
     fn apply_defaults(&mut self, metadata: &mut Metadata) {

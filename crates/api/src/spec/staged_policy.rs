@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{HostUse, policy_spec};
+use super::policy::{Global, policy_spec};
 use super::{GlobalNetworkPolicySpec, NetworkPolicySpec, PerformanceHint, PolicyStatus, PolicyType, Rule, is_false};
 use crate::kubernetes::{K8sEgressRule, K8sIngressRule, K8sNetworkPolicySpec, LabelSelector};
 use crate::names::NameRule;
 use crate::problem::Problems;
 use crate::resource::Spec;
-use crate::value::{Order, check};
+use crate::value::Order;
 use crate::{Kind, Metadata};
 
 /// What a staged policy rehearses.
@@ -123,18 +123,36 @@ impl StagedKubernetesNetworkPolicySpec {
     }
 }
 
+/// Reports a deletion that says what the policy would be.
+fn deletes_nothing_else(is_bare: bool, problems: &mut Problems) {
+    if !is_bare {
+        problems.report("stagedAction", "Delete", "must stand alone, or with the tier");
+    }
+}
+
 impl Spec for StagedNetworkPolicySpec {
     const KIND: Kind = Kind::StagedNetworkPolicy;
     const NAMES: NameRule = NameRule::Policy;
     type Status = PolicyStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
+        if self.staged_action == Some(StagedAction::Delete) {
+            let bare = NetworkPolicySpec {
+                tier: self.tier.clone(),
+                ..NetworkPolicySpec::default()
+            };
+            return deletes_nothing_else(self.enforced() == bare, problems);
+        }
         self.common().check(problems);
     }
 
     fn apply_defaults(&mut self, metadata: &mut Metadata) {
-        self.staged_action.get_or_insert_default();
+        let action = *self.staged_action.get_or_insert_default();
         self.fill_in(metadata);
+        if action == StagedAction::Delete {
+            // A deletion says nothing of the policy, not even for which directions it was.
+            self.types.clear();
+        }
     }
 }
 
@@ -144,25 +162,43 @@ impl Spec for StagedGlobalNetworkPolicySpec {
     type Status = PolicyStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
-        self.common().check(problems);
-        check::selector("namespaceSelector", &self.namespace_selector, problems);
-        let host_use = HostUse {
+        if self.staged_action == Some(StagedAction::Delete) {
+            let bare = GlobalNetworkPolicySpec {
+                tier: self.tier.clone(),
+                ..GlobalNetworkPolicySpec::default()
+            };
+            return deletes_nothing_else(self.enforced() == bare, problems);
+        }
+        let global = Global {
+            namespace_selector: &self.namespace_selector,
             do_not_track: self.do_not_track,
             pre_dnat: self.pre_dnat,
             apply_on_forward: self.apply_on_forward,
         };
-        host_use.check(&self.common(), problems);
+        global.check(&self.common(), problems);
     }
 
     fn apply_defaults(&mut self, metadata: &mut Metadata) {
-        self.staged_action.get_or_insert_default();
+        let action = *self.staged_action.get_or_insert_default();
         self.fill_in(metadata);
+        if action == StagedAction::Delete {
+            // A deletion says nothing of the policy, not even for which directions it was.
+            self.types.clear();
+        }
     }
 }
 
 impl Spec for StagedKubernetesNetworkPolicySpec {
     const KIND: Kind = Kind::StagedKubernetesNetworkPolicy;
     type Status = PolicyStatus;
+
+    fn check(&self, _: &Metadata, problems: &mut Problems) {
+        if self.staged_action == Some(StagedAction::Delete) {
+            return deletes_nothing_else(self.enforced() == K8sNetworkPolicySpec::default(), problems);
+        }
+        // What cannot be converted is wrong; what it is converted to does not matter here.
+        let _ = self.enforced().convert(problems);
+    }
 
     fn apply_defaults(&mut self, _: &mut Metadata) {
         self.staged_action.get_or_insert_default();
