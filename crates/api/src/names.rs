@@ -31,6 +31,8 @@ pub enum NameRule {
     GlobalPolicy,
 }
 
+/// Label that endpoints and network sets have by being in a namespace.
+pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
 /// Label that a policy's tier is written to.
 pub const TIER_LABEL: &str = "projectcalico.org/tier";
 /// What the names of policies that come from Kubernetes' NetworkPolicies start with.

@@ -217,7 +217,7 @@ fn no_document_has_more_than_a_hundred_problems() {
 
 /// Anything that may stand in a document, with keys that some kind knows.
 fn anything() -> impl Strategy<Value = Value> {
-    const KEYS: [&str; 24] = [
+    const KEYS: [&str; 34] = [
         "cidr",
         "blockSize",
         "allowedUses",
@@ -242,14 +242,34 @@ fn anything() -> impl Strategy<Value = Value> {
         "healthPort",
         "logSeverityScreen",
         "bogus",
+        "tier",
+        "order",
+        "selector",
+        "types",
+        "stagedAction",
+        "podSelector",
+        "matchLabels",
+        "ipBlock",
+        "expectedIPs",
+        "services",
     ];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         (0u8..70).prop_map(Value::from),
-        prop::sample::select(vec!["", "10.0.0.0/8", "fd00::1", "Allow", "has(a)", "80:90", "30s"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            "",
+            "10.0.0.0/8",
+            "fd00::1",
+            "Allow",
+            "has(a)",
+            "80:90",
+            "30s",
+            "Egress",
+            "Delete"
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 40, 6, |inner| {
         prop_oneof![

@@ -61,8 +61,8 @@ impl Spec for HostEndpointSpec {
         }
         if self.interface_name.is_empty() && self.expected_ips.is_empty() {
             problems.missing(
-                "interfaceName",
-                "is required without expectedIPs: an interface, or `*` for all",
+                "expectedIPs",
+                "is required without interfaceName (an interface, or `*` for all)",
             );
         }
         problems.each("profiles", &self.profiles, |problems, profile| {

@@ -17,6 +17,7 @@ use crate::{Kind, Metadata};
 #[serde(default)]
 pub struct KubernetesEndpointSliceSpec {
     /// The Service, in the same namespace (label `kubernetes.io/service-name`).
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub service: String,
     /// Addresses of its endpoints, ready or not.
     #[serde(skip_serializing_if = "Vec::is_empty")]

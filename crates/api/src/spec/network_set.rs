@@ -4,9 +4,11 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Kind;
+use crate::names::NAMESPACE_LABEL;
+use crate::problem::Problems;
 use crate::resource::{NoStatus, Spec};
 use crate::value::net;
+use crate::{Kind, Metadata};
 
 /// Spec of a NetworkSet: rules of its namespace's policies match it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +28,28 @@ pub struct GlobalNetworkSetSpec {
     pub nets: Vec<IpNet>,
 }
 
+/// The label says in which namespace a thing is: it follows from where it is, and nobody sets it.
+fn check_labels(metadata: &Metadata, problems: &mut Problems) {
+    if let Some(value) = metadata.labels.get(NAMESPACE_LABEL) {
+        let path = format!("metadata.labels.{NAMESPACE_LABEL}");
+        problems.report_elsewhere(&path, value, "must be absent: the label follows from the namespace");
+    }
+}
+
 impl Spec for NetworkSetSpec {
     const KIND: Kind = Kind::NetworkSet;
     type Status = NoStatus;
+
+    fn check(&self, metadata: &Metadata, problems: &mut Problems) {
+        check_labels(metadata, problems);
+    }
 }
 
 impl Spec for GlobalNetworkSetSpec {
     const KIND: Kind = Kind::GlobalNetworkSet;
     type Status = NoStatus;
+
+    fn check(&self, metadata: &Metadata, problems: &mut Problems) {
+        check_labels(metadata, problems);
+    }
 }

@@ -2,10 +2,15 @@
 
 mod bgp;
 mod felix;
+mod host_endpoint;
 mod ip_pool;
 mod ipam;
+mod network_set;
 mod node;
+mod policy;
 mod profile;
+mod staged_policy;
+mod tier;
 mod workload_endpoint;
 
 use crate::document::{read, to_json, to_yaml};
