@@ -172,6 +172,16 @@ macro_rules! resources {
                 match self { $(Resource::$variant(object) => object.spec.apply_defaults(&mut object.metadata),)* }
             }
 
+            /// Takes over what controllers reported of `old`, if this says nothing of it.
+            pub fn keep_status_of(&mut self, old: &Resource) {
+                match (self, old) {
+                    $((Resource::$variant(new), Resource::$variant(old)) if new.status.is_none() => {
+                        new.status = old.status.clone();
+                    })*
+                    _ => {}
+                }
+            }
+
             /// Decodes the document of this kind; unknown fields and wrong values are problems.
             pub(crate) fn decode(kind: Kind, value: serde_json::Value) -> Decoded<Resource> {
                 match kind {
@@ -212,6 +222,18 @@ impl Resource {
     pub fn with_defaults(mut self) -> Self {
         self.apply_defaults();
         self
+    }
+
+    /// The tier that it belongs to, if it is a policy, staged ones included.
+    pub fn tier(&self) -> Option<&str> {
+        match self {
+            Resource::NetworkPolicy(policy) => Some(policy.spec.tier()),
+            Resource::GlobalNetworkPolicy(policy) => Some(policy.spec.tier()),
+            Resource::StagedNetworkPolicy(policy) => Some(policy.spec.tier()),
+            Resource::StagedGlobalNetworkPolicy(policy) => Some(policy.spec.tier()),
+            Resource::StagedKubernetesNetworkPolicy(_) => Some(BuiltInTier::DEFAULT.name),
+            _ => None,
+        }
     }
 
     /// Its identity.

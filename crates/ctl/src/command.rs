@@ -1,9 +1,12 @@
 //! The commands and their flags.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use api::Kind;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
@@ -63,7 +66,8 @@ pub enum Format {
 /// Flags of `get`.
 #[derive(Args, Clone, Debug)]
 pub struct GetArgs {
-    /// Kind, by any of its names: ippool, ipp, wep, nodes, …
+    /// Kind, by any of its names: ippool, ipp, wep, nodes, gnp, …
+    #[arg(value_parser = KindNames, hide_possible_values = true)]
     pub kind: Option<String>,
     /// Names; all if none is given
     pub names: Vec<String>,
@@ -82,6 +86,28 @@ pub struct GetArgs {
     /// Leave out what belongs to this cluster only (UIDs, revisions, times)
     #[arg(long)]
     pub export: bool,
+}
+
+/// Takes any text and tells shells what kinds there are: what no kind is called is refused with better words later.
+#[derive(Clone, Copy, Debug)]
+struct KindNames;
+
+impl TypedValueParser for KindNames {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names = Kind::ALL.into_iter().filter_map(|kind| kind.aliases().first());
+        Some(Box::new(names.map(PossibleValue::new)))
+    }
 }
 
 /// Files to read.
@@ -116,7 +142,7 @@ pub struct WriteArgs {
 #[derive(Args, Clone, Debug)]
 pub struct DeleteArgs {
     /// Kind, by any of its names
-    #[arg(required_unless_present = "filename")]
+    #[arg(required_unless_present = "filename", value_parser = KindNames, hide_possible_values = true)]
     pub kind: Option<String>,
     /// Names
     #[arg(required_unless_present = "filename")]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::command::DeleteArgs;
 use crate::write::{Open, internal, partial, summary};
-use crate::{CtlError, input};
+use crate::{CtlError, input, tier};
 
 /// Deletes the resources of some files, or by kind and names.
 pub async fn delete(
@@ -53,7 +53,8 @@ fn keys(args: &DeleteArgs, stdin: &mut dyn Read) -> Result<Vec<Key>, CtlError> {
 
 /// The keys that are there. All that cannot be deleted is told before anything is.
 async fn checked(keys: Vec<Key>, skip_not_exists: bool, store: &SharedStore) -> Result<Vec<Key>, CtlError> {
-    let (mut there, mut missing, mut used) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    let mut used = tier::in_use(&keys, store).await?;
     for key in keys {
         let Some(stored) = store.get(&key).await? else {
             missing.push(key);
@@ -67,6 +68,8 @@ async fn checked(keys: Vec<Key>, skip_not_exists: bool, store: &SharedStore) -> 
     if !used.is_empty() {
         return Err(CtlError::Invalid(used));
     }
+    // What is in a tier before the tier, otherwise as written.
+    there.sort_by_key(|key| key.kind == Kind::Tier);
     match missing.is_empty() || skip_not_exists {
         true => Ok(there),
         false => Err(CtlError::Missing(missing)),

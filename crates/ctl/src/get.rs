@@ -7,7 +7,7 @@ use datastore::{Scope, SharedStore};
 
 use crate::command::{Format, GetArgs};
 use crate::write::Open;
-use crate::{CtlError, input, output};
+use crate::{CtlError, input, output, tier};
 
 /// Shows resources. Those that are asked for by name and are not there are reported after the others.
 pub async fn get(args: &GetArgs, open: Open<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> Result<(), CtlError> {
@@ -74,7 +74,10 @@ async fn answer(request: Request, store: &SharedStore) -> Result<Answer, CtlErro
     let items = store.list(&scope).await?.items;
     let wanted = |resource: &Resource| names.is_empty() || names.contains(&resource.metadata().name);
     let found = items.into_iter().map(|stored| stored.resource).filter(wanted);
-    let resources: Vec<Resource> = found.collect();
+    let mut resources: Vec<Resource> = found.collect();
+    if kind == Kind::Tier {
+        resources = tier::all(resources);
+    }
     let absent = |name: &&String| !resources.iter().any(|resource| resource.metadata().name == **name);
     let missing = names
         .iter()
@@ -92,8 +95,9 @@ async fn answer(request: Request, store: &SharedStore) -> Result<Answer, CtlErro
 async fn fetch(store: &SharedStore, kind: Option<Kind>, keys: &[Key]) -> Result<Answer, CtlError> {
     let (mut resources, mut missing) = (Vec::new(), Vec::new());
     for key in keys {
-        match store.get(key).await? {
-            Some(stored) => resources.push(stored.resource),
+        let stored = store.get(key).await?.map(|stored| stored.resource);
+        match stored.or_else(|| tier::built_in(key)) {
+            Some(resource) => resources.push(resource),
             None => missing.push(key.clone()),
         }
     }

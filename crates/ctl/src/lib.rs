@@ -13,6 +13,7 @@ pub mod input;
 pub mod ipam_show;
 pub mod node_status;
 pub mod output;
+pub mod tier;
 pub mod version;
 pub mod write;
 

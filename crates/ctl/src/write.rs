@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::command::{FileArgs, WriteArgs};
-use crate::{CtlError, input};
+use crate::{CtlError, input, tier};
 
 /// What is done with the resources of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,10 @@ async fn plan(
         });
     }
     problems.extend(pool_overlaps(&steps, store).await?);
+    let resources: Vec<&Resource> = steps.iter().map(|step| &step.resource).collect();
+    problems.extend(tier::unknown(&resources, store).await?);
+    // Tiers before what is in them, otherwise as written.
+    steps.sort_by_key(|step| step.resource.kind() != Kind::Tier);
     if problems.is_empty() {
         Ok(steps)
     } else {
@@ -215,19 +219,24 @@ fn successor(mut resource: Resource, old: &Resource) -> Resource {
     let metadata = resource.metadata_mut();
     metadata.creation_timestamp = before.creation_timestamp;
     metadata.uid = before.uid.clone();
-    match (&mut resource, old) {
-        (Resource::Node(new), Resource::Node(old)) if new.status.is_none() => new.status = old.status.clone(),
-        (Resource::IPPool(new), Resource::IPPool(old)) if new.status.is_none() => new.status = old.status.clone(),
-        _ => {}
-    }
+    resource.keep_status_of(old);
     resource
 }
 
-/// IPAM's own objects are written by IPAM: a hand in there gives one address to two pods.
+/// What is not for hands: a hand in IPAM's objects gives one address to two pods, and what Kubernetes says is said there.
 pub(crate) fn internal(keys: &[Key]) -> Vec<String> {
-    let internal = |key: &&Key| matches!(key.kind, Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle);
-    let text = |key: &Key| format!("{key}: objects of this kind are written by IPAM alone");
-    keys.iter().filter(internal).map(text).collect()
+    let why = |key: &Key| match key.kind {
+        Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle => {
+            Some("objects of this kind are written by IPAM alone")
+        }
+        Kind::KubernetesEndpointSlice => Some("objects of this kind follow Kubernetes' alone"),
+        Kind::NetworkPolicy | Kind::GlobalNetworkPolicy if api::names::is_from_kubernetes(&key.name) => {
+            Some("comes from Kubernetes: change the policy there")
+        }
+        _ => None,
+    };
+    let text = |key: &Key| why(key).map(|why| format!("{key}: {why}"));
+    keys.iter().filter_map(text).collect()
 }
 
 /// A failure, with how far it had come.
