@@ -267,11 +267,11 @@ fn policy_cell(heading: &str, tier: &str, order: Order, selector: &str) -> Strin
     }
 }
 
-/// A list of many items on one screen: upstream's 80 characters.
+/// A list on one screen: upstream's 80 characters, of which three say that there is more.
 fn truncated(list: String) -> String {
-    match list.char_indices().nth(80) {
-        Some((end, _)) => format!("{}...", &list[..end]),
-        None => list,
+    match list.chars().count() {
+        ..=80 => list,
+        _ => list.chars().take(77).chain("...".chars()).collect(),
     }
 }
 

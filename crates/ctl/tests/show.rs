@@ -290,12 +290,15 @@ fn a_wrong_word_is_explained() {
         "get ipool",
         "error: `ipool` is no kind of resource. Did you mean IPPool? There are IPPool, BGPConfiguration, BGPPeer, \
          FelixConfiguration, Node, WorkloadEndpoint, Profile, ClusterInformation, IPAMBlock, BlockAffinity, IPAMHandle, \
-         IPAMConfiguration\nexit 2",
+         IPAMConfiguration, NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy, \
+         StagedKubernetesNetworkPolicy, Tier, NetworkSet, GlobalNetworkSet, HostEndpoint, KubernetesEndpointSlice\nexit 2",
     );
     cluster.check(
         "get",
         "error: name a kind: ippools, bgpconfigurations, bgppeers, felixconfigurations, nodes, workloadendpoints, profiles, \
-         clusterinformations, ipamblocks, blockaffinities, ipamhandles, ipamconfigurations\nexit 2",
+         clusterinformations, ipamblocks, blockaffinities, ipamhandles, ipamconfigurations, networkpolicies, \
+         globalnetworkpolicies, stagednetworkpolicies, stagedglobalnetworkpolicies, stagedkubernetesnetworkpolicies, tiers, \
+         networksets, globalnetworksets, hostendpoints, kubernetesendpointslices\nexit 2",
     );
     cluster.check(
         "get nodes -o xml",
