@@ -1,8 +1,8 @@
 //! Kubernetes' own policies: their types, as far as they say something about packets, and what they are in ours.
 //!
 //! A `networking.k8s.io/v1` NetworkPolicy is a NetworkPolicy, a `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy a
-//! GlobalNetworkPolicy (upstream `lib/backend/k8s/conversion`). What cannot be converted is reported beside the policy and
-//! closes rather than opens: a rule that allows is left out, a rule that denies denies everything.
+//! GlobalNetworkPolicy (upstream `lib/backend/k8s/conversion`). What cannot be converted is reported beside the policy: a rule
+//! that allows or passes is left out then, a rule that denies denies everything.
 //! Asks no API server, and reads leniently: fields that it does not know are another version's.
 
 mod cluster_network_policy;

@@ -103,6 +103,9 @@ pub enum ClusterAction {
     Deny,
     /// The next tier is asked.
     Pass,
+    /// What a later version has: the rest of the policy still counts.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A sender: one of the fields. None is a kind of sender that is not known here.

@@ -184,13 +184,8 @@ impl ClusterNetworkPolicy {
             let sides = sides("from", &rule.from, problems, |peer, problems| {
                 cluster_peer(peer.namespaces.as_ref(), peer.pods.as_ref(), &[], problems)
             });
-            ingress.extend(cluster_rules(
-                rule.action,
-                &rule.name,
-                ports,
-                sides,
-                PolicyType::Ingress,
-            ));
+            let action = cluster_action(rule.action, problems);
+            ingress.extend(cluster_rules(action, &rule.name, ports, sides, PolicyType::Ingress));
         });
         let mut egress = Vec::new();
         problems.each("egress", &self.spec.egress, |problems, rule| {
@@ -198,7 +193,8 @@ impl ClusterNetworkPolicy {
             let sides = sides("to", &rule.to, problems, |peer, problems| {
                 cluster_peer(peer.namespaces.as_ref(), peer.pods.as_ref(), &peer.networks, problems)
             });
-            egress.extend(cluster_rules(rule.action, &rule.name, ports, sides, PolicyType::Egress));
+            let action = cluster_action(rule.action, problems);
+            egress.extend(cluster_rules(action, &rule.name, ports, sides, PolicyType::Egress));
         });
         let subject = problems.within("subject", |problems| self.spec.subject_selectors(problems));
         let (namespace_selector, selector) = subject.unwrap_or_else(|| {
@@ -307,21 +303,19 @@ fn namespaced_pods(both: &NamespacedPod, problems: &mut Problems) -> Option<(Str
 /// The rules that a ClusterNetworkPolicy's rule is. One that cannot be read denies everything if it denies, otherwise it
 /// is left out.
 fn cluster_rules(
-    action: ClusterAction,
+    action: Option<Action>,
     name: &str,
     ports: Option<Ports>,
     sides: Option<Vec<EntityRule>>,
     direction: PolicyType,
 ) -> Vec<Rule> {
     let is_right = ports.is_some() && sides.is_some();
-    let mut rules: Vec<Rule> = match (is_right, action) {
-        (true, ClusterAction::Accept) => by_family(combined(Action::Allow, ports, sides, direction)),
-        (true, ClusterAction::Pass) => by_family(combined(Action::Pass, ports, sides, direction)),
-        (true, ClusterAction::Deny) => by_family(combined(Action::Deny, ports, sides, direction)),
-        (false, ClusterAction::Deny) => vec![Rule::any(Action::Deny)],
-        (false, ClusterAction::Accept | ClusterAction::Pass) => Vec::new(),
+    let mut rules = match action {
+        Some(action) if is_right => by_family(combined(action, ports, sides, direction)),
+        Some(Action::Deny) => return vec![Rule::any(Action::Deny)],
+        Some(Action::Allow | Action::Pass | Action::Log) | None => return Vec::new(),
     };
-    if !name.is_empty() && is_right {
+    if !name.is_empty() {
         for rule in &mut rules {
             let mut metadata = RuleMetadata::default();
             metadata.annotations.insert("name".to_owned(), name.to_owned());
@@ -329,6 +323,19 @@ fn cluster_rules(
         }
     }
     rules
+}
+
+/// What a rule does, if that is known.
+fn cluster_action(action: ClusterAction, problems: &mut Problems) -> Option<Action> {
+    match action {
+        ClusterAction::Accept => Some(Action::Allow),
+        ClusterAction::Deny => Some(Action::Deny),
+        ClusterAction::Pass => Some(Action::Pass),
+        ClusterAction::Unknown => {
+            problems.missing("action", "must be one of Accept, Deny, Pass");
+            None
+        }
+    }
 }
 
 /// A rule whose prefixes are of both families is two: one rule has those of one family alone.

@@ -149,6 +149,25 @@ fn a_rule_that_cannot_be_understood_denies_everything_or_is_gone() {
 }
 
 #[test]
+fn a_rule_of_a_later_version_does_not_take_the_policy_along() {
+    check(
+        "
+subject: {namespaces: {}}
+ingress:
+- {action: Mirror, from: [{namespaces: {}}]}
+- {action: Deny, from: [{namespaces: {}}]}
+",
+        "
+namespaceSelector: all()
+selector: PODS
+types: [Ingress]
+ingress: [{action: Deny, source: {namespaceSelector: all()}}]
+",
+        &["spec.ingress[0].action: must be one of Accept, Deny, Pass"],
+    );
+}
+
+#[test]
 fn for_pods_that_are_not_known_what_is_denied_is_denied_to_all_and_what_is_accepted_to_none() {
     check(
         "
