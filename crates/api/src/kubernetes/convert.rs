@@ -300,8 +300,8 @@ fn namespaced_pods(both: &NamespacedPod, problems: &mut Problems) -> Option<(Str
     namespace_selector.zip(selector)
 }
 
-/// The rules that a ClusterNetworkPolicy's rule is. One that cannot be read denies everything if it denies, otherwise it
-/// is left out.
+/// The rules that a ClusterNetworkPolicy's rule is. One that cannot be read denies everything, unless it accepts: then
+/// it is left out.
 fn cluster_rules(
     action: Option<Action>,
     name: &str,
@@ -312,8 +312,9 @@ fn cluster_rules(
     let is_right = ports.is_some() && sides.is_some();
     let mut rules = match action {
         Some(action) if is_right => by_family(combined(action, ports, sides, direction)),
-        Some(Action::Deny) => return vec![Rule::any(Action::Deny)],
-        Some(Action::Allow | Action::Pass | Action::Log) | None => return Vec::new(),
+        // A Pass that is left out would let the rules after it accept what it takes away from them.
+        Some(Action::Deny | Action::Pass) => return vec![Rule::any(Action::Deny)],
+        Some(Action::Allow | Action::Log) | None => return Vec::new(),
     };
     if !name.is_empty() {
         for rule in &mut rules {

@@ -84,7 +84,7 @@ egress:
 fn closed(rule: &str, problems: &[&str]) {
     for action in ["Accept", "Deny", "Pass"] {
         let rules = match action {
-            "Deny" => "types: [Egress]\negress: [{action: Deny}]",
+            "Deny" | "Pass" => "types: [Egress]\negress: [{action: Deny}]",
             _ => "types: []",
         };
         let rules = rules.replace("types: []", "");
