@@ -12,6 +12,17 @@ use ipnet::IpNet;
 
 use crate::IpFamily;
 
+mod check;
+pub mod contract;
+mod describe;
+mod fake;
+mod port;
+mod span;
+
+pub use fake::FakeNft;
+pub use port::*;
+pub use span::Span;
+
 /// A table of family `inet`, which sees both IPv4 and IPv6.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName(pub String);
@@ -33,8 +44,8 @@ pub struct Transaction {
     pub changes: Vec<Change>,
 }
 
-/// One change. Deleting what does not exist fails the whole transaction, as does adding a set or chain that exists with other
-/// properties (one with the same properties stays as it is).
+/// One change. Deleting what does not exist fails the whole transaction, as does adding a set or base chain that exists with
+/// other properties (one with the same properties stays as it is; a base chain takes the new policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Deletes the table with everything in it, if it exists. Later changes create it anew.
@@ -43,7 +54,7 @@ pub enum Change {
     AddChain(Chain),
     /// Removes all rules of a chain.
     FlushChain(ChainName),
-    /// Deletes a chain. It must be empty and nothing may refer to it.
+    /// Deletes a chain with its rules. Nothing may refer to it, but those rules themselves.
     DeleteChain(ChainName),
     /// Appends a rule to a chain.
     AddRule(ChainName, Rule),
@@ -53,7 +64,7 @@ pub enum Change {
     FlushSet(SetName),
     /// Deletes a set or map. Nothing may refer to it.
     DeleteSet(SetName),
-    /// Adds elements. One that is there already with the same data is fine.
+    /// Adds elements. One that is there already with the same verdict is fine.
     AddElements(SetName, Vec<Element>),
     /// Deletes elements, which must be there.
     DeleteElements(SetName, Vec<Element>),
@@ -105,7 +116,8 @@ pub enum Hook {
     Postrouting,
 }
 
-/// A rule: all matches hold, then the actions happen, then the verdict counts.
+/// A rule: all matches hold, then the actions happen, then the verdict counts. An action that is a verdict comes last, and
+/// then there is no other verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// All must match.
@@ -121,7 +133,7 @@ pub struct Rule {
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// Name of a device. A trailing `*` matches every name that begins so.
+    /// Name of a device. A trailing `*` matches every name that begins so (`*` alone is refused: leave the match out).
     Interface {
         /// Where the packet came from or goes.
         way: Way,
@@ -156,7 +168,7 @@ pub enum Match {
         end: End,
         /// In none of the ranges.
         negate: bool,
-        /// Ranges, both ends included. They do not overlap.
+        /// Ranges, both ends included: at least one, in ascending order. They do not overlap.
         ranges: Vec<(u16, u16)>,
     },
     /// ICMP or ICMPv6 type, and code. Does not include the protocol: match that first.
@@ -181,7 +193,7 @@ pub enum Match {
     Conntrack(BTreeSet<CtState>),
     /// The flow's destination was translated.
     Translated,
-    /// `mark & mask == value`.
+    /// `mark & mask == value`; the value lies within the mask.
     Mark {
         /// Bits to look at.
         mask: u32,
@@ -274,7 +286,7 @@ pub enum Statement {
         /// Bytes of the packet to copy; 0: all.
         snaplen: u32,
     },
-    /// `mark = (mark & !mask) | value`.
+    /// `mark = (mark & !mask) | value`; the value lies within the mask.
     SetMark {
         /// Bits to change.
         mask: u32,
@@ -354,7 +366,7 @@ pub struct Element {
     pub verdict: Option<ElementVerdict>,
 }
 
-/// A value of a field.
+/// A value of a field. One address is `Address` and one port is `Port` when they are read back, however they were written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Device name, at most 15 bytes.
