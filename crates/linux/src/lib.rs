@@ -1,6 +1,7 @@
-//! The `Kernel` port on a live network namespace. The only crate with `unsafe` code.
+//! The ports of crate `kernel` on a live network namespace. The only crate with `unsafe` code.
 //!
-//! [`LiveKernel`] is the port. Below it, and for the CNI server and the lab: a netlink [`request::Socket`], network
+//! [`LiveKernel`] is the port of links and routes, [`nft::LiveNft`] that of nf_tables;
+//! Below it, and for the CNI server and the lab: a netlink [`request::Socket`], network
 //! namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet capture and TCP options.
 //! Decides nothing about what should be in the kernel; runs no external program.
 
@@ -14,6 +15,8 @@ pub mod ipip;
 pub mod link;
 mod live;
 pub mod netns;
+mod nfnetlink;
+pub mod nft;
 mod notify;
 pub mod pod;
 pub mod request;

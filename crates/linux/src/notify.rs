@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
 use crate::sockopt::{self, Filter};
 
@@ -13,7 +13,16 @@ pub(crate) struct Notifications(netlink_sys::Socket);
 impl Notifications {
     /// Joins `groups` (`RTNLGRP_*`), with a receive buffer of so many bytes; `filter` drops before buffering.
     pub fn open(groups: &[u32], bytes: i32, filter: &[Filter]) -> io::Result<Self> {
-        let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+        Self::of_family(NETLINK_ROUTE, groups, bytes, filter)
+    }
+
+    /// The same for netfilter's groups (`NFNLGRP_*`).
+    pub fn of_netfilter(groups: &[u32], bytes: i32, filter: &[Filter]) -> io::Result<Self> {
+        Self::of_family(NETLINK_NETFILTER, groups, bytes, filter)
+    }
+
+    fn of_family(family: isize, groups: &[u32], bytes: i32, filter: &[Filter]) -> io::Result<Self> {
+        let mut socket = netlink_sys::Socket::new(family)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         let notifications = Self(socket);

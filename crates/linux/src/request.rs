@@ -334,7 +334,7 @@ fn set_flag(message: &mut [u8], flag: u16) {
 }
 
 /// `None`: an acknowledgement.
-fn error_of(message: &Message<'_>) -> Option<Failure> {
+pub(crate) fn error_of(message: &Message<'_>) -> Option<Failure> {
     let Some(code) = read_i32(message.payload, 0) else {
         return Some(Failure::Broken("an error message without a code".into()));
     };
@@ -347,7 +347,7 @@ fn error_of(message: &Message<'_>) -> Option<Failure> {
 }
 
 /// The end of a dump carries the dump's own error.
-fn done_of(message: &Message<'_>) -> Option<Failure> {
+pub(crate) fn done_of(message: &Message<'_>) -> Option<Failure> {
     refusal(read_i32(message.payload, 0).unwrap_or(0), message, 4)
 }
 

@@ -35,6 +35,14 @@ pub(crate) fn receive_buffer(fd: BorrowedFd<'_>, bytes: i32) {
     }
 }
 
+/// Grows the send buffer past the system's limit if allowed, else up to it.
+pub(crate) fn send_buffer(fd: BorrowedFd<'_>, bytes: i32) {
+    if set(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes).is_err() {
+        // What does not fit is refused when it is sent.
+        let _ = set(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes);
+    }
+}
+
 /// One instruction of a classic BPF socket filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
@@ -48,6 +56,8 @@ pub(crate) struct Filter {
     pub k: u32,
 }
 
+/// Loads four bytes, big-endian, at an absolute offset.
+pub(crate) const LOAD_WORD: u16 = 0x20;
 /// Loads one byte at an absolute offset.
 pub(crate) const LOAD_BYTE: u16 = 0x30;
 /// Loads two bytes, big-endian, at an absolute offset.

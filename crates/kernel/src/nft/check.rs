@@ -12,6 +12,8 @@ const COMMENT_BYTES: usize = 128;
 const PREFIX_BYTES: usize = 127;
 /// Bytes of a key, each field padded to four.
 const KEY_BYTES: usize = 64;
+/// Fields of a key: what a set says of its own types has six bits for each.
+const KEY_FIELDS: usize = 5;
 
 impl Transaction {
     /// The first change that makes no sense by itself, as an error.
@@ -35,7 +37,13 @@ impl Change {
             Self::AddChain(chain) => name(&chain.name.0),
             Self::FlushChain(chain) | Self::DeleteChain(chain) => name(&chain.0),
             Self::AddRule(chain, rule) => name(&chain.0).and_then(|()| rule.check()),
-            Self::AddSet(spec) => name(&spec.name.0).and_then(|()| key(&spec.key)),
+            Self::AddSet(spec) => {
+                // The kernel names the sets of single rules so.
+                if spec.name.0.starts_with("__") {
+                    return Err(format!("a name that begins with __: {}", spec.name));
+                }
+                name(&spec.name.0).and_then(|()| key(&spec.key))
+            }
             Self::FlushSet(set) | Self::DeleteSet(set) => name(&set.0),
             Self::AddElements(set, elements) | Self::DeleteElements(set, elements) => {
                 name(&set.0)?;
@@ -172,6 +180,9 @@ fn text(what: &str, text: &str, most: usize) -> Result<(), String> {
 fn key(key: &[KeyType]) -> Result<(), String> {
     if key.is_empty() {
         return Err("a key without fields".into());
+    }
+    if key.len() > KEY_FIELDS {
+        return Err(format!("a key of {} fields, {KEY_FIELDS} are the most", key.len()));
     }
     match key.iter().map(|field| field.width().next_multiple_of(4)).sum::<usize>() {
         bytes if bytes > KEY_BYTES => Err(format!("a key of {bytes} bytes, {KEY_BYTES} are the most")),

@@ -182,7 +182,13 @@ pub fn every_base_chain_reads_back(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
             hook: Hook::Input,
             ..forward
         };
-        refused(kernel, vec![base_chain("a", input)], 0, &[Cause::Exists]).await;
+        refused(
+            kernel,
+            vec![base_chain("a", input)],
+            0,
+            &[Cause::Exists, Cause::Unsupported],
+        )
+        .await;
     })
 }
 
@@ -338,7 +344,8 @@ pub fn adding_twice_is_fine_and_otherwise_is_refused(bench: &mut dyn Bench) -> B
     })
 }
 
-/// Overlapping intervals are refused, of one field or several; neighbours are fine.
+/// Overlapping intervals are refused; neighbours are fine. (Of several fields, Linux notices only if one end of the new one
+/// lies within the old one.)
 pub fn intervals_do_not_overlap(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
     Box::pin(async move {
         let kernel = bench.kernel();
@@ -354,7 +361,6 @@ pub fn intervals_do_not_overlap(bench: &mut dyn Bench) -> BoxFuture<'_, ()> {
             ("nets6", &["2001:db8:4:1::/64"]),
             ("nets6", &["2001:db8::/32"]),
             ("net-ports", &["10.0.4.0/25", "udp", "15"]),
-            ("net-ports", &["10.0.0.0/16", "udp", "20-30"]),
         ] {
             refused(kernel, vec![add(set, vec![element(key)])], 0, &[Cause::Exists]).await;
         }

@@ -43,7 +43,7 @@ impl KeyType {
     }
 
     /// The greatest value.
-    pub fn max(&self) -> u128 {
+    pub fn greatest(&self) -> u128 {
         u128::MAX >> (128 - 8 * self.width())
     }
 }

@@ -213,18 +213,20 @@ pub(super) fn rules() -> Vec<Rule> {
     }));
     // All together, in an order of its own, with what a rule may end in.
     let counted = [vec![Statement::Counter], statements()].concat();
-    rules.push(Rule {
-        matches: matches(),
-        actions: statements(),
-        verdict: Some(Verdict::Drop),
-        comment: Some("everything".into()),
-    });
-    rules.push(Rule {
-        matches: matches().into_iter().rev().collect(),
-        actions: [counted.clone(), vec![Statement::Reject]].concat(),
-        verdict: None,
-        comment: None,
-    });
+    for some in matches().chunks(16) {
+        rules.push(Rule {
+            matches: some.to_vec(),
+            actions: statements(),
+            verdict: Some(Verdict::Drop),
+            comment: None,
+        });
+        rules.push(Rule {
+            matches: some.iter().rev().cloned().collect(),
+            actions: [counted.clone(), vec![Statement::Reject]].concat(),
+            verdict: None,
+            comment: None,
+        });
+    }
     rules.push(Rule {
         actions: counted,
         verdict: Some(Verdict::Accept),
@@ -525,6 +527,14 @@ pub(super) fn nonsense() -> Vec<Change> {
         Change::AddSet(SetSpec { key: vec![], ..map() }),
         Change::AddSet(SetSpec {
             key: vec![KeyType::Interface; 5],
+            ..map()
+        }),
+        Change::AddSet(SetSpec {
+            key: vec![KeyType::Port; 6],
+            ..map()
+        }),
+        Change::AddSet(SetSpec {
+            name: "__set0".into(),
             ..map()
         }),
         add("v4", vec![element(&["10.0.0.1/8"])]),

@@ -1,0 +1,314 @@
+//! Reading a table back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kernel::nft::{
+    BaseChain, ChainKind, ChainName, ChainState, Element, Generation, RuleState, SetName, SetState, TableName,
+    TableState, Value,
+};
+
+use super::encode::*;
+use super::expr;
+use super::parse::{self, Parsed};
+use super::set::{Entries, SetHere, Shape, read_set};
+use crate::decode::{Attributes, read_i32};
+use crate::nfnetlink::{Bytes, GENERIC, NFTABLES, Socket, Target, be32, be64, text};
+use crate::request::Failure;
+
+/// A reading during which something changed is thrown away; so often, then the answer is that others are too busy.
+const ATTEMPTS: usize = 20;
+
+/// Why a table was not read.
+pub(super) enum Unread {
+    /// Something changed all the time.
+    Busy,
+    /// The channel failed.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unread {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The generation now.
+pub(super) fn generation(socket: &mut Socket) -> Result<Generation, Failure> {
+    let read = |payload: &[u8]| attribute(payload, 1).and_then(be32).map(Generation);
+    socket
+        .get(target(GET_GENERATION, 0), |_| (), read)?
+        .ok_or_else(|| Failure::Broken("the kernel did not say its generation".into()))
+}
+
+/// How elements of a set are written; `None`: there is no such set.
+pub(super) fn shape(socket: &mut Socket, table: &TableName, set: &SetName) -> Result<Option<Shape>, Failure> {
+    let ask = |bytes: &mut Bytes| {
+        bytes.text(1, &table.0);
+        bytes.text(2, &set.0);
+    };
+    socket.get(target(GET_SET, INET), ask, |payload| {
+        read_set(payload.get(GENERIC..)?, &table.0).map(|set| set.shape())
+    })
+}
+
+/// A whole table; `None`: there is none.
+pub(super) fn table(socket: &mut Socket, table: &TableName) -> Result<Option<TableState>, Unread> {
+    at_one_moment(socket, |socket, generation| {
+        if !exists(socket, table)? {
+            return Ok(Some(None));
+        }
+        let Some(parts) = parts(socket, table)? else {
+            return Ok(None);
+        };
+        let rules = rules_of(parts.rules, &parts.port_sets);
+        let mut chains = parts.chains;
+        for (name, rules) in rules {
+            chains.entry(name).or_default().rules = rules;
+        }
+        let mut sets = BTreeMap::new();
+        for set in parts.sets {
+            let Some(state) = elements(socket, table, &set)? else {
+                return Ok(None);
+            };
+            sets.insert(SetName(set.name), state);
+        }
+        Ok(Some(Some(TableState {
+            generation,
+            chains,
+            sets,
+        })))
+    })
+}
+
+/// The rules of a table, by chain, also of chains without any.
+pub(super) fn rules(socket: &mut Socket, table: &TableName) -> Result<BTreeMap<ChainName, Vec<RuleState>>, Unread> {
+    at_one_moment(socket, |socket, _| {
+        Ok(parts(socket, table)?.map(|parts| {
+            let mut rules = rules_of(parts.rules, &parts.port_sets);
+            for chain in parts.chains.into_keys() {
+                rules.entry(chain).or_default();
+            }
+            rules
+        }))
+    })
+}
+
+/// Reads until nothing changed meanwhile. `read` answers `None` if it noticed itself.
+fn at_one_moment<T>(
+    socket: &mut Socket,
+    read: impl Fn(&mut Socket, Generation) -> Result<Option<T>, Failure>,
+) -> Result<T, Unread> {
+    let mut before = generation(socket)?;
+    for _ in 0..ATTEMPTS {
+        let seen = read(socket, before)?;
+        let after = generation(socket)?;
+        if let Some(seen) = seen
+            && after == before
+        {
+            return Ok(seen);
+        }
+        before = after;
+    }
+    Err(Unread::Busy)
+}
+
+fn exists(socket: &mut Socket, table: &TableName) -> Result<bool, Failure> {
+    let found = socket.get(target(GET_TABLE, INET), |bytes| bytes.text(1, &table.0), |_| Some(()))?;
+    Ok(found.is_some())
+}
+
+/// A table without elements, but for those of the sets that belong to rules.
+struct Parts {
+    chains: BTreeMap<ChainName, ChainState>,
+    rules: BTreeMap<ChainName, Vec<Parsed>>,
+    sets: Vec<SetHere>,
+    port_sets: HashMap<String, Option<Vec<(u16, u16)>>>,
+}
+
+/// `None`: something changed meanwhile.
+fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failure> {
+    let mut chains = BTreeMap::new();
+    let ask = |bytes: &mut Bytes| bytes.text(1, &table.0);
+    let whole = socket.dump(
+        target(GET_CHAIN, INET),
+        ask,
+        &mut chains,
+        BTreeMap::clear,
+        |chains, payload| {
+            chains.extend(
+                payload
+                    .get(GENERIC..)
+                    .and_then(|attributes| read_chain(attributes, &table.0)),
+            );
+        },
+    )?;
+    let mut rules: BTreeMap<ChainName, Vec<Parsed>> = BTreeMap::new();
+    let whole = whole
+        && socket.dump(
+            target(GET_RULE, INET),
+            ask,
+            &mut rules,
+            BTreeMap::clear,
+            |rules, payload| {
+                let read = payload
+                    .get(GENERIC..)
+                    .and_then(|attributes| read_rule(attributes, &table.0));
+                if let Some((chain, rule)) = read {
+                    rules.entry(ChainName(chain.to_owned())).or_default().push(rule);
+                }
+            },
+        )?;
+    let mut sets = Vec::new();
+    let whole = whole
+        && socket.dump(target(GET_SET, INET), ask, &mut sets, Vec::clear, |sets, payload| {
+            sets.extend(
+                payload
+                    .get(GENERIC..)
+                    .and_then(|attributes| read_set(attributes, &table.0)),
+            );
+        })?;
+    if !whole {
+        return Ok(None);
+    }
+    let (anonymous, sets): (Vec<SetHere>, Vec<SetHere>) = sets.into_iter().partition(SetHere::is_anonymous);
+    let mut port_sets = HashMap::with_capacity(anonymous.len());
+    for set in anonymous {
+        let Some(state) = elements(socket, table, &set)? else {
+            return Ok(None);
+        };
+        port_sets.insert(set.name, port_ranges(&state));
+    }
+    Ok(Some(Parts {
+        chains,
+        rules,
+        sets,
+        port_sets,
+    }))
+}
+
+fn rules_of(
+    rules: BTreeMap<ChainName, Vec<Parsed>>,
+    port_sets: &HashMap<String, Option<Vec<(u16, u16)>>>,
+) -> BTreeMap<ChainName, Vec<RuleState>> {
+    let ports = |name: &str| port_sets.get(name).cloned().flatten();
+    let chains = rules.into_iter();
+    chains
+        .map(|(name, rules)| (name, parse::chain(rules, &ports)))
+        .collect()
+}
+
+/// `None`: something changed meanwhile.
+fn elements(socket: &mut Socket, table: &TableName, set: &SetHere) -> Result<Option<SetState>, Failure> {
+    let ask = |bytes: &mut Bytes| {
+        bytes.text(1, &table.0);
+        bytes.text(2, &set.name);
+    };
+    let key = set.spec.as_ref().map(|spec| spec.key.as_slice()).unwrap_or_default();
+    let mut entries = Entries::default();
+    let whole = socket.dump(
+        target(GET_ELEMENTS, INET),
+        ask,
+        &mut entries,
+        |entries| *entries = Entries::default(),
+        |entries, payload| entries.read(payload.get(GENERIC..).unwrap_or_default(), key),
+    )?;
+    Ok(whole.then(|| match &set.spec {
+        Some(spec) => entries.state(spec.clone()),
+        None => SetState {
+            spec: None,
+            elements: [].into(),
+            strange: entries.len(),
+        },
+    }))
+}
+
+/// What a set of ports that belongs to a rule says; `None`: it is none.
+fn port_ranges(set: &SetState) -> Option<Vec<(u16, u16)>> {
+    let range = |element: &Element| match element.key.as_slice() {
+        [Value::Port(port)] => Some((*port, *port)),
+        [Value::Ports(low, high)] => Some((*low, *high)),
+        _ => None,
+    };
+    let mut ranges: Vec<(u16, u16)> = set.elements.iter().map(range).collect::<Option<_>>()?;
+    ranges.sort_unstable();
+    (set.strange == 0).then_some(ranges)
+}
+
+fn read_chain(attributes: &[u8], table: &str) -> Option<(ChainName, ChainState)> {
+    let (mut name, mut hook, mut drop, mut kind) = (None, None, false, None);
+    for (attribute, value) in Attributes(attributes) {
+        match attribute {
+            1 => (text(value) == table).then_some(())?,
+            3 => name = Some(ChainName(text(value).to_owned())),
+            4 => hook = Some(value),
+            5 => drop = be32(value)? == 0,
+            7 => kind = Some(text(value)),
+            _ => {}
+        }
+    }
+    let base = hook.map(|hook| {
+        let find = |wanted| Attributes(hook).find(|(kind, _)| *kind == wanted);
+        Some(BaseChain {
+            kind: match kind? {
+                "filter" => ChainKind::Filter,
+                "nat" => ChainKind::Nat,
+                _ => return None,
+            },
+            hook: *HOOKS.get(be32(find(1)?.1)? as usize)?,
+            priority: read_i32(find(2)?.1, 0).map(i32::from_be)?,
+            drop,
+        })
+    });
+    let state = ChainState {
+        strange: base == Some(None),
+        base: base.flatten(),
+        rules: Vec::new(),
+    };
+    Some((name?, state))
+}
+
+fn read_rule<'a>(attributes: &'a [u8], table: &str) -> Option<(&'a str, Parsed)> {
+    let (mut chain, mut handle, mut exprs, mut comment) = (None, None, Some(Vec::new()), None);
+    for (attribute, value) in Attributes(attributes) {
+        match attribute {
+            1 => (text(value) == table).then_some(())?,
+            2 => chain = Some(text(value)),
+            3 => handle = be64(value),
+            4 => exprs = expr::read_all(value),
+            7 => comment = read_note(value),
+            _ => {}
+        }
+    }
+    let rule = Parsed {
+        handle: handle?,
+        comment,
+        exprs,
+    };
+    Some((chain?, rule))
+}
+
+/// The comment among what `nft` keeps with a rule.
+fn read_note(mut note: &[u8]) -> Option<String> {
+    loop {
+        let (kind, length) = (*note.first()?, usize::from(*note.get(1)?));
+        let value = note.get(2..2 + length)?;
+        if kind == 0 {
+            return Some(text(value).to_owned());
+        }
+        note = &note[2 + length..];
+    }
+}
+
+fn attribute(payload: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut attributes = Attributes(payload.get(GENERIC..)?);
+    attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn target(operation: u16, family: u8) -> Target {
+    Target {
+        subsystem: NFTABLES,
+        operation,
+        family,
+        resource: 0,
+    }
+}
