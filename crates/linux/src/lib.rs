@@ -1,12 +1,13 @@
 //! The ports of crate `kernel` on a live network namespace. The only crate with `unsafe` code.
 //!
-//! [`LiveKernel`] is the port of links and routes, [`nft::LiveNft`] that of nf_tables;
-//! Below it, and for the CNI server and the lab: a netlink [`request::Socket`], network
+//! [`LiveKernel`] is the port of links and routes, [`nft::LiveNft`] that of nf_tables; [`conntrack`] finds and cuts flows,
+//! [`nflog`] reads what rules log. Below them, and for the CNI server and the lab: a netlink [`request::Socket`], network
 //! namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet capture and TCP options.
 //! Decides nothing about what should be in the kernel; runs no external program.
 
 mod apply;
 pub mod capture;
+pub mod conntrack;
 mod decode;
 mod encode;
 mod events;
@@ -15,6 +16,7 @@ pub mod ipip;
 pub mod link;
 mod live;
 pub mod netns;
+pub mod nflog;
 mod nfnetlink;
 pub mod nft;
 mod notify;

@@ -30,7 +30,7 @@ pub(crate) struct Answer {
     pub lost: bool,
 }
 
-/// The kernel fills at most 32 KiB per datagram of a dump.
+/// The kernel fills at most 32 KiB per datagram of a dump, and as many as it is told with logged packets.
 const RECEIVE_BYTES: usize = 64 * 1024;
 /// Room for the errors of some thousand messages.
 const RECEIVE_BUFFER: i32 = 4 << 20;
@@ -68,7 +68,7 @@ impl Socket {
     /// The first of `count` sequence numbers that nobody else has.
     pub fn sequences(&mut self, count: u32) -> u32 {
         // 0 is what the kernel uses where it has none.
-        if self.sequence.checked_add(count).is_none() {
+        if self.sequence > u32::MAX / 2 {
             self.sequence = 0;
         }
         let first = self.sequence + 1;
@@ -192,6 +192,18 @@ impl Socket {
                 };
             }
         }
+    }
+
+    /// From now on nothing waits.
+    pub fn set_non_blocking(&mut self) -> io::Result<()> {
+        self.inner.set_non_blocking(true)
+    }
+
+    /// Reads one datagram; `read` also gets the socket, to ask about devices.
+    pub fn take(&mut self, read: impl FnOnce(BorrowedFd<'_>, &[u8])) -> io::Result<()> {
+        let length = self.receive(0)?;
+        read(self.as_fd(), &self.buffer[..length]);
+        Ok(())
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
