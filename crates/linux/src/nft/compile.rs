@@ -368,6 +368,9 @@ impl Compiler {
         const LOW: Register = 4;
         const HIGH: Register = 8;
         self.immediate(LOW, &low.to_be_bytes());
+        if low == high {
+            return (LOW, LOW);
+        }
         self.immediate(HIGH, &high.to_be_bytes());
         (LOW, HIGH)
     }

@@ -296,7 +296,9 @@ impl Expr {
                 }
                 if let Some((low, high)) = ports {
                     bytes.be32(2, register(low));
-                    bytes.be32(3, register(high));
+                    if high != low {
+                        bytes.be32(3, register(high));
+                    }
                 }
             }
             Self::Nat {
@@ -311,7 +313,9 @@ impl Expr {
                 bytes.be32(3, register(address));
                 if let Some((low, high)) = ports {
                     bytes.be32(5, register(low));
-                    bytes.be32(6, register(high));
+                    if high != low {
+                        bytes.be32(6, register(high));
+                    }
                 }
                 if *flags != 0 {
                     bytes.be32(7, *flags);
@@ -364,9 +368,10 @@ fn read(element: &[u8]) -> Option<Expr> {
     let number = |at: usize| fields[at].and_then(be32);
     let register = |at: usize| register_of(number(at)?);
     let value = |at: usize| value_of(fields[at]?);
-    let or_none = |at: usize| match number(at) {
-        None => Some(None),
-        Some(number) => register_of(number).map(Some),
+    // One register for both ends may be said once.
+    let range = |low: usize, high: usize| match (number(low), number(high)) {
+        (None, None) => Some(None),
+        (low, high) => Some(Some((register_of(low?)?, register_of(high.or(low)?)?))),
     };
     Some(match name {
         "meta" => match number(3) {
@@ -445,14 +450,14 @@ fn read(element: &[u8]) -> Option<Expr> {
         }
         "notrack" => Expr::Notrack,
         "masq" => Expr::Masquerade {
-            ports: or_none(2)?.zip(or_none(3)?),
+            ports: range(2, 3)?,
             flags: number(1).unwrap_or(0) & !NAT_IMPLIED,
         },
         "nat" if number(3) == number(4) || number(4).is_none() => Expr::Nat {
             source: number(1)? == 0,
             family: number(2)?,
             address: register(3)?,
-            ports: or_none(5)?.zip(or_none(6)?),
+            ports: range(5, 6)?,
             flags: number(7).unwrap_or(0) & !NAT_IMPLIED,
         },
         "reject" => Expr::Reject {
