@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub struct PolicyState {
     /// Local endpoints.
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// Policies that apply to one of them.
+    /// Policies that apply to one of them, staged ones included, and those that ask to be ready on every node.
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
     /// Profiles that one of them names; one that does not exist is here too and denies all.
     pub profiles: BTreeMap<String, Arc<Profile>>,
@@ -68,7 +68,8 @@ pub struct Endpoint {
     /// Host endpoints only: policies with `applyOnForward`, for packets that are forwarded through the interface. An empty
     /// direction lets them pass.
     pub forward: HostHook,
-    /// Host endpoints only: `preDNAT` policies, ingress alone.
+    /// Host endpoints only: `preDNAT` policies, ingress alone. Here and in `untracked` the end of a tier never denies: what
+    /// no rule matches goes on to the other hooks.
     pub pre_dnat: Direction,
     /// Host endpoints only: `doNotTrack` policies.
     pub untracked: HostHook,
@@ -110,7 +111,7 @@ pub struct Direction {
 pub struct Tier {
     /// Its name.
     pub name: String,
-    /// Enforced policies, in order. Never empty.
+    /// Enforced policies, in order. Empty if only staged ones apply; then the end is [`TierEnd::Pass`].
     pub policies: Vec<PolicyId>,
     /// Staged policies, in order: for reports alone.
     pub staged: Vec<PolicyId>,
