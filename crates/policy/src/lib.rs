@@ -4,6 +4,7 @@
 //! Whatever is missing or wrong fails closed, for the endpoints concerned alone, and becomes a problem that status shows.
 //! Output is a function of the current resources, never of their history. Opens no socket, reads no clock, knows no kernel.
 
+pub mod evaluate;
 pub mod state;
 
 pub use state::*;
