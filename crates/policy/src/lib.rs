@@ -4,7 +4,27 @@
 //! Whatever is missing or wrong fails closed, for the endpoints concerned alone, and becomes a problem that status shows.
 //! Output is a function of the current resources, never of their history. Opens no socket, reads no clock, knows no kernel.
 
+mod assemble;
 pub mod evaluate;
+mod facts;
+mod graph;
+mod index;
+mod members;
+mod nets;
+mod oracle;
+mod policies;
+mod population;
+mod problem;
+mod profiles;
+mod rules;
+mod services;
+mod set_def;
+mod sets;
 pub mod state;
+mod table;
+mod tiers;
 
+pub use graph::Graph;
+pub use oracle::{compute, compute_with_problems};
+pub use problem::{Effect, Problem};
 pub use state::*;

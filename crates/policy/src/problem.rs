@@ -30,9 +30,16 @@ pub enum Effect {
     NotEnforced,
 }
 
+impl Problem {
+    /// What is wrong, without what follows.
+    pub fn reason(&self) -> String {
+        format!("{} {}: `{}` {}", self.key, self.field, self.value, self.text)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: `{}` {}", self.key, self.field, self.value, self.text)?;
+        f.write_str(&self.reason())?;
         f.write_str(match self.effect {
             Effect::Closed => "; everything is denied for the endpoints concerned",
             Effect::NotReported => "; this staged policy is left out",

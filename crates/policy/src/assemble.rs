@@ -1,0 +1,199 @@
+//! Puts an endpoint together: which of the policies that select it are asked where, in which order.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::{HostEndpointSpec, Key, WorkloadEndpointSpec};
+use ipnet::IpNet;
+
+use crate::facts::{PolicyFacts, PolicyHook};
+use crate::problem::{Effect, Problem};
+use crate::state::{Direction, Endpoint, HostHook, Interface, Tier, TierEnd};
+use crate::tiers::Tiers;
+
+/// An endpoint of this node before policy.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Bare {
+    pub interface: Interface,
+    pub addresses: Vec<IpAddr>,
+    pub spoofable: Vec<IpNet>,
+    pub profiles: Vec<String>,
+    pub is_host: bool,
+}
+
+impl Bare {
+    /// A workload's endpoint. Where the journal says which device it is, that is the one.
+    pub fn workload(endpoint: &WorkloadEndpointSpec, device: &str) -> Self {
+        let device = if device.is_empty() { &endpoint.interface_name } else { device };
+        let prefix = |text: &String| -> Option<IpNet> {
+            let address = || text.parse().ok().map(|address: IpAddr| address.into());
+            text.parse().ok().or_else(address)
+        };
+        let spoofable = endpoint.allow_spoofed_source_prefixes.iter();
+        Self {
+            interface: Interface::Named(device.to_owned()),
+            addresses: endpoint.ip_networks.iter().map(IpNet::addr).collect(),
+            spoofable: spoofable.filter_map(prefix).map(|net| net.trunc()).collect(),
+            profiles: endpoint.profiles.clone(),
+            is_host: false,
+        }
+    }
+
+    /// A host's endpoint.
+    pub fn host(endpoint: &HostEndpointSpec) -> Self {
+        let interface = match endpoint.interface_name.as_str() {
+            "" => Interface::WithAddress(endpoint.expected_ips.clone()),
+            HostEndpointSpec::ALL_INTERFACES => Interface::All,
+            name => Interface::Named(name.to_owned()),
+        };
+        Self {
+            interface,
+            addresses: Vec::new(),
+            spoofable: Vec::new(),
+            profiles: endpoint.profiles.clone(),
+            is_host: true,
+        }
+    }
+}
+
+/// A policy that selects an endpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Selecting<'a> {
+    pub key: &'a Key,
+    pub facts: &'a PolicyFacts,
+}
+
+/// The problem of a policy whose tier does not exist. Nobody knows where in the order it would come.
+pub(crate) fn missing_tier(key: &Key, facts: &PolicyFacts, tiers: &Tiers) -> Option<Problem> {
+    if tiers.get(&facts.tier).is_some() {
+        return None;
+    }
+    Some(Problem {
+        key: key.clone(),
+        field: "spec.tier".to_owned(),
+        value: facts.tier.to_string(),
+        text: "is no tier that exists".to_owned(),
+        effect: match facts.staged {
+            true => Effect::NotReported,
+            false => Effect::Closed,
+        },
+    })
+}
+
+/// The endpoint with all policies that select it. `broken_profile` tells why a profile's rules cannot be understood.
+pub(crate) fn assemble(
+    bare: &Bare,
+    labels: BTreeMap<String, String>,
+    mut selecting: Vec<Selecting<'_>>,
+    tiers: &Tiers,
+    broken_profile: impl Fn(&str) -> Option<String>,
+) -> Endpoint {
+    selecting.retain(|policy| is_for(policy.facts, bare));
+    let closed = closed(&selecting, tiers);
+    selecting.retain(|policy| policy.facts.broken().is_none() && tiers.get(&policy.facts.tier).is_some());
+    selecting.sort_by(|a, b| in_order(tiers, a, b));
+    let directions = |hooks: &[PolicyHook], gate: Gate| HostHook {
+        ingress: direction(&selecting, tiers, gate, &|facts| facts.ingress && hooks.contains(&facts.hook)),
+        egress: direction(&selecting, tiers, gate, &|facts| facts.egress && hooks.contains(&facts.hook)),
+    };
+    let normal = directions(&[PolicyHook::Normal, PolicyHook::NormalAndForward], Gate::Final);
+    let on_hosts = |hook: PolicyHook, gate: Gate| match bare.is_host {
+        true => directions(&[hook], gate),
+        false => HostHook::default(),
+    };
+    Endpoint {
+        interface: bare.interface.clone(),
+        labels,
+        addresses: bare.addresses.clone(),
+        spoofable: bare.spoofable.clone(),
+        ingress: normal.ingress,
+        egress: normal.egress,
+        forward: on_hosts(PolicyHook::NormalAndForward, Gate::Final),
+        pre_dnat: on_hosts(PolicyHook::PreDnat, Gate::Early).ingress,
+        untracked: on_hosts(PolicyHook::Untracked, Gate::Early),
+        profiles: bare.profiles.clone(),
+        closed: closed.or_else(|| bare.profiles.iter().find_map(|name| broken_profile(name))),
+    }
+}
+
+/// Whether a policy that selects an endpoint is asked there.
+pub(crate) fn is_asked(facts: &PolicyFacts, bare: &Bare, tiers: &Tiers) -> bool {
+    is_for(facts, bare) && facts.broken().is_none() && tiers.get(&facts.tier).is_some() && (facts.ingress || facts.egress)
+}
+
+/// Whether the endpoint is one for which the policy can be asked at all.
+fn is_for(facts: &PolicyFacts, bare: &Bare) -> bool {
+    match facts.hook {
+        PolicyHook::Normal | PolicyHook::NormalAndForward => true,
+        PolicyHook::PreDnat => bare.is_host,
+        // Upstream: what is for all interfaces has no untracked policy.
+        PolicyHook::Untracked => bare.is_host && bare.interface != Interface::All,
+    }
+}
+
+/// Why the endpoint is closed: the first policy, by key, that cannot be followed.
+fn closed(selecting: &[Selecting<'_>], tiers: &Tiers) -> Option<String> {
+    let enforced = selecting.iter().filter(|policy| !policy.facts.staged);
+    let reasons = enforced.filter_map(|policy| {
+        let problem = policy.facts.broken().cloned();
+        let problem = problem.or_else(|| missing_tier(policy.key, policy.facts, tiers))?;
+        Some((policy.key, problem.reason()))
+    });
+    Some(reasons.min_by_key(|(key, _)| *key)?.1)
+}
+
+/// By tier, then by policy.
+fn in_order(tiers: &Tiers, a: &Selecting<'_>, b: &Selecting<'_>) -> Ordering {
+    fn place<'a>(tiers: &Tiers, policy: &Selecting<'a>) -> impl Ord + use<'a> {
+        let tier = tiers.get(&policy.facts.tier).map(|tier| tier.order);
+        let Key { kind, namespace, name } = policy.key;
+        (tier, &*policy.facts.tier, policy.facts.order, name, namespace, kind)
+    }
+    place(tiers, a).cmp(&place(tiers, b))
+}
+
+/// Whether the end of a tier may deny.
+#[derive(Clone, Copy)]
+enum Gate {
+    /// Something else decides later.
+    Early,
+    /// Nothing else does.
+    Final,
+}
+
+/// The tiers with the policies, sorted, that are asked.
+fn direction(
+    sorted: &[Selecting<'_>],
+    tiers: &Tiers,
+    gate: Gate,
+    is_asked: &dyn Fn(&PolicyFacts) -> bool,
+) -> Direction {
+    let mut direction = Direction::default();
+    for policy in sorted.iter().filter(|policy| is_asked(policy.facts)) {
+        let name = &*policy.facts.tier;
+        if direction.tiers.last().is_none_or(|tier| tier.name != name) {
+            direction.tiers.push(Tier {
+                name: name.to_owned(),
+                policies: Vec::new(),
+                staged: Vec::new(),
+                end: TierEnd::Pass,
+            });
+        }
+        let Some(tier) = direction.tiers.last_mut() else {
+            continue;
+        };
+        match policy.facts.staged {
+            true => tier.staged.push(policy.key.clone()),
+            false => {
+                tier.policies.push(policy.key.clone());
+                tier.end = match (gate, tiers.get(name)) {
+                    (Gate::Final, Some(facts)) => facts.end,
+                    (Gate::Final, None) => TierEnd::Deny,
+                    (Gate::Early, _) => TierEnd::Pass,
+                };
+            }
+        }
+    }
+    direction
+}

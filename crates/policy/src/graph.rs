@@ -1,0 +1,257 @@
+//! The incremental calculation: what is recorded when something changes. What follows from it is in `flush`.
+
+mod flush;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::resource::{HostEndpoint, WorkloadEndpoint};
+use api::{Key, Kind, Resource};
+use datastore::Update;
+
+use crate::assemble::{Bare, missing_tier};
+use crate::facts::{MemberFacts, PolicyFacts};
+use crate::policies::Policies;
+use crate::population::{Population, Value};
+use crate::problem::Problem;
+use crate::profiles::{ProfileFacts, Profiles};
+use crate::services::Services;
+use crate::sets::Sets;
+use crate::state::{EndpointId, PolicyState};
+use crate::table::No;
+use crate::tiers::Tiers;
+
+/// Turns updates of resources into changes of what policy says on this node.
+///
+/// Updates may come in any order, repeatedly, and for things that never were. [`Graph::apply`] and [`Graph::local`] only
+/// record; what depends on it is worked out in [`Graph::flush`], so a burst costs one calculation.
+#[derive(Debug)]
+pub struct Graph {
+    node: String,
+    population: Population,
+    sets: Sets,
+    policies: Policies,
+    tiers: Tiers,
+    profiles: Profiles,
+    services: Services,
+    /// Pods that live here.
+    locals: BTreeMap<Key, Local>,
+    /// WorkloadEndpoints that the store has for this node.
+    stored: BTreeMap<Key, WorkloadEndpoint>,
+    /// HostEndpoints of this node.
+    hosts: BTreeMap<String, HostEndpoint>,
+    here: BTreeMap<EndpointId, Here>,
+    used: flush::Used,
+    dirty: Dirty,
+    state: PolicyState,
+}
+
+/// A pod that lives here, as the journal has it.
+#[derive(Debug)]
+struct Local {
+    journal: WorkloadEndpoint,
+    /// What the store has of the same key for another node: it counts again when the pod is gone.
+    shadowed: Option<Value>,
+}
+
+/// What is known of an endpoint of this node besides its state.
+#[derive(Debug)]
+struct Here {
+    bare: Bare,
+    /// Policies that select it, sorted.
+    selecting: Vec<No>,
+    /// Those that are asked.
+    asked: Vec<No>,
+}
+
+/// What changed since the last flush.
+#[derive(Debug, Default)]
+struct Dirty {
+    endpoints: BTreeSet<EndpointId>,
+    policies: BTreeSet<No>,
+    tiers: bool,
+    /// Profiles with other labels.
+    labels: BTreeSet<String>,
+    /// Profiles with other rules.
+    profiles: BTreeSet<String>,
+}
+
+impl Here {
+    fn new(bare: Bare) -> Self {
+        Self {
+            bare,
+            selecting: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+}
+
+impl Graph {
+    /// A graph for the node of this name, which knows nothing yet.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            population: Population::new(),
+            sets: Sets::default(),
+            policies: Policies::default(),
+            tiers: Tiers::default(),
+            profiles: Profiles::default(),
+            services: Services::default(),
+            locals: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            here: BTreeMap::new(),
+            used: flush::Used::default(),
+            dirty: Dirty::default(),
+            state: PolicyState::default(),
+        }
+    }
+
+    /// Records what one resource is now. A value of another kind than its key says counts as gone.
+    pub fn apply(&mut self, update: Update) {
+        let Update { key, value } = update;
+        match key.kind {
+            Kind::WorkloadEndpoint => self.workload(key, value.and_then(|value| value.try_into().ok())),
+            Kind::HostEndpoint => self.host(key, value.and_then(|value| value.try_into().ok())),
+            Kind::NetworkSet => {
+                let set = value.and_then(|value| api::resource::NetworkSet::try_from(value).ok());
+                self.member(&key, set.map(MemberFacts::from));
+            }
+            Kind::GlobalNetworkSet => {
+                let set = value.and_then(|value| api::resource::GlobalNetworkSet::try_from(value).ok());
+                self.member(&key, set.map(MemberFacts::from));
+            }
+            Kind::Profile => self.profile(key, value.and_then(|value| value.try_into().ok())),
+            Kind::Tier => {
+                let tier = value.and_then(|value| api::resource::Tier::try_from(value).ok());
+                self.dirty.tiers |= self.tiers.set(key.name, tier.as_ref().map(|tier| &tier.spec));
+            }
+            Kind::KubernetesEndpointSlice => {
+                let slice = value.and_then(|value| api::resource::KubernetesEndpointSlice::try_from(value).ok());
+                let namespace = key.namespace.unwrap_or_default();
+                self.services.set(namespace, key.name, slice.as_ref().map(|slice| &slice.spec));
+            }
+            Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy => self.policy(key, value),
+            Kind::IPPool
+            | Kind::BGPConfiguration
+            | Kind::BGPPeer
+            | Kind::FelixConfiguration
+            | Kind::Node
+            | Kind::ClusterInformation
+            | Kind::IPAMBlock
+            | Kind::BlockAffinity
+            | Kind::IPAMHandle
+            | Kind::IPAMConfiguration => {}
+        }
+    }
+
+    /// Records that a pod lives on this node (with the WorkloadEndpoint that its journal entry amounts to), or no longer
+    /// does. Only this decides whether it has policy; what the store has of the same key for this node replaces its labels,
+    /// profiles, addresses and ports.
+    pub fn local(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
+        self.dirty.endpoints.insert(EndpointId::Workload(key.clone()));
+        match endpoint {
+            Some(journal) => {
+                let shadowed = match self.locals.remove(&key) {
+                    Some(local) => local.shadowed,
+                    None if self.stored.contains_key(&key) => None,
+                    None => self.population.copy_of(&key),
+                };
+                self.locals.insert(key.clone(), Local { journal, shadowed });
+                self.place_local(&key);
+            }
+            None => {
+                let Some(local) = self.locals.remove(&key) else {
+                    return;
+                };
+                match self.stored.get(&key).cloned() {
+                    Some(stored) => self.member(&key, Some(stored.into())),
+                    None => self.population.set(&key, local.shadowed),
+                }
+            }
+        }
+    }
+
+    /// What policy says as of the last flush.
+    pub fn state(&self) -> &PolicyState {
+        &self.state
+    }
+
+    /// What cannot be followed, by resource. Not only what this node needs: whoever writes a policy looks on any node.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.profiles.problems().cloned().collect();
+        for policy in self.policies.iter() {
+            problems.extend(policy.facts.problems.iter().cloned());
+            problems.extend(missing_tier(&policy.key, &policy.facts, &self.tiers));
+        }
+        problems.sort();
+        problems
+    }
+
+    fn workload(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
+        let is_here = endpoint.as_ref().is_some_and(|endpoint| endpoint.spec.node == self.node);
+        match (&endpoint, is_here) {
+            (Some(endpoint), true) => drop(self.stored.insert(key.clone(), endpoint.clone())),
+            _ => drop(self.stored.remove(&key)),
+        }
+        let Some(local) = self.locals.get_mut(&key) else {
+            return self.member(&key, endpoint.map(MemberFacts::from));
+        };
+        let elsewhere = endpoint.filter(|_| !is_here).map(MemberFacts::from);
+        let shadowed = elsewhere.map(|facts| self.population.value(&facts));
+        let old = std::mem::replace(&mut local.shadowed, shadowed);
+        old.into_iter().for_each(|old| self.population.release(old));
+        self.place_local(&key);
+        self.dirty.endpoints.insert(EndpointId::Workload(key));
+    }
+
+    fn host(&mut self, key: Key, endpoint: Option<HostEndpoint>) {
+        let here = endpoint.as_ref().filter(|endpoint| endpoint.spec.node == self.node);
+        let was_here = match here {
+            Some(endpoint) => {
+                self.hosts.insert(key.name.clone(), endpoint.clone());
+                true
+            }
+            None => self.hosts.remove(&key.name).is_some(),
+        };
+        if was_here {
+            self.dirty.endpoints.insert(EndpointId::Host(key.name.clone()));
+        }
+        self.member(&key, endpoint.map(MemberFacts::from));
+    }
+
+    /// Counts a pod that lives here as what the store says, else as what the journal says.
+    fn place_local(&mut self, key: &Key) {
+        if let Some(local) = self.locals.get(key) {
+            let endpoint = self.stored.get(key).unwrap_or(&local.journal).clone();
+            self.member(key, Some(endpoint.into()));
+        }
+    }
+
+    fn member(&mut self, key: &Key, facts: Option<MemberFacts>) {
+        let value = facts.map(|facts| self.population.value(&facts));
+        self.population.set(key, value);
+    }
+
+    fn profile(&mut self, key: Key, profile: Option<api::resource::Profile>) {
+        let none = BTreeMap::new();
+        let labels = profile.as_ref().map_or(&none, |profile| &profile.spec.labels_to_apply);
+        if self.population.set_inherited(&key.name, labels) {
+            self.dirty.labels.insert(key.name.clone());
+        }
+        let facts = profile.map(|profile| ProfileFacts::read(&key.name, &profile.spec));
+        if self.profiles.set(&key.name, facts) {
+            self.dirty.profiles.insert(key.name);
+        }
+    }
+
+    fn policy(&mut self, key: Key, value: Option<Resource>) {
+        let value = value.filter(|value| value.kind() == key.kind);
+        let facts = value.and_then(|value| PolicyFacts::read(&key, &value));
+        let changed = self.policies.set(key, facts, &mut self.population);
+        self.dirty.policies.extend(changed);
+    }
+}

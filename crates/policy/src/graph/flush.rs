@@ -1,0 +1,332 @@
+//! What follows from the changes that were recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Dirty, Graph, Here};
+use crate::assemble::{Bare, Selecting, assemble, is_asked};
+use crate::rules::Rules;
+use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile, SetId};
+use crate::table::{ByNo, No};
+
+/// With more policies changed than this, endpoints look for theirs; with fewer, policies for their endpoints.
+const FEW: usize = 4;
+
+/// What endpoints of this node use.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// By how many endpoints.
+    policies: ByNo<No, u32>,
+    profiles: BTreeMap<String, u32>,
+    /// What is in the state, with the sets that its rules hold.
+    active_policies: ByNo<No, (PolicyId, Vec<SetId>)>,
+    active_profiles: BTreeMap<String, Vec<SetId>>,
+}
+
+/// Who has to be looked at again in a flush.
+#[derive(Debug, Default)]
+struct Again {
+    /// Endpoints that are new, gone, or have other policies or policies that changed.
+    endpoints: BTreeSet<EndpointId>,
+    policies: BTreeSet<No>,
+    profiles: BTreeSet<String>,
+}
+
+/// Changes in the order in which they must be made.
+#[derive(Debug, Default)]
+struct Changes {
+    changed: Vec<PolicyChange>,
+    gone: Vec<PolicyChange>,
+}
+
+impl Graph {
+    /// Works out what the changes since the last flush come to. Sets come before the policies and profiles that use them,
+    /// these before endpoints; removals are last and the other way round.
+    pub fn flush(&mut self) -> Vec<PolicyChange> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let heirs = self.settle(&dirty);
+        let mut again = self.look_again(dirty, &heirs);
+        let (mut policies, mut profiles, mut endpoints) = (Changes::default(), Changes::default(), Changes::default());
+        for id in std::mem::take(&mut again.endpoints) {
+            self.endpoint(id, &mut again, &mut endpoints);
+        }
+        for no in again.policies {
+            self.active_policy(no, &mut policies);
+        }
+        for name in again.profiles {
+            self.active_profile(name, &mut profiles);
+        }
+        let services = &self.services;
+        self.sets
+            .fill(&mut self.population, &mut self.state.sets, |service| services.slices(service));
+        let (sets, gone_sets) = self.sets.finish(&mut self.population, &mut self.state.sets);
+        let changed = [sets, policies.changed, profiles.changed, endpoints.changed];
+        let gone = [endpoints.gone, profiles.gone, policies.gone, gone_sets];
+        changed.into_iter().chain(gone).flatten().collect()
+    }
+
+    /// Brings members and inherited labels up to date; answers which groups inherit other ones.
+    fn settle(&mut self, dirty: &Dirty) -> BTreeSet<No> {
+        let state = &mut self.state.sets;
+        for item in self.population.take_unsettled() {
+            let settling = self.population.settle(item);
+            self.sets.settle(settling, &mut self.population, state);
+        }
+        self.population.forget_gone();
+        let mut heirs = BTreeSet::new();
+        if !dirty.labels.is_empty() {
+            heirs.extend(self.population.heirs(dirty.labels.iter()));
+            for group in &heirs {
+                self.sets.relabel(*group, &mut self.population, state);
+            }
+        }
+        for [old, new] in self.services.take_changes() {
+            for (change, comes) in [(new, true), (old, false)] {
+                if let Some((service, slice)) = change {
+                    self.sets.slice(&service, &slice, comes, state);
+                }
+            }
+        }
+        heirs
+    }
+
+    /// Finds out for which endpoints something may be different, and works out anew which policies select them.
+    fn look_again(&mut self, dirty: Dirty, heirs: &BTreeSet<No>) -> Again {
+        let mut again = Again {
+            endpoints: dirty.endpoints,
+            policies: dirty.policies,
+            profiles: dirty.profiles,
+        };
+        for id in &again.endpoints {
+            // One that is gone gives back what it used in `endpoint`.
+            if let Some(bare) = self.bare(id) {
+                match self.here.get_mut(id) {
+                    Some(here) => here.bare = bare,
+                    None => drop(self.here.insert(id.clone(), Here::new(bare))),
+                }
+            }
+        }
+        let mut rematch: BTreeSet<EndpointId> = again.endpoints.clone();
+        if !heirs.is_empty() || again.policies.len() > FEW {
+            let all = again.policies.len() > FEW;
+            let ids = self.here.keys();
+            let concerned = ids.filter(|id| all || self.population.group_of(&id.key()).is_some_and(|no| heirs.contains(&no)));
+            rematch.extend(concerned.cloned());
+        }
+        for (id, here) in &mut self.here {
+            let Some(group) = self.population.group_of(&id.key()) else {
+                continue;
+            };
+            if rematch.contains(id) {
+                here.selecting = self.policies.selecting(group, &self.population);
+                again.endpoints.insert(id.clone());
+                continue;
+            }
+            for no in &again.policies {
+                let place = here.selecting.binary_search(no);
+                let selects = self.policies.selects(*no, group, &self.population);
+                match (place, selects) {
+                    (Ok(place), false) => drop(here.selecting.remove(place)),
+                    (Err(place), true) => here.selecting.insert(place, *no),
+                    (Ok(_), true) => {}
+                    (Err(_), false) => continue,
+                }
+                again.endpoints.insert(id.clone());
+            }
+            let names_changed = || here.bare.profiles.iter().any(|name| again.profiles.contains(name));
+            if dirty.tiers || names_changed() {
+                again.endpoints.insert(id.clone());
+            }
+        }
+        again
+    }
+
+    /// An endpoint of this node as it is before policy; `None`: there is no such endpoint here.
+    fn bare(&self, id: &EndpointId) -> Option<Bare> {
+        match id {
+            EndpointId::Workload(key) => {
+                let local = self.locals.get(key)?;
+                let endpoint = self.stored.get(key).unwrap_or(&local.journal);
+                Some(Bare::workload(&endpoint.spec, &local.journal.spec.interface_name))
+            }
+            EndpointId::Host(name) => Some(Bare::host(&self.hosts.get(name)?.spec)),
+        }
+    }
+
+    /// Puts an endpoint together again, and counts what it uses.
+    fn endpoint(&mut self, id: EndpointId, again: &mut Again, changes: &mut Changes) {
+        let old_profiles = self.state.endpoints.get(&id).map(|old| old.profiles.clone());
+        let old_asked = self.here.get_mut(&id).map(|here| std::mem::take(&mut here.asked));
+        let new = self.bare(&id).map(|_| self.assembled(&id));
+        let asked = match (&new, self.here.get_mut(&id)) {
+            (Some((_, asked)), Some(here)) => {
+                here.asked = asked.clone();
+                asked.as_slice()
+            }
+            _ => {
+                self.here.remove(&id);
+                &[]
+            }
+        };
+        let new = new.as_ref();
+        let profiles: &[String] = new.map_or(&[], |(endpoint, _)| &endpoint.profiles);
+        count(&mut self.used.policies, asked, &old_asked.unwrap_or_default(), &mut again.policies);
+        count(&mut self.used.profiles, profiles, &old_profiles.unwrap_or_default(), &mut again.profiles);
+        match new {
+            Some((endpoint, _)) if self.state.endpoints.get(&id).is_some_and(|old| **old == *endpoint) => {}
+            Some((endpoint, _)) => {
+                let endpoint = Arc::new(endpoint.clone());
+                self.state.endpoints.insert(id.clone(), endpoint.clone());
+                changes.changed.push(PolicyChange::Endpoint(id, Some(endpoint)));
+            }
+            None => {
+                if self.state.endpoints.remove(&id).is_some() {
+                    changes.gone.push(PolicyChange::Endpoint(id, None));
+                }
+            }
+        }
+    }
+
+    /// An endpoint with its policies, and those that are asked.
+    fn assembled(&self, id: &EndpointId) -> (Endpoint, Vec<No>) {
+        let here = self.here.get(id).expect("what exists before policy was entered before this");
+        let policies = here.selecting.iter().filter_map(|no| Some((*no, self.policies.get(*no)?)));
+        let asked = policies.clone().filter(|(_, policy)| is_asked(&policy.facts, &here.bare, &self.tiers));
+        let asked = asked.map(|(no, _)| no).collect();
+        let selecting = policies.map(|(_, policy)| Selecting {
+            key: &policy.key,
+            facts: &policy.facts,
+        });
+        let group = self.population.group_of(&id.key());
+        let labels = group.map(|group| self.population.label_texts(group)).unwrap_or_default();
+        let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
+        let endpoint = assemble(&here.bare, labels, selecting.collect(), &self.tiers, broken_profile);
+        (endpoint, asked)
+    }
+
+    /// Brings a policy into the state, or out of it.
+    fn active_policy(&mut self, no: No, changes: &mut Changes) {
+        let is_used = self.used.policies.contains_key(&no);
+        let policy = self.policies.get(no);
+        let policy = policy.filter(|policy| (is_used || policy.facts.everywhere) && policy.facts.broken().is_none());
+        let old = self.used.active_policies.remove(&no);
+        let Some(policy) = policy else {
+            if let Some((id, sets)) = old {
+                sets.iter().for_each(|set| self.sets.release(set));
+                self.state.policies.remove(&id);
+                changes.gone.push(PolicyChange::Policy(id, None));
+            }
+            return;
+        };
+        let id = policy.key.clone();
+        let rules = policy.facts.rules(id.namespace.as_deref());
+        let (tier, selector) = (policy.facts.tier.to_string(), policy.facts.selector.to_string());
+        let sets = self.hold(&rules);
+        let old_sets = old.map(|(_, sets)| sets).unwrap_or_default();
+        old_sets.iter().for_each(|set| self.sets.release(set));
+        self.used.active_policies.insert(no, (id.clone(), sets));
+        let new = Policy {
+            tier,
+            selector,
+            ingress: rules.ingress,
+            egress: rules.egress,
+        };
+        if self.state.policies.get(&id).is_none_or(|old| **old != new) {
+            let new = Arc::new(new);
+            self.state.policies.insert(id.clone(), new.clone());
+            changes.changed.push(PolicyChange::Policy(id, Some(new)));
+        }
+    }
+
+    /// Brings a profile into the state, or out of it.
+    fn active_profile(&mut self, name: String, changes: &mut Changes) {
+        let old = self.used.active_profiles.remove(&name);
+        if !self.used.profiles.contains_key(&name) {
+            if let Some(sets) = old {
+                sets.iter().for_each(|set| self.sets.release(set));
+                self.state.profiles.remove(&name);
+                changes.gone.push(PolicyChange::Profile(name, None));
+            }
+            return;
+        }
+        let facts = self.profiles.get(&name);
+        let missing = facts.is_none();
+        let facts = facts.filter(|facts| facts.broken().is_none());
+        let rules = facts.map(|facts| facts.rules()).unwrap_or_default();
+        let sets = self.hold(&rules);
+        old.unwrap_or_default().iter().for_each(|set| self.sets.release(set));
+        self.used.active_profiles.insert(name.clone(), sets);
+        let new = Profile {
+            ingress: rules.ingress,
+            egress: rules.egress,
+            missing,
+        };
+        if self.state.profiles.get(&name).is_none_or(|old| **old != new) {
+            let new = Arc::new(new);
+            self.state.profiles.insert(name.clone(), new.clone());
+            changes.changed.push(PolicyChange::Profile(name, Some(new)));
+        }
+    }
+
+    fn hold(&mut self, rules: &Rules) -> Vec<SetId> {
+        for (id, def) in &rules.sets {
+            self.sets.hold(id, def, &mut self.population);
+        }
+        rules.sets.keys().cloned().collect()
+    }
+}
+
+impl EndpointId {
+    /// The key of its resource.
+    pub fn key(&self) -> api::Key {
+        match self {
+            EndpointId::Workload(key) => key.clone(),
+            EndpointId::Host(name) => api::Key::cluster(api::Kind::HostEndpoint, name),
+        }
+    }
+}
+
+/// Counts by how many something is used; what began or ceased to be is noted.
+fn count<K: Clone + Ord>(counts: &mut impl Counts<K>, new: &[K], old: &[K], noted: &mut BTreeSet<K>) {
+    for key in new {
+        if counts.up(key) == 1 {
+            noted.insert(key.clone());
+        }
+    }
+    for key in old {
+        if counts.down(key) == 0 {
+            noted.insert(key.clone());
+        }
+    }
+}
+
+/// Numbers that are kept while they are not 0.
+trait Counts<K> {
+    fn up(&mut self, key: &K) -> u32;
+    fn down(&mut self, key: &K) -> u32;
+}
+
+macro_rules! counts {
+    ($key:ty, $map:ty) => {
+        impl Counts<$key> for $map {
+            fn up(&mut self, key: &$key) -> u32 {
+                let count = self.entry(key.clone()).or_default();
+                *count += 1;
+                *count
+            }
+
+            fn down(&mut self, key: &$key) -> u32 {
+                let Some(count) = self.get_mut(key) else { return 0 };
+                *count -= 1;
+                let left = *count;
+                if left == 0 {
+                    self.remove(key);
+                }
+                left
+            }
+        }
+    };
+}
+
+counts!(No, ByNo<No, u32>);
+counts!(String, BTreeMap<String, u32>);
