@@ -25,7 +25,11 @@ pub(crate) struct Bare {
 impl Bare {
     /// A workload's endpoint. Where the journal says which device it is, that is the one.
     pub fn workload(endpoint: &WorkloadEndpointSpec, device: &str) -> Self {
-        let device = if device.is_empty() { &endpoint.interface_name } else { device };
+        let device = if device.is_empty() {
+            &endpoint.interface_name
+        } else {
+            device
+        };
         let prefix = |text: &String| -> Option<IpNet> {
             let address = || text.parse().ok().map(|address: IpAddr| address.into());
             text.parse().ok().or_else(address)
@@ -94,8 +98,12 @@ pub(crate) fn assemble(
     selecting.retain(|policy| policy.facts.broken().is_none() && tiers.get(&policy.facts.tier).is_some());
     selecting.sort_by(|a, b| in_order(tiers, a, b));
     let directions = |hooks: &[PolicyHook], gate: Gate| HostHook {
-        ingress: direction(&selecting, tiers, gate, &|facts| facts.ingress && hooks.contains(&facts.hook)),
-        egress: direction(&selecting, tiers, gate, &|facts| facts.egress && hooks.contains(&facts.hook)),
+        ingress: direction(&selecting, tiers, gate, &|facts| {
+            facts.ingress && hooks.contains(&facts.hook)
+        }),
+        egress: direction(&selecting, tiers, gate, &|facts| {
+            facts.egress && hooks.contains(&facts.hook)
+        }),
     };
     let normal = directions(&[PolicyHook::Normal, PolicyHook::NormalAndForward], Gate::Final);
     let on_hosts = |hook: PolicyHook, gate: Gate| match bare.is_host {
@@ -119,7 +127,10 @@ pub(crate) fn assemble(
 
 /// Whether a policy that selects an endpoint is asked there.
 pub(crate) fn is_asked(facts: &PolicyFacts, bare: &Bare, tiers: &Tiers) -> bool {
-    is_for(facts, bare) && facts.broken().is_none() && tiers.get(&facts.tier).is_some() && (facts.ingress || facts.egress)
+    is_for(facts, bare)
+        && facts.broken().is_none()
+        && tiers.get(&facts.tier).is_some()
+        && (facts.ingress || facts.egress)
 }
 
 /// Whether the endpoint is one for which the policy can be asked at all.

@@ -201,7 +201,9 @@ impl Connection {
     /// Whether every end that is here allows it.
     pub fn is_allowed(&self) -> bool {
         let ends = [&self.from, &self.to];
-        ends.into_iter().flatten().all(|verdict| verdict.outcome == Outcome::Allow)
+        ends.into_iter()
+            .flatten()
+            .all(|verdict| verdict.outcome == Outcome::Allow)
     }
 }
 
@@ -393,7 +395,10 @@ impl End<'_> {
     fn has_port_in(&self, set: &SetId) -> bool {
         let Some(port) = self.port else { return false };
         let member = Member::Port(self.address, self.protocol, port);
-        self.state.sets.get(set).is_some_and(|set| set.members.contains(&member))
+        self.state
+            .sets
+            .get(set)
+            .is_some_and(|set| set.members.contains(&member))
     }
 }
 
@@ -472,7 +477,10 @@ impl fmt::Display for Step {
             Step::Rule(matched) => matched.fmt(f),
             Step::NoPolicy(id) => write!(f, "{id} is not there: denied"),
             Step::TierEnd { tier, end } => match end {
-                TierEnd::Deny => write!(f, "tier {tier}: policies apply, no rule matched: denied at the end of the tier"),
+                TierEnd::Deny => write!(
+                    f,
+                    "tier {tier}: policies apply, no rule matched: denied at the end of the tier"
+                ),
                 TierEnd::Pass => write!(f, "tier {tier}: no rule matched: on to the next tier"),
             },
             Step::NoProfile(name) => write!(f, "profile {name} does not exist: it allows nothing"),

@@ -87,7 +87,9 @@ impl From<NetworkSet> for MemberFacts {
     fn from(set: NetworkSet) -> Self {
         let mut own = set.metadata.labels;
         let namespace = set.metadata.namespace;
-        let profiles = namespace.iter().map(|namespace| format!("{NAMESPACE_PROFILE}{namespace}"));
+        let profiles = namespace
+            .iter()
+            .map(|namespace| format!("{NAMESPACE_PROFILE}{namespace}"));
         let profiles = profiles.collect();
         let implied: Vec<_> = namespace.map(|namespace| (NAMESPACE, namespace)).into_iter().collect();
         forbid_claims(&mut own, &implied);
@@ -245,7 +247,9 @@ impl PolicyFacts {
 
     /// Why it cannot be followed, if so.
     pub fn broken(&self) -> Option<&Problem> {
-        self.problems.iter().find(|problem| problem.effect != Effect::NotEnforced)
+        self.problems
+            .iter()
+            .find(|problem| problem.effect != Effect::NotEnforced)
     }
 
     /// Its rules over sets.
@@ -317,7 +321,11 @@ impl PackedRules {
         match (ingress, egress) {
             ([], []) => Self::default(),
             // Rules have only text keys and finite numbers; should one not be text, it is read as what denies all.
-            rules => Self(serde_json::to_string(&rules).unwrap_or_else(|_| "unreadable".to_owned()).into()),
+            rules => Self(
+                serde_json::to_string(&rules)
+                    .unwrap_or_else(|_| "unreadable".to_owned())
+                    .into(),
+            ),
         }
     }
 

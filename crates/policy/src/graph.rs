@@ -128,7 +128,8 @@ impl Graph {
             Kind::KubernetesEndpointSlice => {
                 let slice = value.and_then(|value| api::resource::KubernetesEndpointSlice::try_from(value).ok());
                 let namespace = key.namespace.unwrap_or_default();
-                self.services.set(namespace, key.name, slice.as_ref().map(|slice| &slice.spec));
+                self.services
+                    .set(namespace, key.name, slice.as_ref().map(|slice| &slice.spec));
             }
             Kind::NetworkPolicy
             | Kind::GlobalNetworkPolicy
@@ -192,7 +193,9 @@ impl Graph {
     }
 
     fn workload(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
-        let is_here = endpoint.as_ref().is_some_and(|endpoint| endpoint.spec.node == self.node);
+        let is_here = endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.spec.node == self.node);
         match (&endpoint, is_here) {
             (Some(endpoint), true) => drop(self.stored.insert(key.clone(), endpoint.clone())),
             _ => drop(self.stored.remove(&key)),

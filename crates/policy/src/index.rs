@@ -124,14 +124,15 @@ fn needs(expression: &Expression) -> Option<Vec<Need<'_>>> {
         | Expression::EndsWith(name, _) => vec![(name.as_str(), None)],
         Expression::Equals(name, value) => vec![(name.as_str(), Some(value.as_str()))],
         Expression::In(name, values) if values.len() > MOST_ANCHORS => vec![(name.as_str(), None)],
-        Expression::In(name, values) => values.iter().map(|value| (name.as_str(), Some(value.as_str()))).collect(),
+        Expression::In(name, values) => values
+            .iter()
+            .map(|value| (name.as_str(), Some(value.as_str())))
+            .collect(),
         Expression::And(parts) => parts.iter().filter_map(needs).min_by_key(|needs| width(needs))?,
         Expression::Or(parts) => parts.iter().map(needs).collect::<Option<Vec<_>>>()?.concat(),
-        Expression::All
-        | Expression::Global
-        | Expression::Differs(..)
-        | Expression::NotIn(..)
-        | Expression::Not(_) => return None,
+        Expression::All | Expression::Global | Expression::Differs(..) | Expression::NotIn(..) | Expression::Not(_) => {
+            return None;
+        }
     };
     (found.len() <= MOST_ANCHORS).then_some(found)
 }

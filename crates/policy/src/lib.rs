@@ -28,3 +28,6 @@ pub use graph::Graph;
 pub use oracle::{compute, compute_with_problems};
 pub use problem::{Effect, Problem};
 pub use state::*;
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,9 @@ impl World {
                 .filter(|(_, facts)| facts.selector.evaluate(&labels))
                 .map(|(key, facts)| Selecting { key, facts })
                 .collect();
-            let asked = selecting.iter().filter(|policy| is_asked(policy.facts, bare, &self.tiers));
+            let asked = selecting
+                .iter()
+                .filter(|policy| is_asked(policy.facts, bare, &self.tiers));
             used.extend(asked.map(|policy| policy.key));
             let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
             let endpoint = assemble(bare, labels, selecting, &self.tiers, broken_profile);
@@ -175,7 +177,12 @@ impl World {
             labels.extend(self.inherited.get(profile).cloned().unwrap_or_default());
         }
         labels.extend(facts.own.clone());
-        labels.extend(facts.implied.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        labels.extend(
+            facts
+                .implied
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
         labels
     }
 
@@ -253,4 +260,3 @@ fn without_nested(members: BTreeSet<Member>) -> BTreeSet<Member> {
         .filter(|member| !nets(member).is_some_and(is_nested))
         .collect()
 }
-

@@ -10,13 +10,15 @@ use crate::index::{self, Anchors, Index};
 use crate::population::Population;
 use crate::table::{ByNo, No};
 
-/// Policies by number. Numbers are never used twice.
+/// Policies by number. A number is never given to another policy.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
     policies: ByNo<No, Policy>,
     numbers: BTreeMap<Key, No>,
     next: No,
     index: Index,
+    /// Keys of policies that went away since the last flush. One that comes back has its number again.
+    gone: Vec<Key>,
 }
 
 /// One policy.
@@ -42,7 +44,8 @@ impl Policies {
             index::release(&old.anchors, population.symbols());
         }
         let Some(facts) = facts else {
-            return self.numbers.remove(&key);
+            self.gone.push(key);
+            return known;
         };
         let no = known.unwrap_or_else(|| {
             self.next += 1;
@@ -58,6 +61,15 @@ impl Policies {
         };
         self.policies.insert(no, policy);
         Some(no)
+    }
+
+    /// Ends a flush.
+    pub fn forget_gone(&mut self) {
+        for key in std::mem::take(&mut self.gone) {
+            if self.numbers.get(&key).is_some_and(|no| !self.policies.contains_key(no)) {
+                self.numbers.remove(&key);
+            }
+        }
     }
 
     pub fn get(&self, no: No) -> Option<&Policy> {

@@ -329,7 +329,10 @@ impl Population {
             if self.find(&key) != Some(no) || self.items[no as usize].value.is_some() {
                 continue;
             }
-            let namespace = key.namespace.as_ref().map_or(NONE, |name| self.symbols.find(name).unwrap_or(NONE));
+            let namespace = key
+                .namespace
+                .as_ref()
+                .map_or(NONE, |name| self.symbols.find(name).unwrap_or(NONE));
             self.numbers.remove(&ItemKey::new(&key, namespace));
             if namespace != NONE {
                 self.symbols.release(namespace);
@@ -468,7 +471,10 @@ impl Population {
 
     /// Whether a selector picks a group.
     pub fn matches(&self, group: No, selector: &Selector) -> bool {
-        selector.evaluate(&GroupLabels { population: self, group })
+        selector.evaluate(&GroupLabels {
+            population: self,
+            group,
+        })
     }
 
     /// The texts, for anchors of selectors.
@@ -485,7 +491,9 @@ impl Population {
                     NONE => &[],
                     list => self.port_lists.get(list),
                 };
-                let named = ports.iter().filter(|port| port.name == *name && port.protocol == *protocol);
+                let named = ports
+                    .iter()
+                    .filter(|port| port.name == *name && port.protocol == *protocol);
                 let numbers: BTreeSet<u16> = named.map(|port| port.port).collect();
                 for number in numbers {
                     value.nets.each(|net| {
@@ -525,7 +533,9 @@ impl Labels for GroupLabels<'_> {
                 .filter_map(|profile| inherited.get(profile))
                 .find_map(|labels| find_label(labels, name))
         };
-        let value = find_label(labels.get(key.implied), name).or_else(own).or_else(from_profiles)?;
+        let value = find_label(labels.get(key.implied), name)
+            .or_else(own)
+            .or_else(from_profiles)?;
         Some(symbols.get(value))
     }
 }

@@ -169,7 +169,8 @@ impl Translator<'_> {
         let selector = self.selector(entity);
         if !entity.not_selector.is_empty() {
             let unwanted = self.parse("notSelector", &entity.not_selector);
-            side.not_sets.extend(unwanted.map(|unwanted| self.set(SetDef::Selected(unwanted))));
+            side.not_sets
+                .extend(unwanted.map(|unwanted| self.set(SetDef::Selected(unwanted))));
         }
         (side.ports, side.named_ports) = self.ports("ports", &entity.ports, selector.as_ref());
         (side.not_ports, side.not_named_ports) = self.ports("notPorts", &entity.not_ports, selector.as_ref());

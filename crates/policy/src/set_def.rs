@@ -117,8 +117,11 @@ mod tests {
         ];
         let ids: std::collections::BTreeSet<_> = defs.iter().map(SetDef::id).collect();
         assert_eq!(ids.len(), defs.len());
-        assert!(ids.iter().all(|id| id.0.len() == 19 && id.0.bytes().all(|b| b.is_ascii_alphanumeric())));
+        assert!(
+            ids.iter()
+                .all(|id| id.0.len() == 19 && id.0.bytes().all(|b| b.is_ascii_alphanumeric()))
+        );
         assert_eq!(SetDef::Selected(selector("a=='b'")).id(), defs[0].id());
-        assert_eq!(defs[0].id(), SetId("sPTjh4sIkSJxqyDYqzm".into()));
+        assert_eq!(defs[0].id(), SetId("sO4MRKbaTrtW58kQEAg".into()));
     }
 }

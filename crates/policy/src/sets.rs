@@ -161,13 +161,7 @@ impl Sets {
     }
 
     /// Brings a change of a service into the sets that name it.
-    pub fn slice(
-        &mut self,
-        service: &Service,
-        slice: &Slice,
-        comes: bool,
-        state: &mut BTreeMap<SetId, Set>,
-    ) {
+    pub fn slice(&mut self, service: &Service, slice: &Slice, comes: bool, state: &mut BTreeMap<SetId, Set>) {
         let sets = self.by_service.get(service).cloned().unwrap_or_default();
         for set in sets {
             self.contribute_slice(set, slice, comes, state);
@@ -241,7 +235,10 @@ impl Sets {
                     self.contribute(*set, value, population, state, Holders::add);
                 }
             }
-            let old = population.sets(group).iter().filter(|set| self.active.contains_key(*set));
+            let old = population
+                .sets(group)
+                .iter()
+                .filter(|set| self.active.contains_key(*set));
             let sets = old.copied().chain(new).collect();
             population.set_sets(group, sets);
         }
@@ -325,7 +322,11 @@ impl Sets {
         for group in groups {
             let sets = population.sets(group);
             if sets.iter().any(|set| !self.active.contains_key(set)) {
-                let kept = sets.iter().copied().filter(|set| self.active.contains_key(set)).collect();
+                let kept = sets
+                    .iter()
+                    .copied()
+                    .filter(|set| self.active.contains_key(set))
+                    .collect();
                 population.set_sets(group, kept);
             }
         }

@@ -53,12 +53,14 @@ impl Graph {
         for no in again.policies {
             self.active_policy(no, &mut policies);
         }
+        self.policies.forget_gone();
         for name in again.profiles {
             self.active_profile(name, &mut profiles);
         }
         let services = &self.services;
-        self.sets
-            .fill(&mut self.population, &mut self.state.sets, |service| services.slices(service));
+        self.sets.fill(&mut self.population, &mut self.state.sets, |service| {
+            services.slices(service)
+        });
         let (sets, gone_sets) = self.sets.finish(&mut self.population, &mut self.state.sets);
         let changed = [sets, policies.changed, profiles.changed, endpoints.changed];
         let gone = [endpoints.gone, profiles.gone, policies.gone, gone_sets];
@@ -110,7 +112,12 @@ impl Graph {
         if !heirs.is_empty() || again.policies.len() > FEW {
             let all = again.policies.len() > FEW;
             let ids = self.here.keys();
-            let concerned = ids.filter(|id| all || self.population.group_of(&id.key()).is_some_and(|no| heirs.contains(&no)));
+            let concerned = ids.filter(|id| {
+                all || self
+                    .population
+                    .group_of(&id.key())
+                    .is_some_and(|no| heirs.contains(&no))
+            });
             rematch.extend(concerned.cloned());
         }
         for (id, here) in &mut self.here {
@@ -170,8 +177,18 @@ impl Graph {
         };
         let new = new.as_ref();
         let profiles: &[String] = new.map_or(&[], |(endpoint, _)| &endpoint.profiles);
-        count(&mut self.used.policies, asked, &old_asked.unwrap_or_default(), &mut again.policies);
-        count(&mut self.used.profiles, profiles, &old_profiles.unwrap_or_default(), &mut again.profiles);
+        count(
+            &mut self.used.policies,
+            asked,
+            &old_asked.unwrap_or_default(),
+            &mut again.policies,
+        );
+        count(
+            &mut self.used.profiles,
+            profiles,
+            &old_profiles.unwrap_or_default(),
+            &mut again.profiles,
+        );
         match new {
             Some((endpoint, _)) if self.state.endpoints.get(&id).is_some_and(|old| **old == *endpoint) => {}
             Some((endpoint, _)) => {
@@ -189,16 +206,26 @@ impl Graph {
 
     /// An endpoint with its policies, and those that are asked.
     fn assembled(&self, id: &EndpointId) -> (Endpoint, Vec<No>) {
-        let here = self.here.get(id).expect("what exists before policy was entered before this");
-        let policies = here.selecting.iter().filter_map(|no| Some((*no, self.policies.get(*no)?)));
-        let asked = policies.clone().filter(|(_, policy)| is_asked(&policy.facts, &here.bare, &self.tiers));
+        let here = self
+            .here
+            .get(id)
+            .expect("what exists before policy was entered before this");
+        let policies = here
+            .selecting
+            .iter()
+            .filter_map(|no| Some((*no, self.policies.get(*no)?)));
+        let asked = policies
+            .clone()
+            .filter(|(_, policy)| is_asked(&policy.facts, &here.bare, &self.tiers));
         let asked = asked.map(|(no, _)| no).collect();
         let selecting = policies.map(|(_, policy)| Selecting {
             key: &policy.key,
             facts: &policy.facts,
         });
         let group = self.population.group_of(&id.key());
-        let labels = group.map(|group| self.population.label_texts(group)).unwrap_or_default();
+        let labels = group
+            .map(|group| self.population.label_texts(group))
+            .unwrap_or_default();
         let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
         let endpoint = assemble(&here.bare, labels, selecting.collect(), &self.tiers, broken_profile);
         (endpoint, asked)
