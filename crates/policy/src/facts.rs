@@ -21,7 +21,7 @@ const LONGEST_ACCOUNT: usize = 62;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MemberFacts {
     /// Labels that follow from where it is. Nobody can claim other ones.
-    pub implied: Vec<(&'static str, String)>,
+    pub implied: [Option<(&'static str, String)>; 3],
     /// Its own labels, without those.
     pub own: BTreeMap<String, String>,
     /// Profiles that it inherits labels from, the first one winning.
@@ -44,16 +44,15 @@ impl From<WorkloadEndpoint> for MemberFacts {
     fn from(endpoint: WorkloadEndpoint) -> Self {
         let WorkloadEndpoint { metadata, spec, .. } = endpoint;
         let mut own = metadata.labels;
-        let mut implied = Vec::with_capacity(3);
-        implied.extend(metadata.namespace.map(|namespace| (NAMESPACE, namespace)));
-        if !spec.orchestrator.is_empty() {
-            implied.push((ORCHESTRATOR, spec.orchestrator));
-        }
         if spec.service_account_name.len() > LONGEST_ACCOUNT {
             own.remove(SERVICE_ACCOUNT);
-        } else if !spec.service_account_name.is_empty() {
-            implied.push((SERVICE_ACCOUNT, spec.service_account_name));
         }
+        let fits = |name: &String| (1..=LONGEST_ACCOUNT).contains(&name.len());
+        let implied = [
+            metadata.namespace.map(|namespace| (NAMESPACE, namespace)),
+            Some((ORCHESTRATOR, spec.orchestrator)).filter(|(_, name)| !name.is_empty()),
+            Some((SERVICE_ACCOUNT, spec.service_account_name)).filter(|(_, name)| fits(name)),
+        ];
         forbid_claims(&mut own, &implied);
         let named = spec.ports.into_iter().filter(|port| !port.name.is_empty());
         let ports = named.filter_map(|port| NamedPort::new(port.name, &port.protocol, port.port));
@@ -61,7 +60,7 @@ impl From<WorkloadEndpoint> for MemberFacts {
             implied,
             own,
             profiles: spec.profiles,
-            nets: spec.ip_networks.iter().map(IpNet::trunc).collect(),
+            nets: masked(spec.ip_networks),
             ports: ports.collect(),
         }
     }
@@ -72,7 +71,7 @@ impl From<HostEndpoint> for MemberFacts {
         let HostEndpoint { metadata, spec, .. } = endpoint;
         let ports = spec.ports.into_iter();
         Self {
-            implied: Vec::new(),
+            implied: [const { None }; 3],
             own: metadata.labels,
             profiles: spec.profiles,
             nets: spec.expected_ips.iter().map(|address| IpNet::from(*address)).collect(),
@@ -91,13 +90,13 @@ impl From<NetworkSet> for MemberFacts {
             .iter()
             .map(|namespace| format!("{NAMESPACE_PROFILE}{namespace}"));
         let profiles = profiles.collect();
-        let implied: Vec<_> = namespace.map(|namespace| (NAMESPACE, namespace)).into_iter().collect();
+        let implied = [namespace.map(|namespace| (NAMESPACE, namespace)), None, None];
         forbid_claims(&mut own, &implied);
         Self {
             implied,
             own,
             profiles,
-            nets: set.spec.nets.iter().map(IpNet::trunc).collect(),
+            nets: masked(set.spec.nets),
             ports: Vec::new(),
         }
     }
@@ -107,7 +106,7 @@ impl From<GlobalNetworkSet> for MemberFacts {
     fn from(set: GlobalNetworkSet) -> Self {
         Self {
             own: set.metadata.labels,
-            nets: set.spec.nets.iter().map(IpNet::trunc).collect(),
+            nets: masked(set.spec.nets),
             ..Self::default()
         }
     }
@@ -121,12 +120,17 @@ impl NamedPort {
 }
 
 /// Takes labels away by which something in a namespace would pretend to be in another one.
-fn forbid_claims(own: &mut BTreeMap<String, String>, implied: &[(&'static str, String)]) {
+fn forbid_claims(own: &mut BTreeMap<String, String>, implied: &[Option<(&'static str, String)>]) {
     own.retain(|name, _| {
         !name.starts_with(FROM_NAMESPACE)
             && !name.starts_with(FROM_ACCOUNT)
-            && implied.iter().all(|(label, _)| label != name)
+            && implied.iter().flatten().all(|(label, _)| label != name)
     });
+}
+
+fn masked(mut nets: Vec<IpNet>) -> Vec<IpNet> {
+    nets.iter_mut().for_each(|net| *net = net.trunc());
+    nets
 }
 
 /// What a policy says about itself, and its rules in a compact form.

@@ -3,6 +3,7 @@
 //! What has the same labels and profiles is one [`Group`]: selectors are tried on groups, and a replica of a workload that
 //! is known costs no evaluation at all. Texts, label sets, lists of profiles and of ports are kept once each.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use api::{Key, Kind, Labels, Selector};
@@ -40,7 +41,9 @@ pub(crate) struct Population {
     /// Items that are not settled, each once.
     unsettled: Vec<No>,
     /// Items that were without a value at some time since then.
-    gone: Vec<(Key, No)>,
+    gone: Vec<(ItemKey, No)>,
+    /// Room for labels that are being looked up.
+    scratch: Vec<(No, No)>,
     /// The label whose value is the namespace.
     namespace: No,
 }
@@ -117,13 +120,14 @@ impl Population {
             before: ByNo::default(),
             unsettled: Vec::new(),
             gone: Vec::new(),
+            scratch: Vec::new(),
             namespace,
         }
     }
 
     /// Facts in compact form. The caller hands the value on, or lets go of it by [`Population::release`].
     pub fn value(&mut self, facts: &MemberFacts) -> Value {
-        let implied = facts.implied.iter().map(|(name, value)| (*name, value.as_str()));
+        let implied = facts.implied.iter().flatten().map(|(name, value)| (*name, value.as_str()));
         let implied = self.hold_labels(implied);
         let own = facts.own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let own = self.hold_labels(own);
@@ -144,14 +148,15 @@ impl Population {
     }
 
     fn hold_labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)>) -> No {
-        let mut numbers: Vec<(No, No)> = labels
-            .map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0))
-            .collect();
+        let mut numbers = std::mem::take(&mut self.scratch);
+        numbers.extend(labels.map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0)));
         numbers.sort_unstable();
         let (no, new) = self.labels.hold(&numbers);
         if !new {
             self.release_symbols(&numbers);
         }
+        numbers.clear();
+        self.scratch = numbers;
         no
     }
 
@@ -209,19 +214,28 @@ impl Population {
     }
 
     /// Makes a value the one of `key`; `None`: there is no such thing.
-    pub fn set(&mut self, key: &Key, value: Option<Value>) {
-        let no = match (self.find(key), &value) {
-            (Some(no), _) => no,
-            (None, Some(_)) => self.make(key),
-            (None, None) => return,
-        };
+    pub fn set(&mut self, key: Key, value: Option<Value>) {
+        match value {
+            Some(value) => {
+                let no = self.number(key);
+                self.change(no, Some(value));
+            }
+            None => {
+                if let Some((key, no)) = self.known(&key)
+                    && self.change(no, None)
+                {
+                    self.gone.push((key, no));
+                }
+            }
+        }
+    }
+
+    /// Gives an item another value; answers whether it is another one.
+    fn change(&mut self, no: No, value: Option<Value>) -> bool {
         let item = &mut self.items[no as usize];
         if item.value == value {
             value.into_iter().for_each(|value| self.release(value));
-            return;
-        }
-        if value.is_none() {
-            self.gone.push((key.clone(), no));
+            return false;
         }
         let old = std::mem::replace(&mut item.value, value);
         let first_change = !std::mem::replace(&mut item.is_unsettled, true);
@@ -234,6 +248,7 @@ impl Population {
             Some(old) => self.release(old),
             None => {}
         }
+        true
     }
 
     /// The value of `key` once more, for the caller to keep.
@@ -259,18 +274,43 @@ impl Population {
     }
 
     fn find(&self, key: &Key) -> Option<No> {
+        Some(self.known(key)?.1)
+    }
+
+    fn known(&self, key: &Key) -> Option<(ItemKey, No)> {
         let namespace = match &key.namespace {
             None => NONE,
             Some(namespace) => self.symbols.find(namespace)?,
         };
-        self.numbers.get(&ItemKey::new(key, namespace)).copied()
+        let key = ItemKey {
+            name: key.name.as_str().into(),
+            namespace,
+            kind: key.kind,
+        };
+        let no = *self.numbers.get(&key)?;
+        Some((key, no))
     }
 
-    fn make(&mut self, key: &Key) -> No {
-        let namespace = key.namespace.as_ref().map_or(NONE, |name| self.symbols.hold(name).0);
-        let no = put(&mut self.items, &mut self.free_items, Item::default());
-        self.numbers.insert(ItemKey::new(key, namespace), no);
-        no
+    /// The number of an item, which is made if there is none.
+    fn number(&mut self, key: Key) -> No {
+        let namespace = key.namespace.map_or(NONE, |name| self.symbols.hold(&name).0);
+        let key = ItemKey {
+            name: key.name.into_boxed_str(),
+            namespace,
+            kind: key.kind,
+        };
+        match self.numbers.entry(key) {
+            Entry::Occupied(known) => {
+                if namespace != NONE {
+                    self.symbols.release(namespace);
+                }
+                *known.get()
+            }
+            Entry::Vacant(unknown) => {
+                let no = put(&mut self.items, &mut self.free_items, Item::default());
+                *unknown.insert(no)
+            }
+        }
     }
 
     /// What changed since the last time: to be settled one by one, then [`Population::forget_gone`].
@@ -326,16 +366,12 @@ impl Population {
     pub fn forget_gone(&mut self) {
         for (key, no) in std::mem::take(&mut self.gone) {
             // It may have come back, or be in the list twice.
-            if self.find(&key) != Some(no) || self.items[no as usize].value.is_some() {
+            if self.numbers.get(&key) != Some(&no) || self.items[no as usize].value.is_some() {
                 continue;
             }
-            let namespace = key
-                .namespace
-                .as_ref()
-                .map_or(NONE, |name| self.symbols.find(name).unwrap_or(NONE));
-            self.numbers.remove(&ItemKey::new(&key, namespace));
-            if namespace != NONE {
-                self.symbols.release(namespace);
+            self.numbers.remove(&key);
+            if key.namespace != NONE {
+                self.symbols.release(key.namespace);
             }
             self.free_items.push(no);
         }
@@ -543,16 +579,6 @@ impl Labels for GroupLabels<'_> {
 fn find_label(labels: &[(No, No)], name: No) -> Option<No> {
     let place = labels.binary_search_by_key(&name, |(name, _)| *name).ok()?;
     Some(labels[place].1)
-}
-
-impl ItemKey {
-    fn new(key: &Key, namespace: No) -> Self {
-        Self {
-            name: key.name.as_str().into(),
-            namespace,
-            kind: key.kind,
-        }
-    }
 }
 
 impl Default for Item {
