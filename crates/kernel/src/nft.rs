@@ -18,6 +18,7 @@ mod describe;
 mod fake;
 mod port;
 mod span;
+mod text;
 
 pub use fake::FakeNft;
 pub use port::*;
