@@ -1,0 +1,33 @@
+//! Network policy, NAT and host protection as one nf_tables table: what it should hold, and the transactions that make it so.
+//!
+//! One table, `inet calico`. A pod's two directions are two base chains of the same hook, so that `accept` ends one of them
+//! and the other still decides: no mark says "allowed", and no chain of one endpoint leads to chains of another (the kernel
+//! walks every path at each commit). One bit of the packet mark says that a policy passed a packet on to the next tier, a
+//! second one that a host endpoint's early policy has allowed it.
+//!
+//! [`Filter`] is told what should be; [`Filter::transaction`] answers the smallest atomic change that makes the kernel's table
+//! so. What is missing is closed. What the kernel refuses is closed too, alone, and becomes a [`Problem`]. Sends nothing, reads
+//! no clock, touches no other table.
+
+mod base;
+mod early;
+mod endpoint;
+pub mod interpret;
+mod items;
+mod machine;
+mod names;
+mod nat;
+mod refused;
+mod rule;
+mod settings;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+pub use machine::{Filter, Seen};
+pub use refused::{Problem, Refusal};
+pub use settings::{
+    Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost, Tunnel,
+};
+pub use table::{Rejected, Table, TableChain, TableSet};
