@@ -19,15 +19,17 @@ mod names;
 mod nat;
 mod refused;
 mod rule;
+mod members;
 mod settings;
+mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
-pub use machine::{Filter, Seen};
-pub use refused::{Problem, Refusal};
+pub use machine::{Filter, TABLE};
+pub use refused::{Concerns, Problem};
 pub use settings::{
     Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost, Tunnel,
 };
-pub use table::{Rejected, Table, TableChain, TableSet};
+pub use table::{Table, TableChain, TableSet};

@@ -6,6 +6,7 @@
 mod config;
 mod dataplane;
 mod decide;
+pub mod filter;
 mod ledger;
 mod observe;
 mod plan;

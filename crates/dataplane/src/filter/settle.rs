@@ -1,0 +1,556 @@
+//! Renders what changed: policies and profiles first, then endpoints, then what finds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kernel::IpFamily;
+use kernel::nft::*;
+use policy::{Direction, Endpoint, EndpointId, Interface, PolicyId};
+
+use super::base::{FROM_ENDPOINT, Frame, HOST_DISCOVERY, HostDispatch, ICMP_V6, TO_ENDPOINT, dispatch_map, protocol, regular};
+use super::early::{SOURCES, SPOOFABLE};
+use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, policy_chain};
+use super::items::Item;
+use super::machine::Filter;
+use super::members::KnownSets;
+use super::names::{self, Prefix};
+use super::refused::{ChainOwner, Concerns, Problem};
+use super::rule::{self, Owner, Renderer, Stage, of_family};
+
+/// Directions and stages of host endpoints.
+const HOST: [Prefix; 7] = [
+    Prefix::FromHost,
+    Prefix::ToHost,
+    Prefix::FromHostForward,
+    Prefix::ToHostForward,
+    Prefix::FromHostPreDnat,
+    Prefix::FromHostUntracked,
+    Prefix::ToHostUntracked,
+];
+
+const PLACES: [(Stage, rule::Way); 6] = [
+    (Stage::Normal, rule::Way::Ingress),
+    (Stage::Normal, rule::Way::Egress),
+    (Stage::PreDnat, rule::Way::Ingress),
+    (Stage::PreDnat, rule::Way::Egress),
+    (Stage::Untracked, rule::Way::Ingress),
+    (Stage::Untracked, rule::Way::Egress),
+];
+
+type Nets = BTreeMap<SetName, (IpFamily, BTreeSet<ipnet::IpNet>)>;
+
+impl Policies for Filter {
+    fn passes(&self, id: &PolicyId, way: rule::Way) -> Option<bool> {
+        let [ingress, egress] = self.passes.get(id)?;
+        Some(match way {
+            rule::Way::Ingress => *ingress,
+            rule::Way::Egress => *egress,
+        })
+    }
+
+    fn has_profile(&self, name: &str) -> bool {
+        self.profiles.contains_key(name)
+    }
+}
+
+impl Filter {
+    pub(super) fn settle(&mut self) {
+        for name in std::mem::take(&mut self.dirty.profiles) {
+            self.render_profile(&name);
+        }
+        let policies = std::mem::take(&mut self.dirty.policies);
+        let mut others: BTreeSet<PolicyId> = BTreeSet::new();
+        for id in policies {
+            if self.render_policy(&id) {
+                others.insert(id);
+            }
+        }
+        if !others.is_empty() {
+            let asks = |endpoint: &Endpoint| directions(endpoint).iter().any(|direction| asks_one_of(direction, &others));
+            let users = self.endpoints.iter().filter(|(_, endpoint)| asks(endpoint));
+            self.dirty.endpoints.extend(users.map(|(id, _)| id.clone()));
+        }
+        if self.dirty.frame {
+            self.find_devices();
+        }
+        for id in std::mem::take(&mut self.dirty.endpoints) {
+            self.render_endpoint(&id);
+        }
+        if std::mem::take(&mut self.dirty.frame) {
+            self.render_frame();
+        }
+    }
+
+    /// Answers whether endpoints that ask the policy have to look at it in another way.
+    fn render_policy(&mut self, id: &PolicyId) -> bool {
+        let policy = self.policies.get(id).cloned();
+        for (stage, way) in PLACES {
+            let name = policy_chain(stage, way, id);
+            let is_asked = self.uses.get(id).is_some_and(|places| places.contains_key(&(stage, way)));
+            let Some(policy) = policy.as_ref().filter(|_| is_asked) else {
+                self.drop_chain(&name);
+                continue;
+            };
+            let rules = match way {
+                rule::Way::Ingress => &policy.ingress,
+                rule::Way::Egress => &policy.egress,
+            };
+            let owner = Owner::Policy(id, &policy.tier);
+            let concerns = Concerns::Policy(id.clone());
+            self.render_rules(name, &owner, ChainOwner::Policy(id.clone()), concerns, rules, (stage, way));
+        }
+        let has_pass = |rules: &[policy::Rule]| rules.iter().any(|rule| rule.action == api::Action::Pass);
+        let passes = policy.map(|policy| [has_pass(&policy.ingress), has_pass(&policy.egress)]);
+        let before = match passes {
+            Some(passes) => self.passes.insert(id.clone(), passes),
+            None => self.passes.remove(id),
+        };
+        before != passes
+    }
+
+    fn render_profile(&mut self, name: &str) {
+        let profile = self.profiles.get(name).cloned();
+        let chains = [(Prefix::ProfileIn, rule::Way::Ingress), (Prefix::ProfileOut, rule::Way::Egress)];
+        for (prefix, way) in chains {
+            let chain = names::chain(prefix, name);
+            let Some(profile) = &profile else {
+                self.drop_chain(&chain);
+                continue;
+            };
+            let rules = match way {
+                rule::Way::Ingress => &profile.ingress,
+                rule::Way::Egress => &profile.egress,
+            };
+            let (owner, concerns) = (ChainOwner::Profile(name.to_owned()), Concerns::Profile(name.to_owned()));
+            self.render_rules(chain, &Owner::Profile(name), owner, concerns, rules, (Stage::Normal, way));
+        }
+    }
+
+    fn render_rules(
+        &mut self,
+        name: ChainName,
+        owner: &Owner<'_>,
+        chain_owner: ChainOwner,
+        concerns: Concerns,
+        rules: &[policy::Rule],
+        (stage, way): (Stage, rule::Way),
+    ) {
+        let sets = KnownSets {
+            sets: &self.sets,
+            refused: &self.doubt.sets,
+        };
+        let mut renderer = Renderer {
+            settings: &self.settings,
+            sets: &sets,
+            stage,
+            way,
+            nets: BTreeMap::new(),
+        };
+        let rendered: Result<Vec<Vec<Rule>>, String> = rules.iter().map(|rule| renderer.rule(owner, rule)).collect();
+        let (rules, nets) = match rendered {
+            Ok(rules) => {
+                let nets = renderer.nets;
+                self.found.remove(&name.0);
+                (rules.into_iter().flatten().collect(), nets)
+            }
+            Err(reason) => {
+                let rules = vec![drop(&self.settings, stage, Vec::new(), &format!("{chain_owner}: {reason}"))];
+                self.found.insert(name.0.clone(), Problem { concerns, reason });
+                (rules, BTreeMap::new())
+            }
+        };
+        self.put_chain(chain_owner, Chain { name, base: None }, rules, nets);
+    }
+
+    /// Which endpoint has which pod's device.
+    fn find_devices(&mut self) {
+        let mut devices: BTreeMap<String, EndpointId> = BTreeMap::new();
+        self.found.retain(|key, _| !key.starts_with("device "));
+        let addresses = |device: &str| {
+            let locals = self.locals.values().filter(|local| local.device.0 == device);
+            locals.flat_map(|local| local.addresses.iter().copied()).collect::<BTreeSet<_>>()
+        };
+        for (id, endpoint) in &self.endpoints {
+            let EndpointId::Workload(_) = id else { continue };
+            let problem = match &endpoint.interface {
+                Interface::Named(device) if device.len() > 15 || device.is_empty() => Some(format!("{device:?} is no name of a device")),
+                Interface::Named(device) if !self.settings.is_pod_device(device) => {
+                    Some(format!("{device} is no pod's device by its name"))
+                }
+                Interface::Named(device) => {
+                    let there = devices.get(device).cloned();
+                    let known = addresses(device);
+                    let is_it = !known.is_empty() && known == endpoint.addresses.iter().copied().collect();
+                    match there {
+                        // The journal knows whose device it is.
+                        Some(there) if is_it => {
+                            devices.insert(device.clone(), id.clone());
+                            Some(format!("{device} is {}'s", ChainOwner::Endpoint(there)))
+                        }
+                        Some(there) => Some(format!("{device} is {}'s", ChainOwner::Endpoint(there))),
+                        None => {
+                            devices.insert(device.clone(), id.clone());
+                            None
+                        }
+                    }
+                }
+                Interface::All | Interface::WithAddress(_) => Some("a workload has no named device".to_owned()),
+            };
+            if let Some(reason) = problem {
+                let concerns = Concerns::Endpoint(id.clone());
+                self.found.insert(format!("device {id:?}"), Problem { concerns, reason });
+            }
+        }
+        let old = std::mem::replace(&mut self.devices, devices);
+        for (device, id) in &old {
+            if self.devices.get(device) != Some(id) {
+                self.drop_chain(&names::chain(Prefix::FromWorkload, device));
+                self.drop_chain(&names::chain(Prefix::ToWorkload, device));
+            }
+        }
+        let moved = self.devices.iter().filter(|(device, id)| old.get(*device) != Some(*id));
+        self.dirty.endpoints.extend(moved.map(|(_, id)| id.clone()));
+    }
+
+    fn render_endpoint(&mut self, id: &EndpointId) {
+        let endpoint = self.endpoints.get(id).cloned();
+        match id {
+            EndpointId::Workload(key) => {
+                let devices: Vec<String> = self.devices.iter().filter(|(_, owner)| *owner == id).map(|(device, _)| device.clone()).collect();
+                for device in devices {
+                    let Some(endpoint) = &endpoint else { continue };
+                    let name = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
+                    for (prefix, way, direction) in [
+                        (Prefix::FromWorkload, rule::Way::Egress, &endpoint.egress),
+                        (Prefix::ToWorkload, rule::Way::Ingress, &endpoint.ingress),
+                    ] {
+                        let chain = self.chain_of(endpoint, &name, Stage::Normal, way);
+                        let rules = chain.normal(direction, &endpoint.profiles);
+                        let (chain, _) = regular(&names::chain(prefix, &device).0, Vec::new());
+                        self.put_chain(ChainOwner::Endpoint(id.clone()), chain, rules, BTreeMap::new());
+                    }
+                }
+            }
+            EndpointId::Host(name) => {
+                let mut chains = BTreeSet::new();
+                for prefix in HOST {
+                    let chain = names::chain(prefix, name);
+                    match endpoint.as_ref().and_then(|endpoint| self.host_chain(name, endpoint, prefix)) {
+                        Some(rules) => {
+                            chains.insert(chain.clone());
+                            let chain = Chain { name: chain, base: None };
+                            self.put_chain(ChainOwner::Endpoint(id.clone()), chain, rules, BTreeMap::new());
+                        }
+                        None => self.drop_chain(&chain),
+                    }
+                }
+                match endpoint {
+                    Some(_) => self.host_chains.insert(id.clone(), chains),
+                    None => self.host_chains.remove(id),
+                };
+            }
+        }
+    }
+
+    fn chain_of<'a>(&'a self, endpoint: &'a Endpoint, name: &'a str, stage: Stage, way: rule::Way) -> EndpointChain<'a> {
+        EndpointChain {
+            settings: &self.settings,
+            policies: self,
+            stage,
+            way,
+            name,
+            closed: endpoint.closed.as_deref(),
+        }
+    }
+
+    /// The rules of a host endpoint at one stage; `None`: it has nothing to say there.
+    fn host_chain(&self, name: &str, endpoint: &Endpoint, prefix: Prefix) -> Option<Vec<Rule>> {
+        if !speaks(endpoint, prefix) {
+            return None;
+        }
+        let (stage, way) = place(prefix);
+        let chain = self.chain_of(endpoint, name, stage, way);
+        let direction = direction_of(endpoint, prefix);
+        let mut rules = Vec::new();
+        let is_forward = matches!(prefix, Prefix::FromHostForward | Prefix::ToHostForward);
+        if !is_forward {
+            if stage == Stage::Normal && !self.settings.disable_invalid_check {
+                let invalid = Match::Conntrack([CtState::Invalid].into());
+                rules.push(drop(&self.settings, Stage::Untracked, vec![invalid], "invalid"));
+            }
+            rules.push(jump(vec![protocol(ICMP_V6)], HOST_DISCOVERY.into()));
+            rules.extend(failsafes(&self.settings, way, stage == Stage::Untracked));
+        }
+        rules.extend(match stage {
+            Stage::Normal if !is_forward => chain.normal(direction, &endpoint.profiles),
+            Stage::Normal | Stage::PreDnat | Stage::Untracked => chain.policies_alone(direction),
+        });
+        Some(rules)
+    }
+
+    fn render_frame(&mut self) {
+        let (sources, spoofable) = self.sources();
+        let spoofable_families: BTreeSet<IpFamily> = spoofable.iter().map(|(family, _)| *family).collect();
+        let hosts = self.hosts();
+        let (settings, cluster, nat) = (self.settings.clone(), self.cluster.clone(), self.translations.clone());
+        let frame = Frame {
+            settings: &settings,
+            cluster: &cluster,
+            nat: &nat,
+            spoofable: &spoofable_families,
+            hosts: &hosts,
+        };
+        let chains = frame.chains();
+        let used: BTreeSet<SetName> = chains.iter().flat_map(|(_, rules)| rules.iter().flat_map(Rule::sets)).cloned().collect();
+        let mut sets = self.frame_sets(&sources, &spoofable, &hosts);
+        sets.retain(|spec, _| used.contains(&spec.0));
+        let names: BTreeSet<SetName> = sets.keys().map(|(name, _)| name.clone()).collect();
+        for gone in std::mem::replace(&mut self.frame_sets, names.clone()).difference(&names) {
+            self.wanted.no_set(gone);
+        }
+        for ((name, shape), items) in sets {
+            let (key, interval, verdicts) = shape.parts();
+            self.wanted.set(SetSpec {
+                name: name.clone(),
+                key,
+                interval,
+                verdicts,
+            });
+            self.wanted.items(&name, &items);
+        }
+        let names: BTreeSet<ChainName> = chains.iter().map(|(chain, _)| chain.name.clone()).collect();
+        for gone in std::mem::replace(&mut self.frame_chains, names.clone()).difference(&names) {
+            self.drop_chain(gone);
+        }
+        for (chain, rules) in chains {
+            self.put_chain(ChainOwner::Frame, chain, rules, BTreeMap::new());
+        }
+    }
+
+    /// What each pod's device may send from, by family: addresses and prefixes.
+    fn sources(&self) -> (BTreeSet<(IpFamily, Item)>, BTreeSet<(IpFamily, Item)>) {
+        let mut sources = BTreeSet::new();
+        let mut spoofable = BTreeSet::new();
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let item = |device: &str, value: Value| Item::key(vec![Value::Interface(device.to_owned()), value]);
+        for local in self.locals.values() {
+            known.insert(&local.device.0);
+            for address in &local.addresses {
+                sources.insert((IpFamily::of(address), item(&local.device.0, Value::Address(*address))));
+            }
+        }
+        for (device, id) in &self.devices {
+            let Some(endpoint) = self.endpoints.get(id) else { continue };
+            // The journal rules where it knows the device.
+            for address in endpoint.addresses.iter().filter(|_| !known.contains(device.as_str())) {
+                sources.insert((IpFamily::of(address), item(device, Value::Address(*address))));
+            }
+            for family in IpFamily::BOTH.into_iter().filter(|_| self.settings.source_spoofing) {
+                for net in of_family(family, &endpoint.spoofable) {
+                    spoofable.insert((family, item(device, Value::Net(net))));
+                }
+            }
+        }
+        (sources, spoofable)
+    }
+
+    /// Which host endpoint a device belongs to, at each stage: one that names it comes before one that has its address.
+    fn hosts(&self) -> BTreeMap<Prefix, HostDispatch> {
+        let host = |(id, endpoint): (&EndpointId, &Arc<Endpoint>)| match id {
+            EndpointId::Host(name) => Some((name.clone(), endpoint.clone())),
+            EndpointId::Workload(_) => None,
+        };
+        let endpoints: Vec<(String, Arc<Endpoint>)> = self.endpoints.iter().filter_map(host).collect();
+        let mut devices: BTreeMap<String, usize> = BTreeMap::new();
+        for (index, (_, endpoint)) in endpoints.iter().enumerate() {
+            if let Interface::Named(device) = &endpoint.interface {
+                devices.entry(device.clone()).or_insert(index);
+            }
+        }
+        for (index, (_, endpoint)) in endpoints.iter().enumerate() {
+            let Interface::WithAddress(addresses) = &endpoint.interface else { continue };
+            let has = |there: &BTreeSet<std::net::IpAddr>| addresses.iter().any(|address| there.contains(address));
+            for (device, _) in self.links.iter().filter(|(_, there)| has(there)) {
+                devices.entry(device.0.clone()).or_insert(index);
+            }
+        }
+        let all = endpoints.iter().find(|(_, endpoint)| endpoint.interface == Interface::All);
+        let mut hosts = BTreeMap::new();
+        for prefix in HOST {
+            // Upstream has no untracked policy for all devices at once.
+            let is_untracked = matches!(prefix, Prefix::FromHostUntracked | Prefix::ToHostUntracked);
+            let speaks_for_all = all.filter(|(_, endpoint)| !is_untracked && speaks(endpoint, prefix));
+            let any = speaks_for_all.map(|(name, _)| names::chain(prefix, name));
+            let mut dispatch = HostDispatch {
+                devices: BTreeMap::new(),
+                any,
+            };
+            for (device, index) in devices.iter().filter(|(device, _)| !device.is_empty() && device.len() <= 15) {
+                let (name, endpoint) = &endpoints[*index];
+                if speaks(endpoint, prefix) {
+                    let verdict = ElementVerdict::Goto(names::chain(prefix, name));
+                    dispatch.devices.insert(device.clone(), verdict);
+                } else if dispatch.any.is_some() {
+                    dispatch.devices.insert(device.clone(), ElementVerdict::Accept);
+                }
+            }
+            if !dispatch.devices.is_empty() || dispatch.any.is_some() {
+                hosts.insert(prefix, dispatch);
+            }
+        }
+        hosts
+    }
+
+    fn frame_sets(
+        &self,
+        sources: &BTreeSet<(IpFamily, Item)>,
+        spoofable: &BTreeSet<(IpFamily, Item)>,
+        hosts: &BTreeMap<Prefix, HostDispatch>,
+    ) -> BTreeMap<(SetName, Shape), BTreeSet<Item>> {
+        let mut sets: BTreeMap<(SetName, Shape), BTreeSet<Item>> = BTreeMap::new();
+        let only = |items: &BTreeSet<(IpFamily, Item)>, family: IpFamily| -> BTreeSet<Item> {
+            items.iter().filter(|(of, _)| *of == family).map(|(_, item)| item.clone()).collect()
+        };
+        let cluster = &self.cluster;
+        let pools = |nat_only: bool| -> Vec<ipnet::IpNet> {
+            let pools = cluster.pools.iter().filter(|pool| pool.nat_outgoing || !nat_only);
+            pools.map(|pool| pool.net).collect()
+        };
+        for family in IpFamily::BOTH {
+            let nets = |nets: &[ipnet::IpNet]| of_family(family, nets).into_iter().map(Item::Net).collect();
+            let nodes = cluster.nodes.iter().filter(|node| IpFamily::of(node) == family);
+            let mut put = |name: &str, shape: Shape, items: BTreeSet<Item>| {
+                sets.insert((names::of_family(name, family), shape), items);
+            };
+            put(SOURCES, Shape::Source(family, false), only(sources, family));
+            put(SPOOFABLE, Shape::Source(family, true), only(spoofable, family));
+            put("nodes", Shape::Address(family, false), nodes.map(|node| Item::Net((*node).into())).collect());
+            put("all-ipam-pools", Shape::Address(family, true), nets(&pools(false)));
+            put("masq-ipam-pools", Shape::Address(family, true), nets(&pools(true)));
+            put("services", Shape::Address(family, true), nets(&cluster.services));
+        }
+        for (map, prefix) in [(FROM_ENDPOINT, Prefix::FromWorkload), (TO_ENDPOINT, Prefix::ToWorkload)] {
+            let item = |device: &String| Item::device(device, ElementVerdict::Goto(names::chain(prefix, device)));
+            sets.insert((map.into(), Shape::Devices), self.devices.keys().map(item).collect());
+        }
+        for (prefix, dispatch) in hosts {
+            let items = dispatch.devices.iter().map(|(device, verdict)| Item::device(device, verdict.clone()));
+            sets.insert((dispatch_map(*prefix).into(), Shape::Devices), items.collect());
+        }
+        sets
+    }
+
+    fn put_chain(&mut self, owner: ChainOwner, chain: Chain, mut rules: Vec<Rule>, mut nets: Nets) {
+        if self.doubt.chains.contains_key(&chain.name) {
+            rules = self.stand_in(&chain, &owner);
+            nets.clear();
+        }
+        self.use_nets(&chain.name, nets);
+        self.owners.insert(chain.name.clone(), owner);
+        self.wanted.chain(chain, rules);
+    }
+
+    fn drop_chain(&mut self, name: &ChainName) {
+        if self.owners.remove(name).is_some() {
+            self.use_nets(name, BTreeMap::new());
+            self.found.remove(&name.0);
+            self.doubt.chains.remove(name);
+            self.wanted.no_chain(name);
+        }
+    }
+
+    /// Sets of rules' nets are there as long as some chain looks into them.
+    fn use_nets(&mut self, chain: &ChainName, nets: Nets) {
+        let new: BTreeSet<SetName> = nets.keys().cloned().collect();
+        let old = match new.is_empty() {
+            true => self.chain_nets.remove(chain),
+            false => self.chain_nets.insert(chain.clone(), new.clone()),
+        };
+        for (name, (family, nets)) in nets {
+            let users = self.nets_users.entry(name.clone()).or_default();
+            users.insert(chain.clone());
+            if users.len() == 1 {
+                let (key, interval, verdicts) = Shape::Address(family, true).parts();
+                self.wanted.set(SetSpec {
+                    name: name.clone(),
+                    key,
+                    interval,
+                    verdicts,
+                });
+                self.wanted.items(&name, &nets.into_iter().map(Item::Net).collect());
+            }
+        }
+        for gone in old.unwrap_or_default().difference(&new) {
+            if let Some(users) = self.nets_users.get_mut(gone) {
+                users.remove(chain);
+                if users.is_empty() {
+                    self.nets_users.remove(gone);
+                    self.wanted.no_set(gone);
+                }
+            }
+        }
+    }
+}
+
+/// What the elements of one of the frame's sets look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Shape {
+    /// Addresses, or prefixes.
+    Address(IpFamily, bool),
+    /// A device with an address, or with a prefix.
+    Source(IpFamily, bool),
+    /// Verdicts by device.
+    Devices,
+}
+
+impl Shape {
+    fn parts(self) -> (Vec<KeyType>, bool, bool) {
+        match self {
+            Shape::Address(family, interval) => (vec![KeyType::Address(family)], interval, false),
+            Shape::Source(family, interval) => (vec![KeyType::Interface, KeyType::Address(family)], interval, false),
+            Shape::Devices => (vec![KeyType::Interface], false, true),
+        }
+    }
+}
+
+fn directions(endpoint: &Endpoint) -> [&Direction; 7] {
+    HOST.map(|prefix| direction_of(endpoint, prefix))
+}
+
+fn asks_one_of(direction: &Direction, policies: &BTreeSet<PolicyId>) -> bool {
+    direction.tiers.iter().flat_map(|tier| &tier.policies).any(|id| policies.contains(id))
+}
+
+fn direction_of(endpoint: &Endpoint, prefix: Prefix) -> &Direction {
+    match prefix {
+        Prefix::ToHost => &endpoint.egress,
+        Prefix::FromHostForward => &endpoint.forward.ingress,
+        Prefix::ToHostForward => &endpoint.forward.egress,
+        Prefix::FromHostPreDnat => &endpoint.pre_dnat,
+        Prefix::FromHostUntracked => &endpoint.untracked.ingress,
+        Prefix::ToHostUntracked => &endpoint.untracked.egress,
+        _ => &endpoint.ingress,
+    }
+}
+
+/// Whether a host endpoint decides anything there: always about the host's own packets; about others only with policies.
+fn speaks(endpoint: &Endpoint, prefix: Prefix) -> bool {
+    let has_policies = !direction_of(endpoint, prefix).tiers.is_empty();
+    match prefix {
+        Prefix::FromHostForward | Prefix::ToHostForward => has_policies || endpoint.closed.is_some(),
+        Prefix::FromHostPreDnat | Prefix::FromHostUntracked | Prefix::ToHostUntracked => {
+            has_policies && endpoint.closed.is_none()
+        }
+        _ => true,
+    }
+}
+
+fn place(prefix: Prefix) -> (Stage, rule::Way) {
+    match prefix {
+        Prefix::ToHost | Prefix::ToHostForward => (Stage::Normal, rule::Way::Egress),
+        Prefix::FromHostPreDnat => (Stage::PreDnat, rule::Way::Ingress),
+        Prefix::FromHostUntracked => (Stage::Untracked, rule::Way::Ingress),
+        Prefix::ToHostUntracked => (Stage::Untracked, rule::Way::Egress),
+        _ => (Stage::Normal, rule::Way::Ingress),
+    }
+}
