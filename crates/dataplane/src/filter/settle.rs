@@ -172,34 +172,31 @@ impl Filter {
         };
         for (id, endpoint) in &self.endpoints {
             let EndpointId::Workload(_) = id else { continue };
-            let problem = match &endpoint.interface {
-                Interface::Named(device) if device.len() > 15 || device.is_empty() => Some(format!("{device:?} is no name of a device")),
+            let (who, reason) = match &endpoint.interface {
+                Interface::Named(device) if device.len() > 15 || device.is_empty() => {
+                    (id.clone(), format!("{device:?} is no name of a device"))
+                }
                 Interface::Named(device) if !self.settings.is_pod_device(device) => {
-                    Some(format!("{device} is no pod's device by its name"))
+                    (id.clone(), format!("{device} is no pod's device by its name"))
                 }
                 Interface::Named(device) => {
-                    let there = devices.get(device).cloned();
+                    // Of two that claim one device, the one with the journal's addresses has it.
                     let known = addresses(device);
                     let is_it = !known.is_empty() && known == endpoint.addresses.iter().copied().collect();
-                    match there {
-                        // The journal knows whose device it is.
-                        Some(there) if is_it => {
-                            devices.insert(device.clone(), id.clone());
-                            Some(format!("{device} is {}'s", ChainOwner::Endpoint(there)))
-                        }
-                        Some(there) => Some(format!("{device} is {}'s", ChainOwner::Endpoint(there))),
-                        None => {
-                            devices.insert(device.clone(), id.clone());
-                            None
-                        }
-                    }
+                    let (winner, loser) = match devices.get(device).cloned() {
+                        Some(there) if is_it => (id.clone(), Some(there)),
+                        Some(there) => (there, Some(id.clone())),
+                        None => (id.clone(), None),
+                    };
+                    let reason = format!("{device} is {}'s", ChainOwner::Endpoint(winner.clone()));
+                    devices.insert(device.clone(), winner);
+                    let Some(loser) = loser else { continue };
+                    (loser, reason)
                 }
-                Interface::All | Interface::WithAddress(_) => Some("a workload has no named device".to_owned()),
+                Interface::All | Interface::WithAddress(_) => (id.clone(), "a workload has no named device".to_owned()),
             };
-            if let Some(reason) = problem {
-                let concerns = Concerns::Endpoint(id.clone());
-                self.found.insert(format!("device {id:?}"), Problem { concerns, reason });
-            }
+            let concerns = Concerns::Endpoint(who.clone());
+            self.found.insert(format!("device {who:?}"), Problem { concerns, reason });
         }
         let old = std::mem::replace(&mut self.devices, devices);
         for (device, id) in &old {
