@@ -39,7 +39,13 @@ impl Frame<'_> {
         let mut mangle = Vec::new();
         if let Some(rule) = self.to_hosts(Prefix::FromHostPreDnat) {
             let loopback = accept(vec![device(Way::In, "lo")], Some("loopback"));
-            mangle.extend([established(), loopback, rule]);
+            let marked = Match::Mark {
+                mask: bit,
+                value: bit,
+                negate: false,
+            };
+            let accepted = accept(vec![marked], Some("allowed by an early policy"));
+            mangle.extend([established(), loopback, accepted, rule]);
         }
         vec![
             base("raw-PREROUTING", Hook::Prerouting, -300, prerouting),

@@ -38,14 +38,13 @@ impl EndpointChain<'_> {
         }
         let mut rules = self.tiers(direction);
         for profile in profiles {
+            // One that does not exist allows nothing: the next one is asked.
             if self.policies.has_profile(profile) {
                 let prefix = match self.way {
                     Way::Ingress => Prefix::ProfileIn,
                     Way::Egress => Prefix::ProfileOut,
                 };
                 rules.push(jump(Vec::new(), names::chain(prefix, profile)));
-            } else {
-                rules.push(self.drop(Vec::new(), &format!("unknown profile {profile}")));
             }
         }
         let letter = self.way.letter();
@@ -74,7 +73,7 @@ impl EndpointChain<'_> {
             may_have_passed.then_some(unmarked).into_iter().collect::<Vec<_>>()
         };
         let mut rules = Vec::new();
-        for tier in &direction.tiers {
+        for tier in direction.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
             let passes = |id: &PolicyId| self.policies.passes(id, self.way).unwrap_or_default();
             if tier.policies.iter().any(passes) {
                 rules.push(Rule {

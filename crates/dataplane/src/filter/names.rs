@@ -133,21 +133,20 @@ mod tests {
     #[test]
     fn names_are_readable_and_keep_apart_what_differs() {
         check(chain(Prefix::FromWorkload, "cali1234").0, "cali-fw-cali1234");
-        check(chain(Prefix::FromHost, "eth0:1").0, "cali-fh-eth0_1_9eed6c6b1c3a7a3f");
-        check(set(&SetId("s:abc".into()), IpFamily::V6, true).0, "");
-        let id = Key::namespaced(Kind::BGPPeer, "default", "web");
-        check(policy_chain(Prefix::PolicyIn, "", &id).0, "cali-pi-bgpp/default/web");
+        check(set(&SetId("abc_-".into()), IpFamily::V6, true).0, "cali-nets6-abc_-");
+        let colon = chain(Prefix::FromHost, "eth0:1").0;
+        check(colon.clone(), &format!("cali-fh-eth0_1_{}", hash("eth0:1")));
+        let id = Key::namespaced(Kind::NetworkPolicy, "default", "web");
+        check(policy_chain(Prefix::PolicyIn, "", &id).0, "cali-pi-np/default/web");
         let long = |end: &str| chain(Prefix::ProfileIn, &format!("{}{end}", "a".repeat(300))).0;
         assert_eq!(long("b").len(), LONGEST);
         assert_ne!(long("b"), long("c"));
         assert_eq!(shortened("short", 128), "short");
-        assert_eq!(shortened(&"ü".repeat(100), 128).len().min(128), shortened(&"ü".repeat(100), 128).len());
+        assert!(shortened(&"\u{fc}".repeat(100), 128).len() <= 128);
     }
 
     fn check(name: String, expected: &str) {
+        assert_eq!(name, expected);
         assert!(name.len() <= LONGEST);
-        if !expected.is_empty() {
-            assert_eq!(name.split("_9eed").next(), expected.split("_9eed").next().filter(|_| true).or(Some("")));
-        }
     }
 }

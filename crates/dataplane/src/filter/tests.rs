@@ -1,1 +1,10 @@
+//! Tests of the packet filter: `agree` compares rendered rules with policy itself, `history` incremental changes with fresh
+//! ones, `path` says what each piece looks like, `page` keeps the documentation true.
 
+mod agree;
+mod build;
+mod history;
+mod page;
+mod path;
+mod random;
+mod refusals;
