@@ -9,7 +9,7 @@ use super::random::*;
 use crate::filter::interpret::{Decision, Packet, journey};
 use crate::filter::{Settings, Table, ToHost};
 
-const STATES: u64 = 1_500;
+const STATES: u64 = 1_000;
 const PACKETS: usize = 40;
 
 #[test]
