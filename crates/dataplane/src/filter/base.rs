@@ -11,7 +11,7 @@ use kernel::nft::*;
 use super::endpoint::{accept, drop, goto, jump};
 use super::names::{self, Prefix};
 use super::rule::Stage;
-use super::settings::{Cluster, Nat, ServiceLoop, Settings, ToHost};
+use super::settings::{Cluster, DenyAction, Nat, ServiceLoop, Settings, ToHost};
 
 pub(crate) const ICMP_V6: u8 = 58;
 const IPIP: u8 = 4;
@@ -28,6 +28,8 @@ const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 /// Set of device and verdict for pods, by direction.
 pub(crate) const FROM_ENDPOINT: &str = "cali-from-endpoint";
 pub(crate) const TO_ENDPOINT: &str = "cali-to-endpoint";
+/// Set of the addresses of pods of this host.
+pub(crate) const LOCAL_PODS: &str = "local-pods";
 /// Chain of the ICMPv6 that host endpoints never close.
 pub(crate) const HOST_DISCOVERY: &str = "cali-host-nd";
 
@@ -70,6 +72,7 @@ impl Frame<'_> {
             base("filter-INPUT", Hook::Input, 0, self.input()),
             base("filter-INPUT-to-host", Hook::Input, 1, self.input_to_host()),
             base("filter-OUTPUT", Hook::Output, 0, self.output()),
+            base("mangle-POSTROUTING", Hook::Postrouting, -150, self.translated_output()),
             regular("cali-from-wl-dispatch", self.from_pods()),
             regular("cali-to-wl-dispatch", self.to_pods()),
             regular("cali-wl-to-host", {
@@ -80,6 +83,9 @@ impl Frame<'_> {
         ];
         if !self.hosts.is_empty() {
             chains.push(regular(HOST_DISCOVERY, DISCOVERY.map(icmp_v6).to_vec()));
+        }
+        if self.hosts.contains_key(&Prefix::ToHost) {
+            chains.push(regular("cali-from-this-host", self.from_this_host()));
         }
         if self.blocks_services() {
             chains.push(regular("cali-cidr-block", self.service_block()));
@@ -155,12 +161,41 @@ impl Frame<'_> {
         }
     }
 
-    /// Packets from this host. Pods are not protected from their own host, as upstream: probes must reach them.
+    /// Packets from this host. At this hook a packet whose destination was translated still has the device it would have taken
+    /// without: it is asked about later, when the real one is known. There the kernel takes no refusals, so where packets are
+    /// refused the old device has to do, except for pods of this host.
     fn output(&self) -> Vec<Rule> {
         if !self.hosts.contains_key(&Prefix::ToHost) {
             return Vec::new();
         }
         let mut rules = vec![established()];
+        match self.settings.deny {
+            DenyAction::Drop => rules.push(accept(vec![Match::Translated], Some("asked about in mangle-POSTROUTING"))),
+            DenyAction::Reject => rules.extend(IpFamily::BOTH.map(|family| {
+                let to_pod = Match::InSet {
+                    key: vec![Field::Address(family, End::Destination)],
+                    negate: false,
+                    set: names::of_family(LOCAL_PODS, family),
+                };
+                accept(vec![Match::Translated, to_pod], Some("to a pod of this host"))
+            })),
+        }
+        rules.push(goto(Vec::new(), "cali-from-this-host"));
+        rules
+    }
+
+    /// Packets from this host whose destination was translated.
+    fn translated_output(&self) -> Vec<Rule> {
+        if !self.hosts.contains_key(&Prefix::ToHost) || self.settings.deny == DenyAction::Reject {
+            return Vec::new();
+        }
+        let ours = vec![Match::NoInterface(Way::In), Match::Translated];
+        vec![established(), goto(ours, "cali-from-this-host")]
+    }
+
+    /// Pods are not protected from their own host, as upstream: probes must reach them.
+    fn from_this_host(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
         for prefix in &self.settings.interface_prefixes {
             rules.push(accept(vec![device(Way::Out, &format!("{prefix}*"))], Some("to a pod of this host")));
         }

@@ -7,7 +7,7 @@ use kernel::IpFamily;
 use kernel::nft::*;
 use policy::{Direction, Endpoint, EndpointId, Interface, PolicyId};
 
-use super::base::{FROM_ENDPOINT, Frame, HOST_DISCOVERY, HostDispatch, ICMP_V6, TO_ENDPOINT, dispatch_map, protocol, regular};
+use super::base::{FROM_ENDPOINT, Frame, HOST_DISCOVERY, HostDispatch, ICMP_V6, LOCAL_PODS, TO_ENDPOINT, dispatch_map, protocol, regular};
 use super::early::{SOURCES, SPOOFABLE};
 use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, policy_chain};
 use super::items::Item;
@@ -421,6 +421,7 @@ impl Filter {
             };
             put(SOURCES, Shape::Source(family, false), only(sources, family));
             put(SPOOFABLE, Shape::Source(family, true), only(spoofable, family));
+            put(LOCAL_PODS, Shape::Address(family, false), self.local_pods(family));
             put("nodes", Shape::Address(family, false), nodes.map(|node| Item::Net((*node).into())).collect());
             put("all-ipam-pools", Shape::Address(family, true), nets(&pools(false)));
             put("masq-ipam-pools", Shape::Address(family, true), nets(&pools(true)));
@@ -435,6 +436,14 @@ impl Filter {
             sets.insert((dispatch_map(*prefix).into(), Shape::Devices), items.collect());
         }
         sets
+    }
+
+    fn local_pods(&self, family: IpFamily) -> BTreeSet<Item> {
+        let journal = self.locals.values().flat_map(|local| &local.addresses);
+        let endpoints = self.devices.values().filter_map(|id| self.endpoints.get(id));
+        let known = endpoints.flat_map(|endpoint| &endpoint.addresses);
+        let addresses = journal.chain(known).filter(|address| IpFamily::of(address) == family);
+        addresses.map(|address| Item::Net((*address).into())).collect()
     }
 
     fn put_chain(&mut self, owner: ChainOwner, chain: Chain, mut rules: Vec<Rule>, mut nets: Nets) {

@@ -568,6 +568,35 @@ fn floating_ips_and_host_ports_lead_to_pods() {
 }
 
 #[test]
+fn a_translated_packet_of_the_host_is_judged_by_the_device_it_takes() {
+    let mut filter = filter(&guarded_host());
+    let to_pod = HostPort {
+        host: None,
+        protocol: 6,
+        port: 8080,
+        pod: ip("10.0.0.2"),
+        pod_port: 80,
+    };
+    filter.nat(Nat {
+        floating_ips: Vec::new(),
+        host_ports: vec![to_pod],
+    });
+    let own_port = |device: &str| Packet {
+        to_here: true,
+        ..packet("", "10.1.0.1", device, "10.1.0.1", 8080)
+    };
+    check(&mut filter, &own_port("cali2"), ACCEPTED, "");
+    check(&mut filter, &own_port("eth0"), DROPPED, "end of tier default");
+    filter.settings(Settings {
+        deny: DenyAction::Reject,
+        ..Settings::default()
+    });
+    // The device is not known where packets can be refused, but the pod is.
+    check(&mut filter, &own_port("eth0"), ACCEPTED, "");
+    check(&mut filter, &packet("", "10.1.0.1", "eth0", "192.0.2.6", 80), DROPPED, "end of tier default");
+}
+
+#[test]
 fn services_that_nobody_translated_do_not_go_round_in_circles() {
     let mut filter = filter(&open_pods());
     filter.cluster(Cluster {
