@@ -18,6 +18,8 @@ pub mod error;
 pub mod http;
 pub mod membership;
 pub mod metrics;
+mod nft;
+mod packet_filter;
 pub mod purge;
 pub mod register;
 pub mod run;

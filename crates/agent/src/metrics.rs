@@ -52,6 +52,33 @@ pub fn text(report: &Report) -> String {
         }
     }
 
+    let policy = &report.policy;
+    for (name, help, value) in [
+        ("felix_active_local_endpoints", "Local endpoints.", policy.endpoints),
+        (
+            "felix_active_local_policies",
+            "Policies that apply to a local endpoint.",
+            policy.policies,
+        ),
+        (
+            "felix_active_local_selectors",
+            "Sets that their rules use.",
+            policy.sets,
+        ),
+        ("margay_policy_set_members", "Members of these sets.", policy.members),
+    ] {
+        out.family(name, "gauge", help);
+        out.sample(name, &[], value as u64);
+    }
+    out.family(
+        "margay_policy_transactions_total",
+        "counter",
+        "Changes of the packet filter, by what the kernel said.",
+    );
+    for (result, count) in [("done", policy.transactions), ("refused", policy.failed)] {
+        out.sample("margay_policy_transactions_total", &[("result", result)], count);
+    }
+
     out.family("margay_bgp_routes", "gauge", "Prefixes with a usable path.");
     out.sample("margay_bgp_routes", &[], report.bgp.routes as u64);
     out.family(

@@ -3,13 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
 use ipnet::IpNet;
+use kernel::nft::NftEvent;
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::packet_filter::PacketFilter;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
 
@@ -19,6 +22,8 @@ pub enum Event {
     Sync(SyncEvent),
     /// The kernel changed, by us or by others.
     Kernel(KernelEvent),
+    /// Others changed nf_tables.
+    Filter(NftEvent),
     /// BGP's wishes.
     Fib(Vec<bgp::FibChange>),
     /// BGP has heard from its peers: stale routes may go.
@@ -29,9 +34,9 @@ pub enum Event {
     Endpoint {
         /// Journal id.
         id: String,
-        /// Its device and addresses; `None`: it went.
-        endpoint: Option<LocalEndpoint>,
-        /// Told when its routes are in the kernel, or why they cannot be.
+        /// Its device and addresses, and what it is to policy; `None`: it went.
+        endpoint: Option<Box<(LocalEndpoint, WorkloadEndpoint)>>,
+        /// Told when its routes and its policy are in the kernel, or why they cannot be.
         done: oneshot::Sender<Result<(), String>>,
     },
     /// Somebody wants to know.
@@ -59,6 +64,7 @@ pub struct Facts {
 pub struct Loop<K> {
     graph: Graph,
     dataplane: Dataplane,
+    filter: PacketFilter,
     kernel: K,
     tunnel: IfName,
     bgp: Bgp,
@@ -106,6 +112,7 @@ impl<K: Kernel> Loop<K> {
     pub fn new(
         graph: Graph,
         dataplane: Dataplane,
+        filter: PacketFilter,
         kernel: K,
         tunnel: IfName,
         bgp: mpsc::UnboundedSender<speaker::Command>,
@@ -117,6 +124,7 @@ impl<K: Kernel> Loop<K> {
         Self {
             graph,
             dataplane,
+            filter,
             kernel,
             tunnel,
             bgp: Bgp {
@@ -153,9 +161,15 @@ impl<K: Kernel> Loop<K> {
         match event {
             Event::Sync(SyncEvent::Updates(updates)) => {
                 self.applied.updates += updates.len() as u64;
-                updates.into_iter().for_each(|update| self.graph.apply(update));
+                for update in updates {
+                    match PacketFilter::concerns(update.key.kind) {
+                        true => self.filter.apply(update),
+                        false => self.graph.apply(update),
+                    }
+                }
             }
             Event::Sync(SyncEvent::InSync) => {
+                self.filter.in_sync();
                 self.synced = true;
                 self.sync = SyncState::InSync;
             }
@@ -174,8 +188,12 @@ impl<K: Kernel> Loop<K> {
                 if device.is_some_and(|device| !self.dataplane.is_pod_device(device)) {
                     self.facts.send_modify(|facts| facts.address_changes += 1);
                 }
+                let dataplane = &self.dataplane;
+                self.filter
+                    .kernel_event(&event, |device| dataplane.is_pod_device(device));
                 self.dataplane.event(event);
             }
+            Event::Filter(event) => self.filter.event(event),
             Event::Fib(changes) => changes.into_iter().for_each(|change| self.dataplane.fib(change)),
             Event::BgpConverged => self.dataplane.allow_cleanup(Cleanup::Bgp),
             Event::EndpointsLoaded => self.dataplane.allow_cleanup(Cleanup::Endpoints),
@@ -184,12 +202,20 @@ impl<K: Kernel> Loop<K> {
                     true => self.waiting.entry(id.clone()).or_default().push(done),
                     false => self.leaving.push(done),
                 }
-                self.dataplane.endpoint(id, endpoint);
+                let (local, resource) = match endpoint.map(|both| *both) {
+                    Some((local, resource)) => (Some(local), Some(resource)),
+                    None => (None, None),
+                };
+                self.filter.endpoint(&id, local.as_ref().zip(resource));
+                self.dataplane.endpoint(id, local);
             }
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
-            Event::Retry => self.dataplane.retry(),
+            Event::Retry => {
+                self.dataplane.retry();
+                self.filter.retry();
+            }
             Event::Switch => {
                 self.switch_due = false;
                 self.dataplane.switch();
@@ -203,6 +229,8 @@ impl<K: Kernel> Loop<K> {
             self.observe_kernel().await;
         }
         self.flush_graph();
+        // A pod's policy comes before its routes.
+        self.filter.settle().await;
         // A plan can open the way for another (a route after its device); it ends when nothing is left that could work.
         loop {
             let ops = self.dataplane.plan();
@@ -238,6 +266,8 @@ impl<K: Kernel> Loop<K> {
                 self.observe = false;
                 self.applied.observations += 1;
                 tracing::debug!(links = seen.links.len(), routes = seen.routes.len(), took = ?started.elapsed(), "kernel observed");
+                let dataplane = &self.dataplane;
+                self.filter.observed(&seen, |device| dataplane.is_pod_device(device));
                 self.dataplane.observed(seen);
             }
             Err(error) => tracing::error!(%error, "cannot read the kernel's state"),
@@ -248,6 +278,7 @@ impl<K: Kernel> Loop<K> {
         let changes = self.graph.flush();
         if !changes.is_empty() {
             let state = self.graph.state().clone();
+            self.filter.node(&state);
             self.facts.send_modify(|facts| facts.state = state);
         }
         for change in changes {
@@ -318,12 +349,12 @@ impl<K: Kernel> Loop<K> {
 
     fn answer_waiting(&mut self) {
         self.leaving.drain(..).for_each(|waiter| drop(waiter.send(Ok(()))));
-        let dataplane = &self.dataplane;
+        let (dataplane, filter) = (&self.dataplane, &self.filter);
         self.waiting.retain(|id, waiters| {
-            let Some(outcome) = dataplane.is_programmed(id) else {
+            let (Some(routed), Some(enforced)) = (dataplane.is_programmed(id), filter.is_enforced(id)) else {
                 return true;
             };
-            let outcome = outcome.map_err(|error| error.to_string());
+            let outcome = routed.map_err(|error| error.to_string()).and(enforced);
             waiters.drain(..).for_each(|waiter| drop(waiter.send(outcome.clone())));
             false
         });
@@ -334,6 +365,7 @@ impl<K: Kernel> Loop<K> {
             sync: self.sync.clone(),
             synced: self.synced,
             dataplane: self.dataplane.status(),
+            filter: self.filter.report(),
             problems: self.graph.problems().iter().map(ToString::to_string).collect(),
             applied: self.applied,
             state: self.graph.state().clone(),

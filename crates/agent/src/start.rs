@@ -13,6 +13,7 @@ use datastore::{Scope, SharedStore, SyncEvent, Syncer};
 use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
 use jiff::Timestamp;
+use kernel::nft::{NftKernel, TableName};
 use kernel::{IfName, Kernel, PROTOCOL_OURS};
 use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +24,8 @@ use crate::cni_server::{self, Deps};
 use crate::config::Config;
 use crate::http::{self, Sources};
 use crate::membership::{Membership, concerns};
+use crate::nft::Nft;
+use crate::packet_filter::PacketFilter;
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
@@ -114,9 +117,18 @@ async fn serve(
         tunnel: tunnel.clone(),
         ipip_flavour: flavour,
     });
+    let mut nft = Nft::default();
+    let table = TableName(dataplane::filter::TABLE.to_owned());
+    // Without nf_tables there is nobody else in it either.
+    let nft_events = nft.events(&table).unwrap_or_else(|error| {
+        tracing::error!(%error, "nf_tables cannot be used: policy cannot be enforced on this node");
+        futures::stream::pending().boxed()
+    });
+    let filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
     let main_loop = Loop::new(
         graph,
         dataplane,
+        filter,
         kernel,
         tunnel.clone(),
         bgp.clone(),
@@ -131,6 +143,10 @@ async fn serve(
     tasks.spawn(
         "the kernel's events",
         never_fails(feed(kernel_events.map(Event::Kernel), events.clone())),
+    );
+    tasks.spawn(
+        "nf_tables' events",
+        never_fails(feed(nft_events.map(Event::Filter), events.clone())),
     );
     tasks.spawn(
         "the log level",

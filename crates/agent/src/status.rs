@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kernel::IpipCounters;
 use serde::{Deserialize, Serialize};
 
+use crate::packet_filter::FilterReport;
 use crate::register::OwnAddresses;
 use crate::run::Applied;
 
@@ -29,6 +30,8 @@ pub struct DataplaneReport {
     pub synced: bool,
     /// The kernel.
     pub dataplane: dataplane::Status,
+    /// The packet filter.
+    pub filter: FilterReport,
     /// Resources that are not used as written.
     pub problems: Vec<String>,
     /// Counters.
@@ -97,6 +100,9 @@ pub struct Report {
     pub bgp: BgpReport,
     /// Objects in the kernel: wanted, installed, failed.
     pub kernel: Vec<KernelClassReport>,
+    /// Network policy on this node.
+    #[serde(default)]
+    pub policy: PolicyReport,
     /// Routes that cannot be installed, with reasons; objects that the kernel refused; resources not used as written.
     pub problems: Vec<String>,
     /// MTU of new pods.
@@ -137,7 +143,7 @@ pub struct IpipReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Address`, `Registered`, `Datastore`, `Dataplane`, `CNI`, `TunnelIP`, `BGP`.
+    /// `Address`, `Registered`, `Datastore`, `Dataplane`, `Policy`, `CNI`, `TunnelIP`, `BGP`.
     pub name: String,
     /// Fine or not.
     pub ok: bool,
@@ -161,6 +167,26 @@ pub struct KernelClassReport {
     pub installed: usize,
     /// Of these, refused.
     pub failed: usize,
+}
+
+/// Network policy on this node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReport {
+    /// Local endpoints, host endpoints included.
+    pub endpoints: usize,
+    /// Policies that apply to one of them.
+    pub policies: usize,
+    /// Sets that their rules use.
+    pub sets: usize,
+    /// Members of these sets.
+    pub members: usize,
+    /// Transactions that the kernel took.
+    pub transactions: u64,
+    /// Transactions that it refused.
+    pub failed: u64,
+    /// How long the last one took, in microseconds.
+    pub last_microseconds: u64,
 }
 
 /// What start-up knows and the loops do not.
@@ -229,6 +255,17 @@ impl Report {
         let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
         let mut problems = loops.problems;
         problems.extend(kernel_problems(&loops.dataplane));
+        let filter = &loops.filter;
+        problems.extend(filter.problems.iter().cloned());
+        let policy = PolicyReport {
+            endpoints: filter.endpoints,
+            policies: filter.policies,
+            sets: filter.sets,
+            members: filter.members,
+            transactions: filter.applied.transactions,
+            failed: filter.applied.failed,
+            last_microseconds: u64::try_from(filter.applied.last.as_micros()).unwrap_or(u64::MAX),
+        };
         Self {
             node: identity.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -243,7 +280,8 @@ impl Report {
                 address: tunnel.map(|address| address.to_string()),
                 counters,
             },
-            kernel: kernel_classes(&loops.dataplane),
+            kernel: kernel_classes(&loops.dataplane, &loops.filter),
+            policy,
             problems,
             pod_mtu: loops.dataplane.mtu.pod,
             bgp,
@@ -284,6 +322,19 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
             format!("{n} objects could not be programmed; see problems"),
         )),
     };
+    let filter = &loops.filter;
+    let policy = match &filter.broken {
+        Some(why) => Err(("NotEnforced", format!("nf_tables: {why}"))),
+        None if filter.applied.looks == 0 => Err(("NotObserved", "nf_tables has not been read yet".to_string())),
+        None if filter.enforced < filter.endpoints => Err((
+            "Programming",
+            format!("{} of {} endpoints enforced", filter.enforced, filter.endpoints),
+        )),
+        None => Ok((
+            "Enforced",
+            format!("{} policies for {} endpoints", filter.policies, filter.endpoints),
+        )),
+    };
     let up = bgp.peers.iter().filter(|peer| peer.state == "Established").count();
     let sessions = match (bgp.running, &bgp.listen_error) {
         (false, _) => Err(("NotConfigured", "the speaker has no configuration yet".to_string())),
@@ -314,6 +365,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         // A node that has what it needs goes on without its datastore: then this is a warning.
         condition("Datastore", !loops.synced, datastore),
         condition("Dataplane", true, dataplane),
+        condition("Policy", true, policy),
         condition(
             "CNI",
             true,
@@ -334,7 +386,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
 }
 
 /// What is wanted and what is there, by class.
-fn kernel_classes(status: &dataplane::Status) -> Vec<KernelClassReport> {
+fn kernel_classes(status: &dataplane::Status, filter: &FilterReport) -> Vec<KernelClassReport> {
     let class = |class: &str, counts: dataplane::Counts| KernelClassReport {
         class: class.to_string(),
         wanted: counts.wanted,
@@ -348,6 +400,12 @@ fn kernel_classes(status: &dataplane::Status) -> Vec<KernelClassReport> {
         class("bgp routes", counts(RouteClass::Bgp)),
         class("tunnel peers", status.tunnel_peers),
         class("sysctls", status.sysctls),
+        KernelClassReport {
+            class: "policy endpoints".into(),
+            wanted: filter.endpoints,
+            installed: filter.enforced,
+            failed: 0,
+        },
     ]
 }
 

@@ -1,5 +1,7 @@
 //! The agent's settings after precedence: built in, `default`, a selector-scoped object, `node.<name>`.
 
+use std::sync::Arc;
+
 use api::{FelixConfigurationSpec, Key, Kind};
 
 use crate::facts::{Aged, Facts};
@@ -25,6 +27,7 @@ pub(crate) fn settings(this: &str, facts: &Facts) -> (Settings, Vec<Problem>) {
         ipv4_metric: spec.ipv4_normal_route_priority.unwrap_or(built_in.ipv4_metric),
         ipv6_metric: spec.ipv6_normal_route_priority.unwrap_or(built_in.ipv6_metric),
         log_severity: spec.log_severity_screen,
+        felix: Arc::new(spec),
     };
     (settings, problems)
 }

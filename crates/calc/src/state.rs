@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use api::{EncapMode, LogSeverity};
+use api::{EncapMode, FelixConfigurationSpec, LogSeverity};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The whole desired state, in upstream's terms.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeState {
     /// Agent settings that apply to this node.
     pub settings: Settings,
@@ -24,7 +25,7 @@ pub struct NodeState {
 }
 
 /// One difference between two states. `None` and `false` mean gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NodeChange {
     /// Settings changed.
     Settings(Settings),
@@ -74,7 +75,7 @@ pub struct PoolState {
 }
 
 /// Agent settings after precedence (built-in, `default`, `node.<name>`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// MTU of `tunl0`; `None`: underlay minus 20.
     pub ipip_mtu: Option<u32>,
@@ -86,6 +87,8 @@ pub struct Settings {
     pub ipv6_metric: u32,
     /// `logSeverityScreen`; `None`: as the agent was started.
     pub log_severity: Option<LogSeverity>,
+    /// All of it, for parts that have settings of their own.
+    pub felix: Arc<FelixConfigurationSpec>,
 }
 
 impl Default for Settings {
@@ -96,6 +99,7 @@ impl Default for Settings {
             ipv4_metric: 1024,
             ipv6_metric: 1024,
             log_severity: None,
+            felix: Arc::default(),
         }
     }
 }

@@ -12,14 +12,15 @@
 mod base;
 mod early;
 mod endpoint;
+mod felix;
 pub mod interpret;
 mod items;
 mod machine;
+mod members;
 mod names;
 mod nat;
 mod refused;
 mod rule;
-mod members;
 mod settings;
 mod settle;
 mod table;
@@ -30,6 +31,7 @@ mod wanted;
 pub use machine::{Filter, TABLE};
 pub use refused::{Concerns, Problem};
 pub use settings::{
-    Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost, Tunnel,
+    Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost,
+    Tunnel,
 };
 pub use table::{Table, TableChain, TableSet};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::{EncapMode, IpPool, IpPoolSpec, Node, NodeBgp, NodeSpec, Resource};
+use api::{Action, EncapMode, IpPool, IpPoolSpec, Node, NodeBgp, NodeSpec, Profile, ProfileSpec, Resource, Rule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kernel::IpFamily;
 
@@ -97,6 +97,11 @@ impl ClusterSpec {
                 resources.push(resource_of(node).into());
             }
         }
+        for profile in profiles() {
+            if !resources.iter().any(|resource| resource.key() == profile.key()) {
+                resources.push(profile.into());
+            }
+        }
         let pods = pods(&wishes, &nodes);
         Ok(Self {
             nodes,
@@ -124,6 +129,22 @@ impl ClusterSpec {
             .collect();
         families.into_iter().map(gateway).collect()
     }
+}
+
+/// What a Kubernetes cluster has for its namespace `default` and the service account of that name: the pods' profiles. A pod
+/// whose profile is missing may talk to nobody.
+fn profiles() -> [Profile; 2] {
+    let mut namespace = Profile::new("kns.default", ProfileSpec::default());
+    namespace.spec.ingress = vec![Rule::any(Action::Allow)];
+    namespace.spec.egress = vec![Rule::any(Action::Allow)];
+    for label in ["projectcalico.org/name", "kubernetes.io/metadata.name"] {
+        let label = format!("pcns.{label}");
+        namespace.spec.labels_to_apply.insert(label, "default".into());
+    }
+    let mut account = Profile::new("ksa.default.default", ProfileSpec::default());
+    let label = "pcsa.projectcalico.org/name".to_owned();
+    account.spec.labels_to_apply.insert(label, "default".into());
+    [namespace, account]
 }
 
 impl Wishes {

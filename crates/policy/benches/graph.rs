@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use api::resource::{NetworkPolicy, WorkloadEndpoint};
 use api::{
-    Action, EntityRule, GlobalNetworkPolicySpec, HostEndpointSpec, Metadata, NetworkPolicySpec, Object, Order, ProfileSpec,
-    Resource, Rule, WorkloadEndpointSpec,
+    Action, EntityRule, GlobalNetworkPolicySpec, HostEndpointSpec, Metadata, NetworkPolicySpec, Object, Order,
+    ProfileSpec, Resource, Rule, WorkloadEndpointSpec,
 };
 use datastore::Update;
 use policy::Graph;
@@ -102,7 +102,10 @@ const SHAPES: [Shape; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
     if let [run, name] = arguments.as_slice()
         && run == "run"
     {
@@ -110,7 +113,9 @@ fn main() -> ExitCode {
         return measure(shape);
     }
     println!("{:<12}{:<34}{:>12}{:>12}", "shape", "figure", "measured", "bar");
-    let wanted = SHAPES.iter().filter(|shape| arguments.is_empty() || arguments.iter().any(|name| name == shape.name));
+    let wanted = SHAPES
+        .iter()
+        .filter(|shape| arguments.is_empty() || arguments.iter().any(|name| name == shape.name));
     let mut missed = false;
     for shape in wanted {
         println!("{:<12}{}", shape.name, shape.about);
@@ -132,10 +137,14 @@ fn measure(shape: &Shape) -> ExitCode {
         let endpoint = (shape.endpoint)(index, shape);
         graph.local(endpoint.key(), Some(endpoint));
     }
-    feed(&mut graph, &mut cpu, shape.policies, |index| (shape.policy)(index, shape));
+    feed(&mut graph, &mut cpu, shape.policies, |index| {
+        (shape.policy)(index, shape)
+    });
     feed(&mut graph, &mut cpu, shape.namespaces, |index| profile(index));
     feed(&mut graph, &mut cpu, shape.hosts, host);
-    feed(&mut graph, &mut cpu, shape.endpoints, |index| (shape.endpoint)(index, shape).into());
+    feed(&mut graph, &mut cpu, shape.endpoints, |index| {
+        (shape.endpoint)(index, shape).into()
+    });
     let before = cpu_time();
     let changes = graph.flush();
     let flush = cpu_time() - before;
@@ -173,7 +182,9 @@ fn measure(shape: &Shape) -> ExitCode {
 /// Hands over resources in batches, and counts the time that taking them needs.
 fn feed(graph: &mut Graph, cpu: &mut Duration, count: usize, make: impl Fn(usize) -> Resource) {
     for start in (0..count).step_by(BATCH) {
-        let batch: Vec<Update> = (start..count.min(start + BATCH)).map(|index| update(make(index))).collect();
+        let batch: Vec<Update> = (start..count.min(start + BATCH))
+            .map(|index| update(make(index)))
+            .collect();
         let before = cpu_time();
         batch.into_iter().for_each(|update| graph.apply(update));
         *cpu += cpu_time() - before;
@@ -299,7 +310,10 @@ fn workload(index: usize, shape: &Shape, labels: BTreeMap<String, String>) -> Wo
 }
 
 fn labels<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String> {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// Ten workloads in every namespace.

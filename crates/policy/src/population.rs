@@ -127,7 +127,11 @@ impl Population {
 
     /// Facts in compact form. The caller hands the value on, or lets go of it by [`Population::release`].
     pub fn value(&mut self, facts: &MemberFacts) -> Value {
-        let implied = facts.implied.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+        let implied = facts
+            .implied
+            .iter()
+            .flatten()
+            .map(|(name, value)| (*name, value.as_str()));
         let implied = self.hold_labels(implied);
         let own = facts.own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let own = self.hold_labels(own);

@@ -12,7 +12,7 @@ use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
 
-use super::endpoint::{link_of, local_of, pending_of, result_of};
+use super::endpoint::{link_of, pending_of, result_of};
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
@@ -110,7 +110,11 @@ impl CniServer {
             tracing::info!(id = %existing.id(), difference, "cni: attached before, but not intact: made anew");
             return Ok(false);
         }
-        if self.program(&existing.id(), local_of(existing)).await.is_err() {
+        if self
+            .program(&existing.id(), self.naming().local(existing))
+            .await
+            .is_err()
+        {
             return Ok(false);
         }
         self.write_workload_endpoint(existing).await?;
@@ -268,7 +272,10 @@ impl CniServer {
         if link_of(endpoint).is_none() {
             return Ok(());
         }
-        let local = local_of(endpoint).map(|local| LocalEndpoint { fresh: true, ..local });
+        let local = self
+            .naming()
+            .local(endpoint)
+            .map(|local| LocalEndpoint { fresh: true, ..local });
         let programmed = self.program(&endpoint.id(), local).await;
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }

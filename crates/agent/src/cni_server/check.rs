@@ -5,7 +5,7 @@ use cni::protocol::Request;
 use cni::{Code, Error};
 
 use super::CniServer;
-use super::endpoint::{link_of, local_of};
+use super::endpoint::link_of;
 use super::ports::Readiness;
 
 impl CniServer {
@@ -59,7 +59,7 @@ impl CniServer {
             ));
         };
         self.shared.parts.pods.check(link).await.map_err(differs)?;
-        self.program(&id, local_of(&endpoint))
+        self.program(&id, self.naming().local(&endpoint))
             .await
             .map_err(|why| differs(format!("routes: {why}")))
     }

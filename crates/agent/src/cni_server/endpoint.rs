@@ -127,6 +127,17 @@ impl Naming {
         }
     }
 
+    /// The endpoint as the dataplane sees it, if it has a device and still is its owner.
+    pub fn local(&self, endpoint: &Endpoint) -> Option<LocalEndpoint> {
+        let device = endpoint.host_device.clone().filter(|_| !endpoint.displaced)?;
+        Some(LocalEndpoint {
+            device,
+            addresses: endpoint.addresses.clone(),
+            fresh: false,
+            resource: self.workload_endpoint(endpoint),
+        })
+    }
+
     /// The request for addresses.
     pub fn want(&self, endpoint: &Endpoint, request: &Request) -> Want {
         let mut attributes = BTreeMap::from([("node".to_owned(), self.node.clone())]);
@@ -201,16 +212,6 @@ pub fn wired_of(endpoint: &Endpoint) -> Option<Wired> {
         ifname: endpoint.ifname.clone(),
         host_device: endpoint.host_device.clone()?,
         alias: endpoint.alias.clone(),
-    })
-}
-
-/// The endpoint as the dataplane sees it, if it has a device and still is its owner.
-pub fn local_of(endpoint: &Endpoint) -> Option<LocalEndpoint> {
-    let device = endpoint.host_device.clone().filter(|_| !endpoint.displaced)?;
-    Some(LocalEndpoint {
-        device,
-        addresses: endpoint.addresses.clone(),
-        fresh: false,
     })
 }
 

@@ -238,7 +238,7 @@ impl World {
         found.retain(|_, (alias, _)| !is_displaced(alias));
         assert_eq!(found, devices);
         let routes: BTreeMap<_, _> = with_device()
-            .map(|e| (e.id().to_string(), super::endpoint::local_of(e).unwrap()))
+            .map(|e| (e.id().to_string(), server.naming().local(e).unwrap()))
             .collect();
         assert_eq!(state.routes, routes);
         let wanted: BTreeMap<_, _> = with_device()

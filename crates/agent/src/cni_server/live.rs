@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::{Node, Resource};
+use api::resource::{Node, Resource, WorkloadEndpoint};
 use api::{AllowedUse, Key, Kind};
 use datastore::{Scope, SharedStore, StoreError, SyncEvent, Syncer};
 use futures::channel::oneshot as addresses;
@@ -128,7 +128,7 @@ async fn recover(
         let (done, _) = oneshot::channel();
         let _ = events.send(Event::Endpoint {
             id,
-            endpoint: Some(local(endpoint)),
+            endpoint: Some(Box::new(local(endpoint))),
             done,
         });
     }
@@ -164,12 +164,13 @@ fn readiness(facts: &Facts) -> Readiness {
     Readiness::Ready { pod_mtu: facts.pod_mtu }
 }
 
-fn local(endpoint: LocalEndpoint) -> dataplane::LocalEndpoint {
-    dataplane::LocalEndpoint {
+fn local(endpoint: LocalEndpoint) -> (dataplane::LocalEndpoint, WorkloadEndpoint) {
+    let local = dataplane::LocalEndpoint {
         device: IfName(endpoint.device),
         addresses: endpoint.addresses,
         fresh: endpoint.fresh,
-    }
+    };
+    (local, endpoint.resource)
 }
 
 /// The agent's loop as the owner of the host's routes.
@@ -184,7 +185,7 @@ impl Dataplane for LoopDataplane {
             let stopping = |_| "the agent is stopping".to_owned();
             let event = Event::Endpoint {
                 id,
-                endpoint: endpoint.map(local),
+                endpoint: endpoint.map(|endpoint| Box::new(local(endpoint))),
                 done,
             };
             self.events

@@ -135,7 +135,7 @@ pub trait Dataplane: Send + Sync {
 }
 
 /// An endpoint as the dataplane sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LocalEndpoint {
     /// The interface on the host.
     pub device: String,
@@ -143,6 +143,8 @@ pub struct LocalEndpoint {
     pub addresses: Vec<IpAddr>,
     /// It has just been wired: its settings are in place.
     pub fresh: bool,
+    /// What it is to policy, unless the datastore has more to say of it.
+    pub resource: WorkloadEndpoint,
 }
 
 /// Whether ADD can be served.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cni::journal::{Endpoint, NetnsId, Phase};
 
 use super::CniServer;
-use super::endpoint::{local_of, pending_of};
+use super::endpoint::pending_of;
 use super::ports::LocalEndpoint;
 
 /// After this time a half-written note of a deletion is nobody's any more.
@@ -56,7 +56,7 @@ impl CniServer {
                 tracing::info!(%id, interrupted, "cni: left over from before the restart: removed");
                 self.journal().write_pending(&pending_of(&endpoint))?;
                 recovered.to_remove += 1;
-            } else if let Some(local) = local_of(&endpoint) {
+            } else if let Some(local) = self.naming().local(&endpoint) {
                 recovered.endpoints.push((id.to_string(), local));
             }
         }

@@ -20,6 +20,13 @@ pub(crate) fn parts(
         sync: SyncState::InSync,
         synced: true,
         dataplane: dataplane.status(),
+        filter: FilterReport {
+            applied: crate::packet_filter::Applied {
+                looks: 1,
+                ..Default::default()
+            },
+            ..FilterReport::default()
+        },
         problems: Vec::new(),
         applied: Applied {
             observations: 1,

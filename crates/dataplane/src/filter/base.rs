@@ -170,7 +170,10 @@ impl Frame<'_> {
         }
         let mut rules = vec![established()];
         match self.settings.deny {
-            DenyAction::Drop => rules.push(accept(vec![Match::Translated], Some("asked about in mangle-POSTROUTING"))),
+            DenyAction::Drop => rules.push(accept(
+                vec![Match::Translated],
+                Some("asked about in mangle-POSTROUTING"),
+            )),
             DenyAction::Reject => rules.extend(IpFamily::BOTH.map(|family| {
                 let to_pod = Match::InSet {
                     key: vec![Field::Address(family, End::Destination)],
@@ -197,7 +200,10 @@ impl Frame<'_> {
     fn from_this_host(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         for prefix in &self.settings.interface_prefixes {
-            rules.push(accept(vec![device(Way::Out, &format!("{prefix}*"))], Some("to a pod of this host")));
+            rules.push(accept(
+                vec![device(Way::Out, &format!("{prefix}*"))],
+                Some("to a pod of this host"),
+            ));
         }
         rules.extend(self.accepted_early(Prefix::ToHost));
         let mut to_node = |conditions: Vec<Match>, family: IpFamily| {
@@ -208,7 +214,9 @@ impl Frame<'_> {
             to_node(vec![protocol(IPIP)], IpFamily::V4);
         }
         if self.cluster.vxlan {
-            IpFamily::BOTH.into_iter().for_each(|family| to_node(self.vxlan(), family));
+            IpFamily::BOTH
+                .into_iter()
+                .for_each(|family| to_node(self.vxlan(), family));
         }
         rules.extend(self.bgp(End::Destination));
         rules.extend(self.to_hosts(Prefix::ToHost));
@@ -238,8 +246,18 @@ impl Frame<'_> {
 
     /// Packets that conntrack can make no sense of.
     pub fn invalid(&self) -> Vec<Rule> {
-        let invalid = || drop(self.settings, Stage::Untracked, vec![states(&[CtState::Invalid])], "invalid");
-        (!self.settings.disable_invalid_check).then(invalid).into_iter().collect()
+        let invalid = || {
+            drop(
+                self.settings,
+                Stage::Untracked,
+                vec![states(&[CtState::Invalid])],
+                "invalid",
+            )
+        };
+        (!self.settings.disable_invalid_check)
+            .then(invalid)
+            .into_iter()
+            .collect()
     }
 
     /// A destination that is a service's address should have been translated: it would come back for ever.
@@ -278,7 +296,12 @@ impl Frame<'_> {
             negate: false,
             ranges: vec![(BGP, BGP)],
         };
-        let open = |family| accept(vec![protocol(TCP), port.clone(), node(family, other)], Some("BGP of a node"));
+        let open = |family| {
+            accept(
+                vec![protocol(TCP), port.clone(), node(family, other)],
+                Some("BGP of a node"),
+            )
+        };
         IpFamily::BOTH.map(open).to_vec()
     }
 
@@ -308,7 +331,11 @@ impl Frame<'_> {
 
     /// Whether host endpoints have policies that are asked before routing.
     pub fn has_early(&self) -> bool {
-        let early = [Prefix::FromHostPreDnat, Prefix::FromHostUntracked, Prefix::ToHostUntracked];
+        let early = [
+            Prefix::FromHostPreDnat,
+            Prefix::FromHostUntracked,
+            Prefix::ToHostUntracked,
+        ];
         early.iter().any(|prefix| self.hosts.contains_key(prefix))
     }
 
@@ -319,7 +346,9 @@ impl Frame<'_> {
     }
 
     pub fn to_hosts(&self, prefix: Prefix) -> Option<Rule> {
-        self.hosts.contains_key(&prefix).then(|| goto(Vec::new(), dispatch_name(prefix)))
+        self.hosts
+            .contains_key(&prefix)
+            .then(|| goto(Vec::new(), dispatch_name(prefix)))
     }
 
     /// Endpoints that name a device, or have its address, before the one for all devices. The host's talk with itself is

@@ -80,7 +80,10 @@ impl Frame<'_> {
             rules.push(accept(vec![source_in(SOURCES, family)], None));
         }
         for family in self.spoofable {
-            rules.push(accept(vec![source_in(SPOOFABLE, *family)], Some("allowed spoofed source")));
+            rules.push(accept(
+                vec![source_in(SPOOFABLE, *family)],
+                Some("allowed spoofed source"),
+            ));
         }
         rules.push(goto(vec![Match::Family(IpFamily::V6)], "cali-rpf-v6"));
         rules.push(drop(Vec::new(), "source is not the pod's"));

@@ -48,7 +48,11 @@ impl EndpointChain<'_> {
             }
         }
         let letter = self.way.letter();
-        rules.push(self.logged_drop(Vec::new(), &format!("no profile allows: {}", self.name), &format!("DR{letter}-1|")));
+        rules.push(self.logged_drop(
+            Vec::new(),
+            &format!("no profile allows: {}", self.name),
+            &format!("DR{letter}-1|"),
+        ));
         rules
     }
 
@@ -167,7 +171,10 @@ pub(crate) fn failsafes(settings: &Settings, way: Way, replies: bool) -> Vec<Rul
         accept(matches, Some("failsafe"))
     };
     let requests = ours.iter().map(|failsafe| open(End::Destination, failsafe));
-    let replies = others.iter().filter(|_| replies).map(|failsafe| open(End::Source, failsafe));
+    let replies = others
+        .iter()
+        .filter(|_| replies)
+        .map(|failsafe| open(End::Source, failsafe));
     requests.chain(replies).collect()
 }
 

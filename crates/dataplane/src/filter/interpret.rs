@@ -115,7 +115,10 @@ impl<'a> Walk<'a> {
     /// Every base chain of the hook must accept; those of nat see the first packet of a flow only.
     fn hook(&mut self, hook: Hook) -> Decision {
         let table = self.table;
-        let chains = table.chains.iter().filter_map(|(name, chain)| chain.base.map(|base| (base, name)));
+        let chains = table
+            .chains
+            .iter()
+            .filter_map(|(name, chain)| chain.base.map(|base| (base, name)));
         let mut chains: Vec<(BaseChain, &ChainName)> = chains.filter(|(base, _)| base.hook == hook).collect();
         chains.sort_by_key(|(base, name)| (base.priority, (*name).clone()));
         for (base, name) in chains {
@@ -136,7 +139,11 @@ impl<'a> Walk<'a> {
 
     fn chain(&mut self, name: &ChainName) -> Ending {
         let table = self.table;
-        let rules = table.chains.get(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        let rules = table
+            .chains
+            .get(name)
+            .map(|chain| chain.rules.as_slice())
+            .unwrap_or_default();
         for rule in rules {
             if !rule.matches.iter().all(|part| self.matches(part)) {
                 continue;
@@ -244,7 +251,12 @@ impl<'a> Walk<'a> {
     fn find(&self, key: &[Value], set: &SetName) -> Option<&Element> {
         let set = self.table.sets.get(set)?;
         set.elements.iter().find(|element| {
-            element.key.len() == key.len() && element.key.iter().zip(key).all(|(element, value)| lies_in(value, element))
+            element.key.len() == key.len()
+                && element
+                    .key
+                    .iter()
+                    .zip(key)
+                    .all(|(element, value)| lies_in(value, element))
         })
     }
 
@@ -254,7 +266,9 @@ impl<'a> Walk<'a> {
             Field::Interface(way) => Some(Value::Interface(self.device(*way).unwrap_or_default().to_owned())),
             Field::Address(family, end) => (*family == self.family()).then(|| Value::Address(self.address(*end))),
             Field::Protocol => Some(Value::Protocol(self.packet.protocol)),
-            Field::Port(end) => Some(Value::Port(self.packet.ports.map(|ports| port(ports, *end)).unwrap_or_default())),
+            Field::Port(end) => Some(Value::Port(
+                self.packet.ports.map(|ports| port(ports, *end)).unwrap_or_default(),
+            )),
         };
         fields.iter().map(value).collect()
     }

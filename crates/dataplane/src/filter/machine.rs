@@ -142,8 +142,13 @@ impl Filter {
                 let old = self.policies.get(&id).cloned();
                 self.count_set_users(
                     &SetUser::Policy(id.clone()),
-                    &old.iter().flat_map(|policy| [&*policy.ingress, &*policy.egress]).collect::<Vec<_>>(),
-                    &policy.iter().flat_map(|policy| [&*policy.ingress, &*policy.egress]).collect::<Vec<_>>(),
+                    &old.iter()
+                        .flat_map(|policy| [&*policy.ingress, &*policy.egress])
+                        .collect::<Vec<_>>(),
+                    &policy
+                        .iter()
+                        .flat_map(|policy| [&*policy.ingress, &*policy.egress])
+                        .collect::<Vec<_>>(),
                 );
                 put(&mut self.policies, id.clone(), policy);
                 self.dirty.policies.insert(id);
@@ -153,11 +158,19 @@ impl Filter {
                 let old = self.profiles.get(&name).cloned();
                 self.count_set_users(
                     &SetUser::Profile(name.clone()),
-                    &old.iter().flat_map(|profile| [&*profile.ingress, &*profile.egress]).collect::<Vec<_>>(),
-                    &profile.iter().flat_map(|profile| [&*profile.ingress, &*profile.egress]).collect::<Vec<_>>(),
+                    &old.iter()
+                        .flat_map(|profile| [&*profile.ingress, &*profile.egress])
+                        .collect::<Vec<_>>(),
+                    &profile
+                        .iter()
+                        .flat_map(|profile| [&*profile.ingress, &*profile.egress])
+                        .collect::<Vec<_>>(),
                 );
                 if old.is_some() != profile.is_some() {
-                    let users = self.endpoints.iter().filter(|(_, endpoint)| endpoint.profiles.contains(&name));
+                    let users = self
+                        .endpoints
+                        .iter()
+                        .filter(|(_, endpoint)| endpoint.profiles.contains(&name));
                     self.dirty.endpoints.extend(users.map(|(id, _)| id.clone()));
                 }
                 put(&mut self.profiles, name.clone(), profile);
@@ -246,7 +259,9 @@ impl Filter {
             }
         }
         for (policy, place) in before.difference(&after) {
-            let Some(places) = self.uses.get_mut(policy) else { continue };
+            let Some(places) = self.uses.get_mut(policy) else {
+                continue;
+            };
             let count = places.entry(*place).or_default();
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -95,7 +95,11 @@ impl Filter {
             IpFamily::V4 => &before[0],
             IpFamily::V6 => &before[1],
         };
-        for (member, present) in went.iter().map(|member| (member, false)).chain(came.iter().map(|member| (member, true))) {
+        for (member, present) in went
+            .iter()
+            .map(|member| (member, false))
+            .chain(came.iter().map(|member| (member, true)))
+        {
             if self.wanted.item(old_name(member), Item::from(member), present) {
                 meta.count(member, present);
             }
@@ -171,13 +175,17 @@ impl Filter {
 
     /// The policy's set that an nf_tables set is for.
     pub(super) fn set_of(&self, name: &SetName) -> Option<SetId> {
-        let is_named = |(id, meta): &(&SetId, &SetMeta)| IpFamily::BOTH.iter().any(|family| meta.name(id, *family) == *name);
+        let is_named =
+            |(id, meta): &(&SetId, &SetMeta)| IpFamily::BOTH.iter().any(|family| meta.name(id, *family) == *name);
         self.sets.iter().find(is_named).map(|(id, _)| id.clone())
     }
 }
 
 fn sets_of<'a>(rules: &[&'a [policy::Rule]]) -> BTreeSet<&'a SetId> {
-    let sides = rules.iter().flat_map(|rules| rules.iter()).flat_map(|rule| [&rule.source, &rule.destination]);
+    let sides = rules
+        .iter()
+        .flat_map(|rules| rules.iter())
+        .flat_map(|rule| [&rule.source, &rule.destination]);
     let lists = sides.flat_map(|side| {
         [
             &side.sets,

@@ -64,7 +64,12 @@ impl Frame<'_> {
     fn outgoing(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         for family in IpFamily::BOTH {
-            if !self.cluster.pools.iter().any(|pool| pool.nat_outgoing && IpFamily::of(&pool.net.addr()) == family) {
+            if !self
+                .cluster
+                .pools
+                .iter()
+                .any(|pool| pool.nat_outgoing && IpFamily::of(&pool.net.addr()) == family)
+            {
                 continue;
             }
             let in_set = |set: &str, end: End, negate: bool| Match::InSet {

@@ -145,7 +145,12 @@ impl Filter {
 
     /// Answers whether that makes a difference.
     fn isolate_chain(&mut self, name: &ChainName, reason: &str) -> bool {
-        let Some(owner) = self.owners.get(name).cloned().filter(|_| !self.doubt.chains.contains_key(name)) else {
+        let Some(owner) = self
+            .owners
+            .get(name)
+            .cloned()
+            .filter(|_| !self.doubt.chains.contains_key(name))
+        else {
             return false;
         };
         match &owner {
@@ -189,7 +194,9 @@ impl Filter {
         };
         match (owner, chain.name.0.as_str()) {
             (ChainOwner::Policy(_) | ChainOwner::Profile(_) | ChainOwner::Endpoint(_), _) => vec![drop(Vec::new())],
-            (ChainOwner::Frame, "filter-FORWARD" | "filter-INPUT") => pods(Way::In).map(|pod| drop(vec![pod])).collect(),
+            (ChainOwner::Frame, "filter-FORWARD" | "filter-INPUT") => {
+                pods(Way::In).map(|pod| drop(vec![pod])).collect()
+            }
             (ChainOwner::Frame, "filter-FORWARD-to") => pods(Way::Out).map(|pod| drop(vec![pod])).collect(),
             (ChainOwner::Frame, "cali-rpf" | "cali-rpf-v6" | "cali-from-wl-dispatch" | "cali-to-wl-dispatch") => {
                 vec![drop(Vec::new())]

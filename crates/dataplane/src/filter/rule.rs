@@ -329,7 +329,9 @@ fn log_prefix(settings: &Settings, owner: &Owner<'_>) -> String {
     let parts = [("%t", tier), ("%k", kind), ("%n", name), ("%p", full.as_str())];
     let text = parts
         .into_iter()
-        .fold(settings.log_prefix.clone(), |text, (sign, part)| text.replace(sign, part));
+        .fold(settings.log_prefix.clone(), |text, (sign, part)| {
+            text.replace(sign, part)
+        });
     names::shortened(&format!("{text}: "), 127)
 }
 
@@ -361,7 +363,9 @@ fn protocols(rule: &policy::Rule) -> Vec<Protocol> {
     if let Some(number) = rule.protocol {
         return vec![Protocol::Is(number)];
     }
-    let classes = classes(rule).into_iter().filter(|number| Some(*number) != rule.not_protocol);
+    let classes = classes(rule)
+        .into_iter()
+        .filter(|number| Some(*number) != rule.not_protocol);
     classes.map(Protocol::Is).chain([Protocol::Other]).collect()
 }
 

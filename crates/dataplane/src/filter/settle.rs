@@ -7,7 +7,10 @@ use kernel::IpFamily;
 use kernel::nft::*;
 use policy::{Direction, Endpoint, EndpointId, Interface, PolicyId};
 
-use super::base::{FROM_ENDPOINT, Frame, HOST_DISCOVERY, HostDispatch, ICMP_V6, LOCAL_PODS, TO_ENDPOINT, dispatch_map, protocol, regular};
+use super::base::{
+    FROM_ENDPOINT, Frame, HOST_DISCOVERY, HostDispatch, ICMP_V6, LOCAL_PODS, TO_ENDPOINT, dispatch_map, protocol,
+    regular,
+};
 use super::early::{SOURCES, SPOOFABLE};
 use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, policy_chain};
 use super::items::Item;
@@ -66,7 +69,11 @@ impl Filter {
             }
         }
         if !others.is_empty() {
-            let asks = |endpoint: &Endpoint| directions(endpoint).iter().any(|direction| asks_one_of(direction, &others));
+            let asks = |endpoint: &Endpoint| {
+                directions(endpoint)
+                    .iter()
+                    .any(|direction| asks_one_of(direction, &others))
+            };
             let users = self.endpoints.iter().filter(|(_, endpoint)| asks(endpoint));
             self.dirty.endpoints.extend(users.map(|(id, _)| id.clone()));
         }
@@ -86,7 +93,10 @@ impl Filter {
         let policy = self.policies.get(id).cloned();
         for (stage, way) in PLACES {
             let name = policy_chain(stage, way, id);
-            let is_asked = self.uses.get(id).is_some_and(|places| places.contains_key(&(stage, way)));
+            let is_asked = self
+                .uses
+                .get(id)
+                .is_some_and(|places| places.contains_key(&(stage, way)));
             let Some(policy) = policy.as_ref().filter(|_| is_asked) else {
                 self.drop_chain(&name);
                 continue;
@@ -97,7 +107,14 @@ impl Filter {
             };
             let owner = Owner::Policy(id, &policy.tier);
             let concerns = Concerns::Policy(id.clone());
-            self.render_rules(name, &owner, ChainOwner::Policy(id.clone()), concerns, rules, (stage, way));
+            self.render_rules(
+                name,
+                &owner,
+                ChainOwner::Policy(id.clone()),
+                concerns,
+                rules,
+                (stage, way),
+            );
         }
         let has_pass = |rules: &[policy::Rule]| rules.iter().any(|rule| rule.action == api::Action::Pass);
         let passes = policy.map(|policy| [has_pass(&policy.ingress), has_pass(&policy.egress)]);
@@ -110,7 +127,10 @@ impl Filter {
 
     fn render_profile(&mut self, name: &str) {
         let profile = self.profiles.get(name).cloned();
-        let chains = [(Prefix::ProfileIn, rule::Way::Ingress), (Prefix::ProfileOut, rule::Way::Egress)];
+        let chains = [
+            (Prefix::ProfileIn, rule::Way::Ingress),
+            (Prefix::ProfileOut, rule::Way::Egress),
+        ];
         for (prefix, way) in chains {
             let chain = names::chain(prefix, name);
             let Some(profile) = &profile else {
@@ -122,7 +142,14 @@ impl Filter {
                 rule::Way::Egress => &profile.egress,
             };
             let (owner, concerns) = (ChainOwner::Profile(name.to_owned()), Concerns::Profile(name.to_owned()));
-            self.render_rules(chain, &Owner::Profile(name), owner, concerns, rules, (Stage::Normal, way));
+            self.render_rules(
+                chain,
+                &Owner::Profile(name),
+                owner,
+                concerns,
+                rules,
+                (Stage::Normal, way),
+            );
         }
     }
 
@@ -154,7 +181,12 @@ impl Filter {
                 (rules.into_iter().flatten().collect(), nets)
             }
             Err(reason) => {
-                let rules = vec![drop(&self.settings, stage, Vec::new(), &format!("{chain_owner}: {reason}"))];
+                let rules = vec![drop(
+                    &self.settings,
+                    stage,
+                    Vec::new(),
+                    &format!("{chain_owner}: {reason}"),
+                )];
                 self.found.insert(name.0.clone(), Problem { concerns, reason });
                 (rules, BTreeMap::new())
             }
@@ -168,7 +200,9 @@ impl Filter {
         self.found.retain(|key, _| !key.starts_with("device "));
         let addresses = |device: &str| {
             let locals = self.locals.values().filter(|local| local.device.0 == device);
-            locals.flat_map(|local| local.addresses.iter().copied()).collect::<BTreeSet<_>>()
+            locals
+                .flat_map(|local| local.addresses.iter().copied())
+                .collect::<BTreeSet<_>>()
         };
         for (id, endpoint) in &self.endpoints {
             let EndpointId::Workload(_) = id else { continue };
@@ -196,7 +230,8 @@ impl Filter {
                 Interface::All | Interface::WithAddress(_) => (id.clone(), "a workload has no named device".to_owned()),
             };
             let concerns = Concerns::Endpoint(who.clone());
-            self.found.insert(format!("device {who:?}"), Problem { concerns, reason });
+            self.found
+                .insert(format!("device {who:?}"), Problem { concerns, reason });
         }
         let old = std::mem::replace(&mut self.devices, devices);
         for (device, id) in &old {
@@ -213,7 +248,12 @@ impl Filter {
         let endpoint = self.endpoints.get(id).cloned();
         match id {
             EndpointId::Workload(key) => {
-                let devices: Vec<String> = self.devices.iter().filter(|(_, owner)| *owner == id).map(|(device, _)| device.clone()).collect();
+                let devices: Vec<String> = self
+                    .devices
+                    .iter()
+                    .filter(|(_, owner)| *owner == id)
+                    .map(|(device, _)| device.clone())
+                    .collect();
                 for device in devices {
                     let Some(endpoint) = &endpoint else { continue };
                     let name = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
@@ -232,10 +272,16 @@ impl Filter {
                 let mut chains = BTreeSet::new();
                 for prefix in HOST {
                     let chain = names::chain(prefix, name);
-                    match endpoint.as_ref().and_then(|endpoint| self.host_chain(name, endpoint, prefix)) {
+                    match endpoint
+                        .as_ref()
+                        .and_then(|endpoint| self.host_chain(name, endpoint, prefix))
+                    {
                         Some(rules) => {
                             chains.insert(chain.clone());
-                            let chain = Chain { name: chain, base: None };
+                            let chain = Chain {
+                                name: chain,
+                                base: None,
+                            };
                             self.put_chain(ChainOwner::Endpoint(id.clone()), chain, rules, BTreeMap::new());
                         }
                         None => self.drop_chain(&chain),
@@ -249,7 +295,13 @@ impl Filter {
         }
     }
 
-    fn chain_of<'a>(&'a self, endpoint: &'a Endpoint, name: &'a str, stage: Stage, way: rule::Way) -> EndpointChain<'a> {
+    fn chain_of<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        name: &'a str,
+        stage: Stage,
+        way: rule::Way,
+    ) -> EndpointChain<'a> {
         EndpointChain {
             settings: &self.settings,
             policies: self,
@@ -298,7 +350,11 @@ impl Filter {
             hosts: &hosts,
         };
         let chains = frame.chains();
-        let used: BTreeSet<SetName> = chains.iter().flat_map(|(_, rules)| rules.iter().flat_map(Rule::sets)).cloned().collect();
+        let used: BTreeSet<SetName> = chains
+            .iter()
+            .flat_map(|(_, rules)| rules.iter().flat_map(Rule::sets))
+            .cloned()
+            .collect();
         let mut sets = self.frame_sets(&sources, &spoofable, &hosts);
         sets.retain(|spec, _| used.contains(&spec.0));
         let names: BTreeSet<SetName> = sets.keys().map(|(name, _)| name.clone()).collect();
@@ -337,7 +393,9 @@ impl Filter {
             }
         }
         for (device, id) in &self.devices {
-            let Some(endpoint) = self.endpoints.get(id) else { continue };
+            let Some(endpoint) = self.endpoints.get(id) else {
+                continue;
+            };
             // The journal rules where it knows the device.
             for address in endpoint.addresses.iter().filter(|_| !known.contains(device.as_str())) {
                 sources.insert((IpFamily::of(address), item(device, Value::Address(*address))));
@@ -365,13 +423,17 @@ impl Filter {
             }
         }
         for (index, (_, endpoint)) in endpoints.iter().enumerate() {
-            let Interface::WithAddress(addresses) = &endpoint.interface else { continue };
+            let Interface::WithAddress(addresses) = &endpoint.interface else {
+                continue;
+            };
             let has = |there: &BTreeSet<std::net::IpAddr>| addresses.iter().any(|address| there.contains(address));
             for (device, _) in self.links.iter().filter(|(_, there)| has(there)) {
                 devices.entry(device.0.clone()).or_insert(index);
             }
         }
-        let all = endpoints.iter().find(|(_, endpoint)| endpoint.interface == Interface::All);
+        let all = endpoints
+            .iter()
+            .find(|(_, endpoint)| endpoint.interface == Interface::All);
         let mut hosts = BTreeMap::new();
         for prefix in HOST {
             // Upstream has no untracked policy for all devices at once.
@@ -382,7 +444,10 @@ impl Filter {
                 devices: BTreeMap::new(),
                 any,
             };
-            for (device, index) in devices.iter().filter(|(device, _)| !device.is_empty() && device.len() <= 15) {
+            for (device, index) in devices
+                .iter()
+                .filter(|(device, _)| !device.is_empty() && device.len() <= 15)
+            {
                 let (name, endpoint) = &endpoints[*index];
                 if speaks(endpoint, prefix) {
                     let verdict = ElementVerdict::Goto(names::chain(prefix, name));
@@ -406,7 +471,11 @@ impl Filter {
     ) -> BTreeMap<(SetName, Shape), BTreeSet<Item>> {
         let mut sets: BTreeMap<(SetName, Shape), BTreeSet<Item>> = BTreeMap::new();
         let only = |items: &BTreeSet<(IpFamily, Item)>, family: IpFamily| -> BTreeSet<Item> {
-            items.iter().filter(|(of, _)| *of == family).map(|(_, item)| item.clone()).collect()
+            items
+                .iter()
+                .filter(|(of, _)| *of == family)
+                .map(|(_, item)| item.clone())
+                .collect()
         };
         let cluster = &self.cluster;
         let pools = |nat_only: bool| -> Vec<ipnet::IpNet> {
@@ -422,7 +491,11 @@ impl Filter {
             put(SOURCES, Shape::Source(family, false), only(sources, family));
             put(SPOOFABLE, Shape::Source(family, true), only(spoofable, family));
             put(LOCAL_PODS, Shape::Address(family, false), self.local_pods(family));
-            put("nodes", Shape::Address(family, false), nodes.map(|node| Item::Net((*node).into())).collect());
+            put(
+                "nodes",
+                Shape::Address(family, false),
+                nodes.map(|node| Item::Net((*node).into())).collect(),
+            );
             put("all-ipam-pools", Shape::Address(family, true), nets(&pools(false)));
             put("masq-ipam-pools", Shape::Address(family, true), nets(&pools(true)));
             put("services", Shape::Address(family, true), nets(&cluster.services));
@@ -432,7 +505,10 @@ impl Filter {
             sets.insert((map.into(), Shape::Devices), self.devices.keys().map(item).collect());
         }
         for (prefix, dispatch) in hosts {
-            let items = dispatch.devices.iter().map(|(device, verdict)| Item::device(device, verdict.clone()));
+            let items = dispatch
+                .devices
+                .iter()
+                .map(|(device, verdict)| Item::device(device, verdict.clone()));
             sets.insert((dispatch_map(*prefix).into(), Shape::Devices), items.collect());
         }
         sets
@@ -524,7 +600,11 @@ fn directions(endpoint: &Endpoint) -> [&Direction; 7] {
 }
 
 fn asks_one_of(direction: &Direction, policies: &BTreeSet<PolicyId>) -> bool {
-    direction.tiers.iter().flat_map(|tier| &tier.policies).any(|id| policies.contains(id))
+    direction
+        .tiers
+        .iter()
+        .flat_map(|tier| &tier.policies)
+        .any(|id| policies.contains(id))
 }
 
 fn direction_of(endpoint: &Endpoint, prefix: Prefix) -> &Direction {

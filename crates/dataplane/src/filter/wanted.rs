@@ -93,7 +93,10 @@ impl Default for Members {
 impl Wanted {
     pub fn chain(&mut self, chain: Chain, rules: Vec<Rule>) {
         let entry = self.chains.entry(chain.name.clone()).or_default();
-        let same = entry.want.as_ref().is_some_and(|want| want.base == chain.base && *want.rules == rules);
+        let same = entry
+            .want
+            .as_ref()
+            .is_some_and(|want| want.base == chain.base && *want.rules == rules);
         if same {
             return;
         }
@@ -102,7 +105,10 @@ impl Wanted {
             Some(have) if *have.rules == rules => have.rules.clone(),
             _ => Arc::new(rules),
         };
-        entry.want = Some(Content { base: chain.base, rules });
+        entry.want = Some(Content {
+            base: chain.base,
+            rules,
+        });
         self.touched_chains.insert(chain.name);
     }
 
@@ -155,7 +161,11 @@ impl Wanted {
 
     /// All items of a set.
     pub fn items(&mut self, set: &SetName, items: &BTreeSet<Item>) {
-        let gone: Vec<Item> = self.wanted_items(set).filter(|item| !items.contains(item)).cloned().collect();
+        let gone: Vec<Item> = self
+            .wanted_items(set)
+            .filter(|item| !items.contains(item))
+            .cloned()
+            .collect();
         for item in gone {
             self.item(set, item, false);
         }
@@ -191,7 +201,10 @@ impl Wanted {
     /// Chains that should look into a set.
     pub fn users(&self, set: &SetName) -> Vec<ChainName> {
         let uses = |content: &Content| content.rules.iter().flat_map(Rule::sets).any(|used| used == set);
-        let wanted = self.chains.iter().filter(|(_, entry)| entry.want.as_ref().is_some_and(uses));
+        let wanted = self
+            .chains
+            .iter()
+            .filter(|(_, entry)| entry.want.as_ref().is_some_and(uses));
         wanted.map(|(name, _)| name.clone()).collect()
     }
 
@@ -207,7 +220,11 @@ impl Wanted {
         have.as_ref() == Some(want)
             && !self.replace
             && want.rules.iter().flat_map(Rule::sets).all(is_ready)
-            && want.rules.iter().flat_map(Rule::chains).all(|chain| self.is_enforced(chain))
+            && want
+                .rules
+                .iter()
+                .flat_map(Rule::chains)
+                .all(|chain| self.is_enforced(chain))
     }
 
     /// Whether the kernel has an item, and should.
@@ -233,12 +250,17 @@ impl Wanted {
                 Some(want) if *want.rules == chain.rules => want.rules.clone(),
                 _ => Arc::new(chain.rules),
             };
-            entry.have = Some(Content { base: chain.base, rules });
+            entry.have = Some(Content {
+                base: chain.base,
+                rules,
+            });
         }
         for (name, set) in table.sets {
             let entry = self.sets.entry(name.clone()).or_default();
             entry.spec.have = Some(set.spec);
-            set.elements.iter().for_each(|element| entry.have(Item::of(element), true));
+            set.elements
+                .iter()
+                .for_each(|element| entry.have(Item::of(element), true));
         }
         self.touched_chains = self.chains.keys().cloned().collect();
         self.touched_sets = self.sets.keys().cloned().collect();
@@ -332,7 +354,12 @@ impl Members {
 
     fn forget_kernel(&mut self) {
         self.spec.have = None;
-        let had: Vec<Item> = self.items.iter().filter(|(_, presence)| presence.have).map(|(item, _)| item.clone()).collect();
+        let had: Vec<Item> = self
+            .items
+            .iter()
+            .filter(|(_, presence)| presence.have)
+            .map(|(item, _)| item.clone())
+            .collect();
         had.into_iter().for_each(|item| self.have(item, false));
     }
 }
@@ -344,13 +371,18 @@ impl Wanted {
     /// to comes before what refers to it, and goes after it.
     pub fn difference(&mut self) -> Option<(Vec<Change>, InFlight)> {
         self.tidy();
-        let another_kind = |both: &Both<SetSpec>| matches!(both, Both { want: Some(want), have: Some(have) } if want != have);
-        let another_base = |both: &Both<Content>| {
-            matches!(both, Both { want: Some(want), have: Some(have) } if want.base != have.base)
-        };
+        let another_kind =
+            |both: &Both<SetSpec>| matches!(both, Both { want: Some(want), have: Some(have) } if want != have);
+        let another_base = |both: &Both<Content>| matches!(both, Both { want: Some(want), have: Some(have) } if want.base != have.base);
         // Names say what a set is, so this is somebody else's doing.
-        let foreign = self.touched_sets.iter().any(|name| self.sets.get(name).is_some_and(|set| another_kind(&set.spec)))
-            || self.touched_chains.iter().any(|name| self.chains.get(name).is_some_and(another_base));
+        let foreign = self
+            .touched_sets
+            .iter()
+            .any(|name| self.sets.get(name).is_some_and(|set| another_kind(&set.spec)))
+            || self
+                .touched_chains
+                .iter()
+                .any(|name| self.chains.get(name).is_some_and(another_base));
         self.replace |= foreign;
         let mut builder = Builder::default();
         if self.replace && self.exists {
@@ -364,7 +396,11 @@ impl Wanted {
                 builder.chain(name, &entry);
             }
             for (name, entry) in self.sets.iter().filter(|(name, _)| !self.parked.contains(*name)) {
-                let fresh = entry.items.iter().filter(|(_, presence)| presence.want).map(|(item, _)| (item, true));
+                let fresh = entry
+                    .items
+                    .iter()
+                    .filter(|(_, presence)| presence.want)
+                    .map(|(item, _)| (item, true));
                 let spec = Both {
                     want: entry.spec.want.clone(),
                     have: None,
@@ -387,7 +423,11 @@ impl Wanted {
                     builder.set(name, &gone, std::iter::empty());
                 } else {
                     let present = |item| entry.items.get(item).is_some_and(|presence| presence.want);
-                    builder.set(name, &entry.spec, entry.pending.iter().map(|item| (item, present(item))));
+                    builder.set(
+                        name,
+                        &entry.spec,
+                        entry.pending.iter().map(|item| (item, present(item))),
+                    );
                 }
             }
         }
@@ -424,7 +464,11 @@ impl Builder {
         }
         let target = || Target::Chain(name.clone());
         let old = entry.have.as_ref().map(|have| have.rules.as_slice());
-        let mut new: &[Rule] = entry.want.as_ref().map(|want| want.rules.as_slice()).unwrap_or_default();
+        let mut new: &[Rule] = entry
+            .want
+            .as_ref()
+            .map(|want| want.rules.as_slice())
+            .unwrap_or_default();
         if let (None, Some(want)) = (old, &entry.want) {
             let (name, base) = (name.clone(), want.base);
             self.push(Change::AddChain(Chain { name, base }), target());
@@ -479,7 +523,9 @@ impl Builder {
         let mut sent = self.sent;
         // Sets go after chains that look into them, and maps after nothing: chains that a map leads to go after the map.
         let [new, flush, delete_elements, add_elements, add_rules, delete] = self.phases;
-        let (sets, chains): (Vec<_>, Vec<_>) = delete.into_iter().partition(|(change, _)| matches!(change, Change::DeleteSet(_)));
+        let (sets, chains): (Vec<_>, Vec<_>) = delete
+            .into_iter()
+            .partition(|(change, _)| matches!(change, Change::DeleteSet(_)));
         let phases = [new, flush, delete_elements, add_elements, add_rules, sets, chains];
         let (changes, targets): (Vec<Change>, Vec<Target>) = phases.into_iter().flatten().unzip();
         sent.targets = targets;

@@ -24,7 +24,10 @@ fn rules_decide_as_policy_does() {
     }
     // A test in which everything is dropped would prove nothing.
     if only.is_none() {
-        assert!(seen.accepted * 10 > seen.packets && seen.dropped * 10 > seen.packets, "{seen:?}");
+        assert!(
+            seen.accepted * 10 > seen.packets && seen.dropped * 10 > seen.packets,
+            "{seen:?}"
+        );
     }
 }
 
@@ -75,12 +78,20 @@ fn any_packet(random: &mut Random) -> Packet {
         in_device = Some("eth0".to_owned());
     }
     let family = 6 * random.below(2);
-    let source = if random.one_in(20) { address(random) } else { ip(ADDRESSES[source + family]) };
+    let source = if random.one_in(20) {
+        address(random)
+    } else {
+        ip(ADDRESSES[source + family])
+    };
     let destination = match random.one_in(20) {
         true => address(random),
         false => ip(ADDRESSES[destination + family]),
     };
-    let source = if source.is_ipv4() == destination.is_ipv4() { source } else { destination };
+    let source = if source.is_ipv4() == destination.is_ipv4() {
+        source
+    } else {
+        destination
+    };
     let packet = packet_of(random, source, destination);
     Packet {
         from_here: in_device.is_none(),
@@ -118,7 +129,10 @@ fn expected(state: &PolicyState, packet: &Packet) -> Decision {
 
     if let Some(device) = &packet.in_device {
         if is_pod(device) {
-            let own = state.endpoints.get(&wep(device)).is_some_and(|pod| pod.addresses.contains(&packet.source));
+            let own = state
+                .endpoints
+                .get(&wep(device))
+                .is_some_and(|pod| pod.addresses.contains(&packet.source));
             if !own {
                 return Decision::Dropped;
             }
@@ -185,7 +199,8 @@ fn is_failsafe(packet: &Packet, way: Way) -> bool {
         Way::Ingress => settings.failsafe_inbound,
         Way::Egress => settings.failsafe_outbound,
     };
-    open.iter().any(|failsafe| failsafe.protocol == packet.protocol && Some(failsafe.port) == port)
+    open.iter()
+        .any(|failsafe| failsafe.protocol == packet.protocol && Some(failsafe.port) == port)
 }
 
 fn is_failsafe_reply(packet: &Packet, way: Way) -> bool {
@@ -201,7 +216,11 @@ pub fn text(table: &Table) -> String {
     let mut lines = Vec::new();
     for (name, set) in &table.sets {
         let elements: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
-        lines.push(format!("set {name} {{ {} elements = {{ {} }} }}", set.spec, elements.join(", ")));
+        lines.push(format!(
+            "set {name} {{ {} elements = {{ {} }} }}",
+            set.spec,
+            elements.join(", ")
+        ));
     }
     for (name, chain) in &table.chains {
         let base = chain.base.map(|base| format!(" {base}")).unwrap_or_default();

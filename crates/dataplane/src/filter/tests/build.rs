@@ -12,7 +12,11 @@ use crate::filter::interpret::Packet;
 use crate::filter::{Filter, TABLE};
 
 pub fn wep(device: &str) -> EndpointId {
-    EndpointId::Workload(Key::namespaced(Kind::WorkloadEndpoint, "default", format!("n1-k8s-{device}-eth0")))
+    EndpointId::Workload(Key::namespaced(
+        Kind::WorkloadEndpoint,
+        "default",
+        format!("n1-k8s-{device}-eth0"),
+    ))
 }
 
 pub fn hep(name: &str) -> EndpointId {
@@ -112,7 +116,10 @@ pub fn ports(members: &[(&str, u8, u16)]) -> Set {
     Set {
         kind: SetKind::Ports,
         meaning: String::new(),
-        members: members.iter().map(|(address, protocol, port)| Member::Port(ip(address), *protocol, *port)).collect(),
+        members: members
+            .iter()
+            .map(|(address, protocol, port)| Member::Port(ip(address), *protocol, *port))
+            .collect(),
     }
 }
 
@@ -126,10 +133,22 @@ pub fn members(texts: &[&str]) -> BTreeSet<Member> {
 
 /// The changes that make an empty state this one.
 pub fn changes(state: &PolicyState) -> Vec<PolicyChange> {
-    let sets = state.sets.iter().map(|(id, set)| PolicyChange::Set(id.clone(), set.clone()));
-    let policies = state.policies.iter().map(|(id, policy)| PolicyChange::Policy(id.clone(), Some(policy.clone())));
-    let profiles = state.profiles.iter().map(|(name, profile)| PolicyChange::Profile(name.clone(), Some(profile.clone())));
-    let endpoints = state.endpoints.iter().map(|(id, endpoint)| PolicyChange::Endpoint(id.clone(), Some(endpoint.clone())));
+    let sets = state
+        .sets
+        .iter()
+        .map(|(id, set)| PolicyChange::Set(id.clone(), set.clone()));
+    let policies = state
+        .policies
+        .iter()
+        .map(|(id, policy)| PolicyChange::Policy(id.clone(), Some(policy.clone())));
+    let profiles = state
+        .profiles
+        .iter()
+        .map(|(name, profile)| PolicyChange::Profile(name.clone(), Some(profile.clone())));
+    let endpoints = state
+        .endpoints
+        .iter()
+        .map(|(id, endpoint)| PolicyChange::Endpoint(id.clone(), Some(endpoint.clone())));
     sets.chain(policies).chain(profiles).chain(endpoints).collect()
 }
 

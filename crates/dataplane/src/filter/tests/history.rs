@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::IfName;
-use kernel::nft::{Change, ChainName, Cause, FakeNft, Generation, NftError, SetName, Transaction};
+use kernel::nft::{Cause, ChainName, Change, FakeNft, Generation, NftError, SetName, Transaction};
 use policy::*;
 
 use super::agree::text;
@@ -36,13 +36,26 @@ pub struct Refusing {
 
 impl Refusing {
     pub fn new(random: &mut Random) -> Self {
-        let chains = ["cali-pi-np/default/a", "cali-po-np/default/b", "cali-pri-kns.default", "cali-fw-cali2"];
+        let chains = [
+            "cali-pi-np/default/a",
+            "cali-po-np/default/b",
+            "cali-pri-kns.default",
+            "cali-fw-cali2",
+        ];
         let sets = ["cali-set4-nets-a", "cali-nets6-nets-b", "cali-set4-ports-c"];
         let rarely = |random: &mut Random| random.one_in(6);
         Self {
             fake: FakeNft::new(),
-            chains: chains.iter().filter(|_| rarely(random)).map(|name| ChainName::from(*name)).collect(),
-            sets: sets.iter().filter(|_| rarely(random)).map(|name| SetName::from(*name)).collect(),
+            chains: chains
+                .iter()
+                .filter(|_| rarely(random))
+                .map(|name| ChainName::from(*name))
+                .collect(),
+            sets: sets
+                .iter()
+                .filter(|_| rarely(random))
+                .map(|name| SetName::from(*name))
+                .collect(),
         }
     }
 
@@ -57,7 +70,10 @@ impl Refusing {
     fn apply(&self, transaction: &Transaction) -> Result<Generation, NftError> {
         let is_refused = |change: &Change| match change {
             Change::AddRule(chain, rule) => {
-                let stands_in = rule.comment.as_ref().is_some_and(|comment| comment.starts_with("refused: "));
+                let stands_in = rule
+                    .comment
+                    .as_ref()
+                    .is_some_and(|comment| comment.starts_with("refused: "));
                 self.chains.contains(chain) && !stands_in
             }
             Change::AddSet(spec) => self.sets.contains(&spec.name),
@@ -80,7 +96,9 @@ impl Refusing {
             if filter.wants_look() {
                 filter.observed(self.fake.seen(&table()).as_ref());
             }
-            let Some(transaction) = filter.transaction() else { return };
+            let Some(transaction) = filter.transaction() else {
+                return;
+            };
             filter.done(self.apply(&transaction));
         }
         panic!("no end of transactions; problems: {:?}", filter.problems());
@@ -107,8 +125,12 @@ impl World {
         filter.settings(self.settings.clone());
         filter.cluster(self.cluster.clone());
         filter.nat(self.nat.clone());
-        self.locals.iter().for_each(|(id, local)| filter.endpoint(id.clone(), Some(local.clone())));
-        changes(&self.state).into_iter().for_each(|change| filter.policy(change));
+        self.locals
+            .iter()
+            .for_each(|(id, local)| filter.endpoint(id.clone(), Some(local.clone())));
+        changes(&self.state)
+            .into_iter()
+            .for_each(|change| filter.policy(change));
     }
 }
 
@@ -145,7 +167,9 @@ fn ends_as_a_fresh_start(world: &World, filter: &mut Filter, kernel: &Refusing) 
     same(&there, &another.table());
     let (mut ours, mut others) = (filter.problems(), fresh.problems());
     // Which change was refused depends on the transaction.
-    ours.iter_mut().chain(&mut others).for_each(|problem| problem.reason.clear());
+    ours.iter_mut()
+        .chain(&mut others)
+        .for_each(|problem| problem.reason.clear());
     assert_eq!(ours, others);
 }
 
@@ -155,9 +179,16 @@ fn same(one: &Table, other: &Table) {
     if one != other {
         let of = |text: &str, without: &str| -> Vec<String> {
             let there: BTreeSet<&str> = without.lines().collect();
-            text.lines().filter(|line| !there.contains(line)).map(str::to_owned).collect()
+            text.lines()
+                .filter(|line| !there.contains(line))
+                .map(str::to_owned)
+                .collect()
         };
-        panic!("only here: {:#?}\nonly there: {:#?}", of(&one, &other), of(&other, &one));
+        panic!(
+            "only here: {:#?}\nonly there: {:#?}",
+            of(&one, &other),
+            of(&other, &one)
+        );
     }
 }
 
@@ -262,11 +293,18 @@ fn step(world: &mut World, filter: &mut Filter, kernel: &Refusing, random: &mut 
 
 /// The kernel's side of things going wrong.
 fn accident(world: &World, filter: &mut Filter, kernel: &Refusing, random: &mut Random) {
-    let delete = |changes: Vec<Change>| Transaction { table: table(), changes };
+    let delete = |changes: Vec<Change>| Transaction {
+        table: table(),
+        changes,
+    };
     match random.below(4) {
         // Somebody deletes the table, or writes into it.
         0 => {
-            kernel.fake.stranger().apply_now(&delete(vec![Change::DeleteTable])).unwrap();
+            kernel
+                .fake
+                .stranger()
+                .apply_now(&delete(vec![Change::DeleteTable]))
+                .unwrap();
             filter.observed(None);
         }
         1 => {
@@ -274,7 +312,11 @@ fn accident(world: &World, filter: &mut Filter, kernel: &Refusing, random: &mut 
                 name: "strange".into(),
                 base: None,
             };
-            kernel.fake.stranger().apply_now(&delete(vec![Change::AddChain(chain)])).unwrap();
+            kernel
+                .fake
+                .stranger()
+                .apply_now(&delete(vec![Change::AddChain(chain)]))
+                .unwrap();
             filter.observed(kernel.fake.seen(&table()).as_ref());
         }
         // The answer is lost: nobody knows whether it was done.
@@ -298,7 +340,9 @@ fn accident(world: &World, filter: &mut Filter, kernel: &Refusing, random: &mut 
 
 fn change_members(world: &mut World, filter: &mut Filter, random: &mut Random) {
     let id = set(random.pick(&[NET_SETS, PORT_SETS].concat()));
-    let Some(there) = world.state.sets.get_mut(&id) else { return };
+    let Some(there) = world.state.sets.get_mut(&id) else {
+        return;
+    };
     let after = set_of(random, &id.0).members;
     // Often one member more or less.
     let after: BTreeSet<Member> = match random.one_in(2) {

@@ -48,7 +48,9 @@ fn with_fresh_blocks(page: &str, table: &Table) -> String {
 }
 
 fn fresh_block(block: &str, table: &Table) -> String {
-    let heads = block.lines().filter(|line| line.starts_with("chain ") || line.starts_with("set ") || line.starts_with("map "));
+    let heads = block
+        .lines()
+        .filter(|line| line.starts_with("chain ") || line.starts_with("set ") || line.starts_with("map "));
     let shown = heads.map(|line| {
         let mut words = line.split_whitespace();
         let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -61,17 +63,26 @@ fn fresh_block(block: &str, table: &Table) -> String {
 }
 
 fn chain(table: &Table, name: &str) -> String {
-    let chain = table.chains.get(&name.into()).unwrap_or_else(|| panic!("the page shows {name}, which there is not"));
+    let chain = table
+        .chains
+        .get(&name.into())
+        .unwrap_or_else(|| panic!("the page shows {name}, which there is not"));
     let base = chain.base.iter().map(|base| format!("    {base}\n"));
     let rules = chain.rules.iter().map(|rule| format!("    {rule}\n"));
     format!("chain {name} {{\n{}}}\n", base.chain(rules).collect::<String>())
 }
 
 fn set(table: &Table, kind: &str, name: &str) -> String {
-    let set = table.sets.get(&name.into()).unwrap_or_else(|| panic!("the page shows {name}, which there is not"));
+    let set = table
+        .sets
+        .get(&name.into())
+        .unwrap_or_else(|| panic!("the page shows {name}, which there is not"));
     let elements: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
     let elements = elements.join(",\n                 ");
-    format!("{kind} {name} {{\n    {}\n    elements = {{ {elements} }}\n}}\n", set.spec)
+    format!(
+        "{kind} {name} {{\n    {}\n    elements = {{ {elements} }}\n}}\n",
+        set.spec
+    )
 }
 
 /// Two pods, `web` behind cali1 and `db` behind cali2, on a node whose device eth0 is a host endpoint.
@@ -83,8 +94,13 @@ fn example() -> Table {
         missing: false,
     };
     state.profiles.insert("kns.default".into(), Arc::new(namespace));
-    state.sets.insert(super::build::set("_5rJ3b"), nets(&["192.168.1.10", "192.168.2.7", "fd00:1::a"]));
-    state.sets.insert(super::build::set("Kx81_0"), nets(&["198.51.100.0/24", "203.0.113.7"]));
+    state.sets.insert(
+        super::build::set("_5rJ3b"),
+        nets(&["192.168.1.10", "192.168.2.7", "fd00:1::a"]),
+    );
+    state
+        .sets
+        .insert(super::build::set("Kx81_0"), nets(&["198.51.100.0/24", "203.0.113.7"]));
 
     let threats = Rule {
         source: Side {
@@ -133,7 +149,9 @@ fn example() -> Table {
         profiles: vec!["kns.default".into()],
         ..pod(device, &[v4, v6])
     };
-    state.endpoints.insert(wep("cali1"), Arc::new(pod("cali1", "192.168.1.10", "fd00:1::a")));
+    state
+        .endpoints
+        .insert(wep("cali1"), Arc::new(pod("cali1", "192.168.1.10", "fd00:1::a")));
     let mut db = pod("cali2", "192.168.1.11", "fd00:1::b");
     db.ingress.tiers = [
         tier("security", &[gnp("threats")], TierEnd::Deny).tiers,

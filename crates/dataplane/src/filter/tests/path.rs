@@ -11,8 +11,8 @@ use super::build::*;
 use crate::LocalEndpoint;
 use crate::filter::interpret::{Decision, Packet, journey};
 use crate::filter::{
-    Cluster, DenyAction, Failsafe, Filter, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost,
-    Tunnel,
+    Cluster, DenyAction, Failsafe, Filter, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings,
+    ToHost, Tunnel,
 };
 
 const ACCEPTED: Decision = Decision::Accepted;
@@ -61,7 +61,10 @@ fn check(filter: &mut Filter, packet: &Packet, decision: Decision, why: &str) {
 /// The rules of a chain, one a line.
 fn chain(filter: &mut Filter, name: &str, expected: &[&str]) {
     let table = filter.table();
-    let chain = &table.chains.get(&name.into()).unwrap_or_else(|| panic!("no chain {name}"));
+    let chain = &table
+        .chains
+        .get(&name.into())
+        .unwrap_or_else(|| panic!("no chain {name}"));
     let rules: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
     assert_eq!(rules, expected, "{name}");
 }
@@ -73,16 +76,46 @@ fn pods_send_from_their_own_addresses_only() {
         ("10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.1"),
         ("fd00::1", "fd00::2", "fd00::3", "2001:db8::1"),
     ] {
-        check(&mut filter, &packet("cali1", one, "cali2", two, 80), ACCEPTED, "allow Profile open ingress 0");
-        check(&mut filter, &packet("cali1", wrong, "cali2", two, 80), DROPPED, "source is not the pod's");
-        check(&mut filter, &packet("cali1", two, "eth0", way_out, 80), DROPPED, "source is not the pod's");
-        check(&mut filter, &packet("eth0", wrong, "cali2", two, 80), ACCEPTED, "allow Profile open ingress 0");
+        check(
+            &mut filter,
+            &packet("cali1", one, "cali2", two, 80),
+            ACCEPTED,
+            "allow Profile open ingress 0",
+        );
+        check(
+            &mut filter,
+            &packet("cali1", wrong, "cali2", two, 80),
+            DROPPED,
+            "source is not the pod's",
+        );
+        check(
+            &mut filter,
+            &packet("cali1", two, "eth0", way_out, 80),
+            DROPPED,
+            "source is not the pod's",
+        );
+        check(
+            &mut filter,
+            &packet("eth0", wrong, "cali2", two, 80),
+            ACCEPTED,
+            "allow Profile open ingress 0",
+        );
     }
     // Whoever sends so has no address yet, or one of the link alone.
     let solicitation = icmp_v6(packet("cali1", "::", "", "ff02::1", 0), 135);
     check(&mut filter, &solicitation, ACCEPTED, "");
-    check(&mut filter, &icmp_v6(packet("cali1", "fe80::1", "", "fe80::2", 0), 136), ACCEPTED, "");
-    check(&mut filter, &packet("cali1", "::", "cali2", "fd00::2", 80), DROPPED, "source is not the pod's");
+    check(
+        &mut filter,
+        &icmp_v6(packet("cali1", "fe80::1", "", "fe80::2", 0), 136),
+        ACCEPTED,
+        "",
+    );
+    check(
+        &mut filter,
+        &packet("cali1", "::", "cali2", "fd00::2", 80),
+        DROPPED,
+        "source is not the pod's",
+    );
 }
 
 #[test]
@@ -93,8 +126,18 @@ fn the_journal_knows_better_what_a_device_may_send() {
         addresses: vec![ip("10.0.0.7")],
     };
     filter.endpoint("pod".into(), Some(local));
-    check(&mut filter, &packet("cali1", "10.0.0.7", "cali2", "10.0.0.2", 80), ACCEPTED, "");
-    check(&mut filter, &packet("cali1", "10.0.0.1", "cali2", "10.0.0.2", 80), DROPPED, "source is not the pod's");
+    check(
+        &mut filter,
+        &packet("cali1", "10.0.0.7", "cali2", "10.0.0.2", 80),
+        ACCEPTED,
+        "",
+    );
+    check(
+        &mut filter,
+        &packet("cali1", "10.0.0.1", "cali2", "10.0.0.2", 80),
+        DROPPED,
+        "source is not the pod's",
+    );
 }
 
 #[test]
@@ -120,16 +163,31 @@ fn pods_are_neither_routers_nor_address_servers_nor_tunnels() {
     let to_pod_v6 = packet("cali1", "fd00::1", "cali2", "fd00::2", 80);
     let advertisement = icmp_v6(packet("cali1", "fe80::1", "", "ff02::1", 0), 134);
     check(&mut filter, &advertisement, DROPPED, "router advertisement from a pod");
-    check(&mut filter, &udp(to_pod.clone(), 67, 68), DROPPED, "DHCP server in a pod");
+    check(
+        &mut filter,
+        &udp(to_pod.clone(), 67, 68),
+        DROPPED,
+        "DHCP server in a pod",
+    );
     check(&mut filter, &udp(to_pod.clone(), 68, 67), ACCEPTED, "");
-    check(&mut filter, &udp(to_pod_v6, 547, 546), DROPPED, "DHCPv6 server in a pod");
+    check(
+        &mut filter,
+        &udp(to_pod_v6, 547, 546),
+        DROPPED,
+        "DHCPv6 server in a pod",
+    );
     let ipip = Packet {
         protocol: 4,
         ports: None,
         ..to_pod.clone()
     };
     check(&mut filter, &ipip, DROPPED, "IP-in-IP from a pod");
-    check(&mut filter, &udp(to_pod.clone(), 9999, 4789), DROPPED, "VXLAN from a pod");
+    check(
+        &mut filter,
+        &udp(to_pod.clone(), 9999, 4789),
+        DROPPED,
+        "VXLAN from a pod",
+    );
     filter.settings(Settings {
         allow_ipip_from_pods: true,
         allow_vxlan_from_pods: true,
@@ -147,7 +205,10 @@ fn what_belongs_to_a_flow_passes_and_what_belongs_to_none_does_not() {
     let packet = packet("cali1", "10.0.0.1", "cali2", "10.0.0.2", 80);
     check(&mut filter, &packet, DROPPED, "no profile allows");
     for state in [CtState::Established, CtState::Related] {
-        let packet = Packet { state, ..packet.clone() };
+        let packet = Packet {
+            state,
+            ..packet.clone()
+        };
         check(&mut filter, &packet, ACCEPTED, "ct state established,related accept");
     }
     let invalid = Packet {
@@ -165,11 +226,34 @@ fn a_pod_without_policy_is_closed() {
         addresses: vec![ip("10.0.0.9")],
     };
     filter.endpoint("new".into(), Some(local));
-    check(&mut filter, &packet("cali9", "10.0.0.9", "cali2", "10.0.0.2", 80), DROPPED, "pod without policy");
-    check(&mut filter, &packet("cali1", "10.0.0.1", "cali9", "10.0.0.9", 80), DROPPED, "pod without policy");
-    check(&mut filter, &packet("cali9", "10.0.0.9", "", "10.1.0.1", 80), DROPPED, "pod without policy");
-    filter.policy(PolicyChange::Endpoint(wep("cali9"), Some(Arc::new(pod("cali9", &["10.0.0.9"])))));
-    check(&mut filter, &packet("cali9", "10.0.0.9", "eth0", "192.0.2.1", 80), DROPPED, "no profile allows");
+    check(
+        &mut filter,
+        &packet("cali9", "10.0.0.9", "cali2", "10.0.0.2", 80),
+        DROPPED,
+        "pod without policy",
+    );
+    check(
+        &mut filter,
+        &packet("cali1", "10.0.0.1", "cali9", "10.0.0.9", 80),
+        DROPPED,
+        "pod without policy",
+    );
+    check(
+        &mut filter,
+        &packet("cali9", "10.0.0.9", "", "10.1.0.1", 80),
+        DROPPED,
+        "pod without policy",
+    );
+    filter.policy(PolicyChange::Endpoint(
+        wep("cali9"),
+        Some(Arc::new(pod("cali9", &["10.0.0.9"]))),
+    ));
+    check(
+        &mut filter,
+        &packet("cali9", "10.0.0.9", "eth0", "192.0.2.1", 80),
+        DROPPED,
+        "no profile allows",
+    );
 }
 
 #[test]
@@ -179,7 +263,12 @@ fn pods_reach_their_host_as_the_setting_says() {
     check(&mut filter, &to_host, DROPPED, "defaultEndpointToHostAction");
     let solicitation = icmp_v6(packet("cali1", "fd00::1", "", "fd00::99", 0), 135);
     check(&mut filter, &solicitation, ACCEPTED, "");
-    check(&mut filter, &packet("", "10.1.0.1", "cali1", "10.0.0.1", 80), ACCEPTED, "");
+    check(
+        &mut filter,
+        &packet("", "10.1.0.1", "cali1", "10.0.0.1", 80),
+        ACCEPTED,
+        "",
+    );
     for action in [ToHost::Accept, ToHost::Return] {
         filter.settings(Settings {
             endpoint_to_host: action,
@@ -228,10 +317,13 @@ fn a_rule_becomes_one_or_several() {
     };
     let rules = vec![
         rule(Action::Log),
-        tcp(Side::default(), Side {
-            ports: vec![(80, 80)],
-            ..Side::default()
-        }),
+        tcp(
+            Side::default(),
+            Side {
+                ports: vec![(80, 80)],
+                ..Side::default()
+            },
+        ),
         tcp(with_set, with_ports),
         tcp(with_nets, Side::default()),
         Rule {
@@ -252,33 +344,44 @@ fn a_rule_becomes_one_or_several() {
     let say = |index: usize, action: &str| format!("comment \"{action} NetworkPolicy default/a ingress {index}\"");
     let v4 = "ip saddr @cali-set4-web";
     let v6 = "ip6 saddr @cali-set6-web";
-    chain(&mut filter, "cali-pi-np/default/a", &[
-        &format!("log prefix \"calico-packet: \" {}", say(0, "log")),
-        &format!("tcp dport 80 counter drop {}", say(1, "deny")),
-        &format!("tcp dport {{ 80-90, 443 }} {v4} counter drop {}", say(2, "deny")),
-        &format!(
-            "meta l4proto tcp ip daddr . meta l4proto . th dport @cali-set4-http {v4} counter drop {}",
-            say(2, "deny")
-        ),
-        &format!("tcp dport {{ 80-90, 443 }} {v6} counter drop {}", say(2, "deny")),
-        &format!(
-            "meta l4proto tcp ip6 daddr . meta l4proto . th dport @cali-set6-http {v6} counter drop {}",
-            say(2, "deny")
-        ),
-        &format!("meta l4proto tcp ip saddr 10.0.0.0/8 ip saddr != 10.2.0.0/16 counter drop {}", say(3, "deny")),
-        &format!(
-            "meta nfproto ipv6 icmpv6 type != 128 meta mark set meta mark & 0xfffdffff | 0x00020000 return {}",
-            say(4, "pass")
-        ),
-    ]);
-    chain(&mut filter, "cali-tw-cali1", &[
-        "meta mark set meta mark & 0xfffdffff comment \"tier default\"",
-        "jump cali-pi-np/default/a",
-        "meta mark & 0x00020000 == 0x00000000 counter drop comment \"unknown NetworkPolicy default/unknown\"",
-        "meta mark & 0x00020000 == 0x00000000 counter drop comment \"end of tier default\"",
-        "jump cali-pri-open",
-        "counter drop comment \"no profile allows: default/n1-k8s-cali1-eth0\"",
-    ]);
+    chain(
+        &mut filter,
+        "cali-pi-np/default/a",
+        &[
+            &format!("log prefix \"calico-packet: \" {}", say(0, "log")),
+            &format!("tcp dport 80 counter drop {}", say(1, "deny")),
+            &format!("tcp dport {{ 80-90, 443 }} {v4} counter drop {}", say(2, "deny")),
+            &format!(
+                "meta l4proto tcp ip daddr . meta l4proto . th dport @cali-set4-http {v4} counter drop {}",
+                say(2, "deny")
+            ),
+            &format!("tcp dport {{ 80-90, 443 }} {v6} counter drop {}", say(2, "deny")),
+            &format!(
+                "meta l4proto tcp ip6 daddr . meta l4proto . th dport @cali-set6-http {v6} counter drop {}",
+                say(2, "deny")
+            ),
+            &format!(
+                "meta l4proto tcp ip saddr 10.0.0.0/8 ip saddr != 10.2.0.0/16 counter drop {}",
+                say(3, "deny")
+            ),
+            &format!(
+                "meta nfproto ipv6 icmpv6 type != 128 meta mark set meta mark & 0xfffdffff | 0x00020000 return {}",
+                say(4, "pass")
+            ),
+        ],
+    );
+    chain(
+        &mut filter,
+        "cali-tw-cali1",
+        &[
+            "meta mark set meta mark & 0xfffdffff comment \"tier default\"",
+            "jump cali-pi-np/default/a",
+            "meta mark & 0x00020000 == 0x00000000 counter drop comment \"unknown NetworkPolicy default/unknown\"",
+            "meta mark & 0x00020000 == 0x00000000 counter drop comment \"end of tier default\"",
+            "jump cali-pri-open",
+            "counter drop comment \"no profile allows: default/n1-k8s-cali1-eth0\"",
+        ],
+    );
 }
 
 #[test]
@@ -299,13 +402,17 @@ fn rules_without_protocol_treat_each_protocol_in_its_way() {
     let mut filter = filter(&state);
     let end = "accept comment \"allow Profile open ingress 0\"";
     let others = "meta l4proto != tcp meta l4proto != udp meta l4proto != sctp meta l4proto != udplite";
-    chain(&mut filter, "cali-pri-open", &[
-        &format!("tcp dport != 80 {end}"),
-        &format!("udp dport != 80 {end}"),
-        &format!("sctp dport != 80 {end}"),
-        &format!("udplite dport != 80 {end}"),
-        &format!("{others} {end}"),
-    ]);
+    chain(
+        &mut filter,
+        "cali-pri-open",
+        &[
+            &format!("tcp dport != 80 {end}"),
+            &format!("udp dport != 80 {end}"),
+            &format!("sctp dport != 80 {end}"),
+            &format!("udplite dport != 80 {end}"),
+            &format!("{others} {end}"),
+        ],
+    );
 }
 
 #[test]
@@ -316,13 +423,19 @@ fn records_of_flows_name_verdict_direction_and_rule() {
         log_prefix: "packet %n".into(),
         ..Settings::default()
     });
-    chain(&mut filter, "cali-pro-open", &[
-        "log prefix \"ARE0|open\" group 2 snaplen 80 accept comment \"allow Profile open egress 0\"",
-    ]);
-    chain(&mut filter, "cali-tw-cali2", &[
-        "jump cali-pri-open",
-        "counter log prefix \"DRI-1|\" group 1 snaplen 80 drop comment \"no profile allows: default/n1-k8s-cali2-eth0\"",
-    ]);
+    chain(
+        &mut filter,
+        "cali-pro-open",
+        &["log prefix \"ARE0|open\" group 2 snaplen 80 accept comment \"allow Profile open egress 0\""],
+    );
+    chain(
+        &mut filter,
+        "cali-tw-cali2",
+        &[
+            "jump cali-pri-open",
+            "counter log prefix \"DRI-1|\" group 1 snaplen 80 drop comment \"no profile allows: default/n1-k8s-cali2-eth0\"",
+        ],
+    );
 }
 
 /// `eth0` is a host endpoint that a policy lets nobody but 192.0.2.5 in.
@@ -354,7 +467,12 @@ fn host_endpoints_decide_about_the_hosts_packets_but_not_failsafe_ports() {
     });
     let from = |source: &str, port: u16| packet("eth0", source, "", "10.1.0.1", port);
     let to = |destination: &str, port: u16| packet("", "10.1.0.1", "eth0", destination, port);
-    check(&mut filter, &from("192.0.2.5", 80), ACCEPTED, "allow GlobalNetworkPolicy guard ingress 0");
+    check(
+        &mut filter,
+        &from("192.0.2.5", 80),
+        ACCEPTED,
+        "allow GlobalNetworkPolicy guard ingress 0",
+    );
     check(&mut filter, &from("192.0.2.6", 80), DROPPED, "end of tier default");
     check(&mut filter, &from("192.0.2.6", 22), ACCEPTED, "failsafe");
     check(&mut filter, &to("192.0.2.6", 80), DROPPED, "end of tier default");
@@ -365,10 +483,20 @@ fn host_endpoints_decide_about_the_hosts_packets_but_not_failsafe_ports() {
         packet
     };
     check(&mut filter, &tunnel(from("192.0.2.1", 0)), ACCEPTED, "");
-    check(&mut filter, &tunnel(from("192.0.2.5", 0)), DROPPED, "IP-in-IP from a host that is no node");
+    check(
+        &mut filter,
+        &tunnel(from("192.0.2.5", 0)),
+        DROPPED,
+        "IP-in-IP from a host that is no node",
+    );
     check(&mut filter, &tunnel(to("192.0.2.1", 0)), ACCEPTED, "tunnel to a node");
     check(&mut filter, &udp(from("192.0.2.1", 0), 5, 4789), ACCEPTED, "");
-    check(&mut filter, &udp(from("192.0.2.5", 0), 5, 4789), DROPPED, "VXLAN from a host that is no node");
+    check(
+        &mut filter,
+        &udp(from("192.0.2.5", 0), 5, 4789),
+        DROPPED,
+        "VXLAN from a host that is no node",
+    );
     filter.settings(Settings {
         failsafe_inbound: vec![Failsafe {
             net: Some(net("192.0.2.0/28")),
@@ -382,9 +510,24 @@ fn host_endpoints_decide_about_the_hosts_packets_but_not_failsafe_ports() {
     check(&mut filter, &from("192.0.2.1", 179), ACCEPTED, "BGP of a node");
     check(&mut filter, &to("192.0.2.1", 179), ACCEPTED, "BGP of a node");
     // Other devices and pods are not concerned.
-    check(&mut filter, &packet("eth1", "192.0.2.6", "", "10.1.0.1", 80), ACCEPTED, "");
-    check(&mut filter, &packet("eth0", "192.0.2.6", "cali1", "10.0.0.1", 80), ACCEPTED, "allow Profile open");
-    check(&mut filter, &packet("", "10.1.0.1", "cali1", "10.0.0.1", 80), ACCEPTED, "to a pod of this host");
+    check(
+        &mut filter,
+        &packet("eth1", "192.0.2.6", "", "10.1.0.1", 80),
+        ACCEPTED,
+        "",
+    );
+    check(
+        &mut filter,
+        &packet("eth0", "192.0.2.6", "cali1", "10.0.0.1", 80),
+        ACCEPTED,
+        "allow Profile open",
+    );
+    check(
+        &mut filter,
+        &packet("", "10.1.0.1", "cali1", "10.0.0.1", 80),
+        ACCEPTED,
+        "to a pod of this host",
+    );
     let solicitation = icmp_v6(packet("eth0", "2001:db8::6", "", "2001:db8::2", 0), 135);
     check(&mut filter, &solicitation, ACCEPTED, "");
 }
@@ -420,10 +563,25 @@ fn forwarded_packets_meet_apply_on_forward_alone() {
     state.endpoints.insert(hep("host"), Arc::new(host));
     let mut filter = filter(&state);
     let to_pod = |source: &str| packet("eth0", source, "cali1", "10.0.0.1", 22);
-    check(&mut filter, &to_pod("192.0.2.5"), ACCEPTED, "allow Profile open ingress 0");
+    check(
+        &mut filter,
+        &to_pod("192.0.2.5"),
+        ACCEPTED,
+        "allow Profile open ingress 0",
+    );
     check(&mut filter, &to_pod("192.0.2.6"), DROPPED, "end of tier default");
-    check(&mut filter, &packet("eth0", "192.0.2.6", "eth1", "203.0.113.1", 22), DROPPED, "end of tier default");
-    check(&mut filter, &packet("eth1", "192.0.2.6", "eth0", "203.0.113.1", 22), ACCEPTED, "");
+    check(
+        &mut filter,
+        &packet("eth0", "192.0.2.6", "eth1", "203.0.113.1", 22),
+        DROPPED,
+        "end of tier default",
+    );
+    check(
+        &mut filter,
+        &packet("eth1", "192.0.2.6", "eth0", "203.0.113.1", 22),
+        ACCEPTED,
+        "",
+    );
 }
 
 #[test]
@@ -439,7 +597,11 @@ fn early_policies_decide_before_the_others_are_asked() {
     };
     let early = vec![port(Action::Allow, 1000), port(Action::Deny, 1001)];
     put_policy(&mut state, gnp("pre"), policy(early.clone(), vec![]));
-    put_policy(&mut state, gnp("raw"), policy(vec![port(Action::Allow, 2000), port(Action::Deny, 2001)], early));
+    put_policy(
+        &mut state,
+        gnp("raw"),
+        policy(vec![port(Action::Allow, 2000), port(Action::Deny, 2001)], early),
+    );
     let mut host = Endpoint::clone(&state.endpoints[&hep("host")]);
     host.pre_dnat = tier("default", &[gnp("pre")], TierEnd::Pass);
     host.untracked.ingress = tier("default", &[gnp("raw")], TierEnd::Pass);
@@ -448,14 +610,29 @@ fn early_policies_decide_before_the_others_are_asked() {
     let mut filter = filter(&state);
     let from = |port: u16| packet("eth0", "192.0.2.6", "", "10.1.0.1", port);
     check(&mut filter, &from(1000), ACCEPTED, "allowed by an early policy");
-    check(&mut filter, &from(1001), DROPPED, "deny GlobalNetworkPolicy pre ingress 1");
+    check(
+        &mut filter,
+        &from(1001),
+        DROPPED,
+        "deny GlobalNetworkPolicy pre ingress 1",
+    );
     check(&mut filter, &from(2000), ACCEPTED, "allowed by an early policy");
-    check(&mut filter, &from(2001), DROPPED, "deny GlobalNetworkPolicy raw ingress 1");
+    check(
+        &mut filter,
+        &from(2001),
+        DROPPED,
+        "deny GlobalNetworkPolicy raw ingress 1",
+    );
     check(&mut filter, &from(3000), DROPPED, "end of tier default");
     let table = filter.table();
     assert_eq!(journey(&table, &from(2000)).packet.state, CtState::Untracked);
     assert_eq!(journey(&table, &from(1000)).packet.state, CtState::New);
-    check(&mut filter, &packet("", "10.1.0.1", "eth0", "192.0.2.6", 1000), ACCEPTED, "allowed by an early policy");
+    check(
+        &mut filter,
+        &packet("", "10.1.0.1", "eth0", "192.0.2.6", 1000),
+        ACCEPTED,
+        "allowed by an early policy",
+    );
     // Whoever sets the bit before us gains nothing.
     let marked = Packet {
         mark: 0xffff_ffff,
@@ -472,7 +649,12 @@ fn what_leaves_the_pools_gets_another_source() {
         nat_outgoing,
     };
     filter.cluster(Cluster {
-        pools: vec![pool("10.0.0.0/16", true), pool("10.0.0.0/24", true), pool("10.9.0.0/16", false), pool("fd00::/64", true)],
+        pools: vec![
+            pool("10.0.0.0/16", true),
+            pool("10.0.0.0/24", true),
+            pool("10.9.0.0/16", false),
+            pool("fd00::/64", true),
+        ],
         nodes: [ip("192.0.2.1")].into(),
         tunnels: vec![Tunnel {
             device: IfName::from("tunl0"),
@@ -488,14 +670,26 @@ fn what_leaves_the_pools_gets_another_source() {
     let masquerade = Some("masquerade fully-random".to_owned());
     let out = |destination: &str| packet("cali1", "10.0.0.1", "eth0", destination, 80);
     assert_eq!(source(&mut filter, &out("198.51.100.1")), masquerade);
-    assert_eq!(source(&mut filter, &packet("cali1", "fd00::1", "eth0", "2001:db8::1", 80)), masquerade);
+    assert_eq!(
+        source(&mut filter, &packet("cali1", "fd00::1", "eth0", "2001:db8::1", 80)),
+        masquerade
+    );
     assert_eq!(source(&mut filter, &out("10.9.0.1")), None);
     assert_eq!(source(&mut filter, &out("192.0.2.1")), masquerade);
-    assert_eq!(source(&mut filter, &packet("cali1", "10.0.0.1", "tunl0", "198.51.100.1", 80)), None);
-    assert_eq!(source(&mut filter, &packet("eth1", "10.9.0.1", "eth0", "198.51.100.1", 80)), None);
+    assert_eq!(
+        source(&mut filter, &packet("cali1", "10.0.0.1", "tunl0", "198.51.100.1", 80)),
+        None
+    );
+    assert_eq!(
+        source(&mut filter, &packet("eth1", "10.9.0.1", "eth0", "198.51.100.1", 80)),
+        None
+    );
     let from_host = packet("", "192.0.2.1", "tunl0", "10.0.1.1", 80);
     assert_eq!(source(&mut filter, &from_host), Some("masquerade".to_owned()));
-    assert_eq!(source(&mut filter, &packet("", "10.0.5.1", "tunl0", "10.0.1.1", 80)), None);
+    assert_eq!(
+        source(&mut filter, &packet("", "10.0.5.1", "tunl0", "10.0.1.1", 80)),
+        None
+    );
 
     filter.settings(Settings {
         nat_exclusions: NatExclusions::PoolsAndHosts,
@@ -513,8 +707,14 @@ fn what_leaves_the_pools_gets_another_source() {
         icmp: Some((8, 0)),
         ..out("198.51.100.1")
     };
-    assert_eq!(source(&mut filter, &ping), Some("snat ip to 203.0.113.9 fully-random".to_owned()));
-    assert_eq!(source(&mut filter, &packet("cali1", "10.0.0.1", "eth1", "198.51.100.1", 80)), None);
+    assert_eq!(
+        source(&mut filter, &ping),
+        Some("snat ip to 203.0.113.9 fully-random".to_owned())
+    );
+    assert_eq!(
+        source(&mut filter, &packet("cali1", "10.0.0.1", "eth1", "198.51.100.1", 80)),
+        None
+    );
 }
 
 #[test]
@@ -540,7 +740,11 @@ fn floating_ips_and_host_ports_lead_to_pods() {
     filter.nat(nat.clone());
     let destination = |filter: &mut Filter, packet: &Packet| {
         let outcome = journey(&filter.table(), packet);
-        (outcome.packet.destination, outcome.packet.ports.map(|ports| ports.1), outcome.source_nat.is_some())
+        (
+            outcome.packet.destination,
+            outcome.packet.ports.map(|ports| ports.1),
+            outcome.source_nat.is_some(),
+        )
     };
     let floating = packet("eth0", "192.0.2.6", "cali1", "203.0.113.1", 80);
     assert_eq!(destination(&mut filter, &floating), (ip("10.0.0.1"), Some(80), false));
@@ -552,7 +756,10 @@ fn floating_ips_and_host_ports_lead_to_pods() {
     };
     assert_eq!(destination(&mut filter, &host_port), (ip("10.0.0.2"), Some(80), false));
     let elsewhere = packet("eth0", "192.0.2.6", "cali2", "10.1.0.9", 8080);
-    assert_eq!(destination(&mut filter, &elsewhere), (ip("10.1.0.9"), Some(8080), false));
+    assert_eq!(
+        destination(&mut filter, &elsewhere),
+        (ip("10.1.0.9"), Some(8080), false)
+    );
     let hairpin = Packet {
         to_here: true,
         ..packet("cali2", "10.0.0.2", "cali2", "10.1.0.1", 8080)
@@ -593,7 +800,12 @@ fn a_translated_packet_of_the_host_is_judged_by_the_device_it_takes() {
     });
     // The device is not known where packets can be refused, but the pod is.
     check(&mut filter, &own_port("eth0"), ACCEPTED, "");
-    check(&mut filter, &packet("", "10.1.0.1", "eth0", "192.0.2.6", 80), DROPPED, "end of tier default");
+    check(
+        &mut filter,
+        &packet("", "10.1.0.1", "eth0", "192.0.2.6", 80),
+        DROPPED,
+        "end of tier default",
+    );
 }
 
 #[test]
@@ -609,10 +821,14 @@ fn services_that_nobody_translated_do_not_go_round_in_circles() {
         service_loop: ServiceLoop::Reject,
         ..Settings::default()
     });
-    chain(&mut filter, "cali-cidr-block", &[
-        "ip daddr @cali-services4 counter reject comment \"service loop\"",
-        "ip6 daddr @cali-services6 counter reject comment \"service loop\"",
-    ]);
+    chain(
+        &mut filter,
+        "cali-cidr-block",
+        &[
+            "ip daddr @cali-services4 counter reject comment \"service loop\"",
+            "ip6 daddr @cali-services6 counter reject comment \"service loop\"",
+        ],
+    );
     filter.settings(Settings {
         service_loop: ServiceLoop::Disabled,
         ..Settings::default()

@@ -37,12 +37,32 @@ impl Random {
 
 pub const DEVICES: [&str; 4] = ["cali1", "cali2", "cali3", "cali4"];
 pub const ADDRESSES: [&str; 12] = [
-    "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.1.1", "192.0.2.9", "fd00::1", "fd00::2", "fd00::3", "fd00::4",
-    "fd00:1::1", "2001:db8::9",
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.3",
+    "10.0.0.4",
+    "10.0.1.1",
+    "192.0.2.9",
+    "fd00::1",
+    "fd00::2",
+    "fd00::3",
+    "fd00::4",
+    "fd00:1::1",
+    "2001:db8::9",
 ];
 const NETS: [&str; 12] = [
-    "10.0.0.0/30", "10.0.0.0/24", "10.0.0.2/32", "10.0.1.0/24", "0.0.0.0/0", "192.0.2.0/24", "fd00::/126", "fd00::/64",
-    "fd00::2/128", "fd00:1::/64", "::/0", "2001:db8::/32",
+    "10.0.0.0/30",
+    "10.0.0.0/24",
+    "10.0.0.2/32",
+    "10.0.1.0/24",
+    "0.0.0.0/0",
+    "192.0.2.0/24",
+    "fd00::/126",
+    "fd00::/64",
+    "fd00::2/128",
+    "fd00:1::/64",
+    "::/0",
+    "2001:db8::/32",
 ];
 const PROTOCOLS: [u8; 7] = [6, 17, 132, 136, 1, 58, 47];
 const PORTS: [u16; 6] = [1, 53, 80, 81, 443, 65535];
@@ -61,13 +81,19 @@ pub fn address(random: &mut Random) -> IpAddr {
 
 fn range(random: &mut Random) -> (u16, u16) {
     let (one, other) = (random.pick(&PORTS), random.pick(&PORTS));
-    if random.one_in(2) { (one, one) } else { (one.min(other), one.max(other)) }
+    if random.one_in(2) {
+        (one, one)
+    } else {
+        (one.min(other), one.max(other))
+    }
 }
 
 /// Members that do not overlap.
 pub fn set_of(random: &mut Random, id: &str) -> Set {
     if PORT_SETS.contains(&id) {
-        let members = random.some(6, |random| Member::Port(address(random), random.pick(&PROTOCOLS[..4]), random.pick(&PORTS)));
+        let members = random.some(6, |random| {
+            Member::Port(address(random), random.pick(&PROTOCOLS[..4]), random.pick(&PORTS))
+        });
         return Set {
             kind: SetKind::Ports,
             meaning: id.to_owned(),
@@ -234,8 +260,15 @@ pub fn host_of(random: &mut Random, interface: Interface) -> Endpoint {
 
 /// A whole state in which every name leads somewhere.
 pub fn state(random: &mut Random) -> PolicyState {
-    let sets = NET_SETS.iter().chain(&PORT_SETS).map(|id| (set(id), set_of(random, id))).collect();
-    let policies = policies().into_iter().map(|id| (id, Arc::new(policy_of(random)))).collect();
+    let sets = NET_SETS
+        .iter()
+        .chain(&PORT_SETS)
+        .map(|id| (set(id), set_of(random, id)))
+        .collect();
+    let policies = policies()
+        .into_iter()
+        .map(|id| (id, Arc::new(policy_of(random))))
+        .collect();
     let mut profiles: BTreeMap<String, Arc<Profile>> = BTreeMap::new();
     for name in &PROFILES[..2] {
         profiles.insert((*name).to_owned(), Arc::new(profile_of(random)));

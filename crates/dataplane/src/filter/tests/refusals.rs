@@ -15,7 +15,9 @@ use crate::filter::{Filter, Table};
 /// The open pods, with a policy that lets `web` reach `cali1`, in the kernel.
 fn settled() -> (Filter, FakeNft) {
     let mut state = open_pods();
-    state.sets.insert(set("web"), nets(&["10.0.0.2", "10.0.0.3", "fd00::2"]));
+    state
+        .sets
+        .insert(set("web"), nets(&["10.0.0.2", "10.0.0.3", "fd00::2"]));
     let web = Side {
         sets: vec![set("web")],
         ..Side::default()
@@ -36,7 +38,11 @@ fn settled() -> (Filter, FakeNft) {
 /// The changes that the filter makes now, in words.
 fn check(filter: &mut Filter, kernel: &FakeNft, expected: &[&str]) {
     let done = settle(filter, kernel);
-    let changes: Vec<String> = done.iter().flat_map(|transaction| &transaction.changes).map(ToString::to_string).collect();
+    let changes: Vec<String> = done
+        .iter()
+        .flat_map(|transaction| &transaction.changes)
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(changes, expected);
     assert!(done.len() <= 1);
 }
@@ -48,11 +54,19 @@ fn there(kernel: &FakeNft) -> Table {
 #[test]
 fn a_member_more_touches_no_rule() {
     let (mut filter, kernel) = settled();
-    filter.policy(PolicyChange::Members(set("web"), members(&["10.0.0.4"]), members(&["10.0.0.3"])));
-    check(&mut filter, &kernel, &[
-        "delete 1 elements from set cali-set4-web",
-        "add 1 elements to set cali-set4-web",
-    ]);
+    filter.policy(PolicyChange::Members(
+        set("web"),
+        members(&["10.0.0.4"]),
+        members(&["10.0.0.3"]),
+    ));
+    check(
+        &mut filter,
+        &kernel,
+        &[
+            "delete 1 elements from set cali-set4-web",
+            "add 1 elements to set cali-set4-web",
+        ],
+    );
     check(&mut filter, &kernel, &[]);
 }
 
@@ -61,13 +75,21 @@ fn a_policys_rule_touches_its_chain_alone() {
     let (mut filter, kernel) = settled();
     let new = policy(vec![rule(Action::Deny)], vec![]);
     filter.policy(PolicyChange::Policy(np("a"), Some(Arc::new(new.clone()))));
-    check(&mut filter, &kernel, &[
-        "flush chain cali-pi-np/default/a",
-        "add rule to chain cali-pi-np/default/a (deny NetworkPolicy default/a ingress 0)",
-    ]);
+    check(
+        &mut filter,
+        &kernel,
+        &[
+            "flush chain cali-pi-np/default/a",
+            "add rule to chain cali-pi-np/default/a (deny NetworkPolicy default/a ingress 0)",
+        ],
+    );
     let more = policy(vec![rule(Action::Deny), rule(Action::Allow)], vec![]);
     filter.policy(PolicyChange::Policy(np("a"), Some(Arc::new(more))));
-    check(&mut filter, &kernel, &["add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 1)"]);
+    check(
+        &mut filter,
+        &kernel,
+        &["add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 1)"],
+    );
     // Nothing that a packet would notice.
     let same = Policy {
         selector: "has(web)".to_owned(),
@@ -81,16 +103,28 @@ fn a_policys_rule_touches_its_chain_alone() {
 fn a_set_that_gets_a_prefix_becomes_another_in_the_same_transaction() {
     let (mut filter, kernel) = settled();
     let before = there(&kernel);
-    filter.policy(PolicyChange::Members(set("web"), members(&["10.1.0.0/16"]), members(&[])));
-    check(&mut filter, &kernel, &[
-        "add set cali-nets4-web",
-        "flush chain cali-pi-np/default/a",
-        "add 3 elements to set cali-nets4-web",
-        "add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 0)",
-        "add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 0)",
-        "delete set cali-set4-web",
-    ]);
-    filter.policy(PolicyChange::Members(set("web"), members(&[]), members(&["10.1.0.0/16"])));
+    filter.policy(PolicyChange::Members(
+        set("web"),
+        members(&["10.1.0.0/16"]),
+        members(&[]),
+    ));
+    check(
+        &mut filter,
+        &kernel,
+        &[
+            "add set cali-nets4-web",
+            "flush chain cali-pi-np/default/a",
+            "add 3 elements to set cali-nets4-web",
+            "add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 0)",
+            "add rule to chain cali-pi-np/default/a (allow NetworkPolicy default/a ingress 0)",
+            "delete set cali-set4-web",
+        ],
+    );
+    filter.policy(PolicyChange::Members(
+        set("web"),
+        members(&[]),
+        members(&["10.1.0.0/16"]),
+    ));
     settle(&mut filter, &kernel);
     assert_eq!(there(&kernel), before);
 }
@@ -104,31 +138,38 @@ fn a_new_pod_is_three_sets_and_two_chains() {
     };
     filter.policy(PolicyChange::Endpoint(wep("cali3"), Some(Arc::new(pod))));
     assert!(!filter.is_enforced(&wep("cali3")));
-    let no_profile = |way: &str| {
-        format!("add rule to chain cali-{way}-cali3 (no profile allows: default/n1-k8s-cali3-eth0)")
-    };
-    check(&mut filter, &kernel, &[
-        "add chain cali-fw-cali3",
-        "add chain cali-tw-cali3",
-        "add 1 elements to set cali-from-endpoint",
-        "add 1 elements to set cali-sources4",
-        "add 1 elements to set cali-to-endpoint",
-        "add rule to chain cali-fw-cali3",
-        &no_profile("fw"),
-        "add rule to chain cali-tw-cali3",
-        &no_profile("tw"),
-    ]);
+    let no_profile =
+        |way: &str| format!("add rule to chain cali-{way}-cali3 (no profile allows: default/n1-k8s-cali3-eth0)");
+    check(
+        &mut filter,
+        &kernel,
+        &[
+            "add chain cali-fw-cali3",
+            "add chain cali-tw-cali3",
+            "add 1 elements to set cali-from-endpoint",
+            "add 1 elements to set cali-sources4",
+            "add 1 elements to set cali-to-endpoint",
+            "add rule to chain cali-fw-cali3",
+            &no_profile("fw"),
+            "add rule to chain cali-tw-cali3",
+            &no_profile("tw"),
+        ],
+    );
     assert!(filter.is_enforced(&wep("cali3")));
     filter.policy(PolicyChange::Endpoint(wep("cali3"), None));
-    check(&mut filter, &kernel, &[
-        "flush chain cali-fw-cali3",
-        "flush chain cali-tw-cali3",
-        "delete 1 elements from set cali-from-endpoint",
-        "delete 1 elements from set cali-sources4",
-        "delete 1 elements from set cali-to-endpoint",
-        "delete chain cali-fw-cali3",
-        "delete chain cali-tw-cali3",
-    ]);
+    check(
+        &mut filter,
+        &kernel,
+        &[
+            "flush chain cali-fw-cali3",
+            "flush chain cali-tw-cali3",
+            "delete 1 elements from set cali-from-endpoint",
+            "delete 1 elements from set cali-sources4",
+            "delete 1 elements from set cali-to-endpoint",
+            "delete chain cali-fw-cali3",
+            "delete chain cali-tw-cali3",
+        ],
+    );
 }
 
 #[test]
@@ -138,7 +179,9 @@ fn a_start_without_a_table_closes_pods_until_policy_is_known() {
     settle(&mut filter, &kernel);
     let packet = packet("cali1", "10.0.0.1", "cali2", "10.0.0.2", 80);
     assert_eq!(journey(&there(&kernel), &packet).decision, Decision::Dropped);
-    changes(&open_pods()).into_iter().for_each(|change| filter.policy(change));
+    changes(&open_pods())
+        .into_iter()
+        .for_each(|change| filter.policy(change));
     settle(&mut filter, &kernel);
     assert_eq!(journey(&there(&kernel), &packet).decision, Decision::Accepted);
 }
@@ -163,7 +206,9 @@ fn a_restart_changes_nothing_before_it_knows_and_nothing_after_if_all_is_well() 
     let mut again = Filter::default();
     again.observed(kernel.seen(&table()).as_ref());
     state.endpoints.clear();
-    changes(&open_pods()).into_iter().for_each(|change| again.policy(change));
+    changes(&open_pods())
+        .into_iter()
+        .for_each(|change| again.policy(change));
     again.in_sync();
     assert_eq!(again.transaction(), None);
 }
@@ -173,7 +218,10 @@ fn what_others_do_to_the_table_is_put_right_at_once() {
     let (mut filter, kernel) = settled();
     let before = there(&kernel);
     let stranger = |changes: Vec<Change>| {
-        let transaction = Transaction { table: table(), changes };
+        let transaction = Transaction {
+            table: table(),
+            changes,
+        };
         kernel.stranger().apply_now(&transaction).unwrap();
     };
     stranger(vec![Change::DeleteTable]);
@@ -181,7 +229,10 @@ fn what_others_do_to_the_table_is_put_right_at_once() {
     assert_eq!(settle(&mut filter, &kernel).len(), 1);
     assert_eq!(there(&kernel), before);
 
-    stranger(vec![Change::FlushChain("cali-tw-cali1".into()), Change::FlushSet("cali-set4-web".into())]);
+    stranger(vec![
+        Change::FlushChain("cali-tw-cali1".into()),
+        Change::FlushSet("cali-set4-web".into()),
+    ]);
     filter.observed(kernel.seen(&table()).as_ref());
     assert_eq!(settle(&mut filter, &kernel).len(), 1);
     assert_eq!(there(&kernel), before);
@@ -206,22 +257,40 @@ fn a_policy_that_the_kernel_refuses_is_closed_alone() {
     filter.policy(PolicyChange::Policy(np("a"), Some(Arc::new(bad))));
     filter.policy(PolicyChange::Members(set("web"), members(&["10.0.0.9"]), members(&[])));
     let transaction = filter.transaction().unwrap();
-    let error = refusal(&transaction, |change| matches!(change, Change::AddRule(..)), Cause::Malformed).unwrap();
+    let error = refusal(
+        &transaction,
+        |change| matches!(change, Change::AddRule(..)),
+        Cause::Malformed,
+    )
+    .unwrap();
     filter.done(Err(error));
     settle(&mut filter, &kernel);
     let problems = filter.problems();
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].concerns, Concerns::Policy(np("a")));
-    assert!(problems[0].reason.contains("Invalid argument"), "{}", problems[0].reason);
+    assert!(
+        problems[0].reason.contains("Invalid argument"),
+        "{}",
+        problems[0].reason
+    );
     let to = |device: &str, address: &str| packet("eth0", "10.0.0.3", device, address, 80);
-    assert_eq!(journey(&there(&kernel), &to("cali1", "10.0.0.1")).decision, Decision::Dropped);
-    assert_eq!(journey(&there(&kernel), &to("cali2", "10.0.0.2")).decision, Decision::Accepted);
+    assert_eq!(
+        journey(&there(&kernel), &to("cali1", "10.0.0.1")).decision,
+        Decision::Dropped
+    );
+    assert_eq!(
+        journey(&there(&kernel), &to("cali2", "10.0.0.2")).decision,
+        Decision::Accepted
+    );
     // It is written again, and the kernel likes it.
     let good = policy(vec![rule(Action::Allow), rule(Action::Allow)], vec![]);
     filter.policy(PolicyChange::Policy(np("a"), Some(Arc::new(good))));
     settle(&mut filter, &kernel);
     assert_eq!(filter.problems(), Vec::new());
-    assert_eq!(journey(&there(&kernel), &to("cali1", "10.0.0.1")).decision, Decision::Accepted);
+    assert_eq!(
+        journey(&there(&kernel), &to("cali1", "10.0.0.1")).decision,
+        Decision::Accepted
+    );
 }
 
 #[test]
@@ -230,7 +299,12 @@ fn a_set_that_the_kernel_refuses_closes_its_users_and_keeps_its_members() {
     let before = there(&kernel);
     filter.policy(PolicyChange::Members(set("web"), members(&["10.0.0.9"]), members(&[])));
     let transaction = filter.transaction().unwrap();
-    let error = refusal(&transaction, |change| matches!(change, Change::AddElements(..)), Cause::Resources).unwrap();
+    let error = refusal(
+        &transaction,
+        |change| matches!(change, Change::AddElements(..)),
+        Cause::Resources,
+    )
+    .unwrap();
     filter.done(Err(error));
     settle(&mut filter, &kernel);
     let concerns: Vec<Concerns> = filter.problems().into_iter().map(|problem| problem.concerns).collect();
@@ -303,8 +377,12 @@ fn a_chain_of_the_table_that_the_kernel_refuses_closes_pods_but_not_the_host() {
 fn a_device_that_two_endpoints_claim_is_whose_address_the_journal_says() {
     let mut state = PolicyState::default();
     let other = EndpointId::Workload(api::Key::namespaced(api::Kind::WorkloadEndpoint, "default", "z"));
-    state.endpoints.insert(wep("cali1"), Arc::new(pod("cali1", &["10.0.0.1"])));
-    state.endpoints.insert(other.clone(), Arc::new(pod("cali1", &["10.0.0.2"])));
+    state
+        .endpoints
+        .insert(wep("cali1"), Arc::new(pod("cali1", &["10.0.0.1"])));
+    state
+        .endpoints
+        .insert(other.clone(), Arc::new(pod("cali1", &["10.0.0.2"])));
     let mut filter = filter(&state);
     filter.table();
     assert_eq!(filter.problems()[0].concerns, Concerns::Endpoint(other));

@@ -1,0 +1,392 @@
+//! The packet filter's part of the loop: policy in, nf_tables transactions out.
+//!
+//! ```text
+//!  datastore ─> policy::Graph ─ PolicyChange ─> dataplane::filter::Filter ─ Transaction ─> NftKernel
+//!  journal   ─────^                                 ^        ^
+//!  pools, nodes, settings, devices ─────────────────┘        └── the table as it is, and who else touched it
+//! ```
+//!
+//! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use api::resource::WorkloadEndpoint;
+use api::{EncapMode, Key, Kind};
+use calc::NodeState;
+use dataplane::LocalEndpoint;
+use dataplane::filter::{Cluster, Concerns, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel};
+use datastore::Update;
+use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
+use kernel::{IfName, KernelEvent, Observation};
+use policy::{EndpointId, PolicyState};
+
+/// After so many transactions in one turn the rest waits for the next event: something is wrong.
+const TURNS: usize = 64;
+
+/// Policy, and the table that enforces it.
+pub struct PacketFilter {
+    graph: policy::Graph,
+    filter: Filter,
+    kernel: Box<dyn NftKernel>,
+    table: TableName,
+    /// By journal id: the endpoint's key, and what it brings for translation.
+    locals: BTreeMap<String, (Key, WorkloadEndpoint)>,
+    /// Addresses of this host's devices that are not pods'.
+    links: BTreeMap<IfName, BTreeSet<IpAddr>>,
+    tunnel: IfName,
+    /// The kernel's table has to be read again.
+    look: bool,
+    /// Why the kernel could not be asked or told, last.
+    broken: Option<String>,
+    applied: Applied,
+}
+
+/// What the packet filter counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Applied {
+    /// Transactions that the kernel took.
+    pub transactions: u64,
+    /// Changes in them.
+    pub changes: u64,
+    /// Transactions that it refused.
+    pub failed: u64,
+    /// Times that the table was read.
+    pub looks: u64,
+    /// How long the last transaction took, from being asked for to being acknowledged.
+    pub last: Duration,
+}
+
+/// What is told of it.
+#[derive(Clone, Debug, Default)]
+pub struct FilterReport {
+    /// Why the kernel cannot be told anything.
+    pub broken: Option<String>,
+    /// What is not enforced as it is said, and resources that cannot be followed.
+    pub problems: Vec<String>,
+    /// Local endpoints.
+    pub endpoints: usize,
+    /// Of these, those that the kernel has as they should be.
+    pub enforced: usize,
+    /// Policies that concern them.
+    pub policies: usize,
+    /// Sets that these use.
+    pub sets: usize,
+    /// Their members.
+    pub members: usize,
+    /// Counters.
+    pub applied: Applied,
+}
+
+impl PacketFilter {
+    /// Over a kernel's nf_tables. Nothing is changed before [`PacketFilter::settle`].
+    pub fn new(node: &str, kernel: Box<dyn NftKernel>, tunnel: IfName) -> Self {
+        Self {
+            graph: policy::Graph::new(node),
+            filter: Filter::new(Settings::default()),
+            kernel,
+            table: TableName(TABLE.to_owned()),
+            locals: BTreeMap::new(),
+            links: BTreeMap::new(),
+            tunnel,
+            look: true,
+            broken: None,
+            applied: Applied::default(),
+        }
+    }
+
+    /// Whether resources of this kind are policy's.
+    pub fn concerns(kind: Kind) -> bool {
+        match kind {
+            Kind::WorkloadEndpoint
+            | Kind::HostEndpoint
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::Profile
+            | Kind::Tier
+            | Kind::KubernetesEndpointSlice
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy => true,
+            Kind::IPPool
+            | Kind::BGPConfiguration
+            | Kind::BGPPeer
+            | Kind::FelixConfiguration
+            | Kind::Node
+            | Kind::ClusterInformation
+            | Kind::IPAMBlock
+            | Kind::BlockAffinity
+            | Kind::IPAMHandle
+            | Kind::IPAMConfiguration => false,
+        }
+    }
+
+    /// Takes what one resource is now.
+    pub fn apply(&mut self, update: Update) {
+        self.graph.apply(update);
+    }
+
+    /// Takes a pod of this node, or forgets it.
+    pub fn endpoint(&mut self, id: &str, endpoint: Option<(&LocalEndpoint, WorkloadEndpoint)>) {
+        let old = self.locals.remove(id);
+        self.filter
+            .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
+        let key = endpoint.as_ref().map(|(_, resource)| resource.key());
+        if let Some((old, _)) = old
+            && Some(&old) != key.as_ref()
+            // A new container of the same pod may have it by now.
+            && !self.locals.values().any(|(other, _)| *other == old)
+        {
+            self.graph.local(old, None);
+        }
+        if let Some((_, resource)) = endpoint {
+            self.graph.local(resource.key(), Some(resource.clone()));
+            self.locals.insert(id.to_owned(), (resource.key(), resource));
+        }
+        self.filter.nat(self.translations());
+    }
+
+    /// Takes the node's state: pools, nodes and settings.
+    pub fn node(&mut self, state: &NodeState) {
+        let this = state.this_node.clone().unwrap_or_default();
+        let own = [
+            this.ipv4.map(|net| IpAddr::V4(net.addr())),
+            this.ipv6.map(|net| IpAddr::V6(net.addr())),
+        ];
+        let others = state.peers.values().flat_map(|peer| {
+            [
+                peer.ipv4.map(|net| IpAddr::V4(net.addr())),
+                peer.ipv6.map(|net| IpAddr::V6(net.addr())),
+            ]
+        });
+        let pools = state.pools.iter().map(|(net, pool)| NatPool {
+            net: *net,
+            nat_outgoing: pool.nat_outgoing,
+        });
+        self.filter.cluster(Cluster {
+            pools: pools.collect(),
+            nodes: own.into_iter().chain(others).flatten().collect(),
+            tunnels: vec![Tunnel {
+                device: self.tunnel.clone(),
+                address: this.ipip_tunnel.map(IpAddr::V4),
+            }],
+            ipip: state.pools.values().any(|pool| pool.ipip != EncapMode::Never),
+            vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
+            services: Vec::new(),
+        });
+        self.filter.settings(Settings::from(&*state.settings.felix));
+    }
+
+    /// Takes the host's devices as they are.
+    pub fn observed(&mut self, seen: &Observation, is_pod: impl Fn(&IfName) -> bool) {
+        let devices = seen.links.keys().filter(|device| !is_pod(device));
+        let mut links: BTreeMap<IfName, BTreeSet<IpAddr>> =
+            devices.map(|device| (device.clone(), BTreeSet::new())).collect();
+        for address in &seen.addresses {
+            if let Some(addresses) = links.get_mut(&address.device) {
+                addresses.insert(address.net.addr());
+            }
+        }
+        for gone in self.links.keys().filter(|device| !links.contains_key(device)) {
+            self.filter.link(gone.clone(), None);
+        }
+        for (device, addresses) in &links {
+            self.filter.link(device.clone(), Some(addresses.clone()));
+        }
+        self.links = links;
+    }
+
+    /// Takes a change of the host's devices.
+    pub fn kernel_event(&mut self, event: &KernelEvent, is_pod: impl Fn(&IfName) -> bool) {
+        let device = match event {
+            KernelEvent::Link(link) if !is_pod(&link.name) => {
+                self.links.entry(link.name.clone()).or_default();
+                &link.name
+            }
+            KernelEvent::LinkGone(device) => {
+                if self.links.remove(device).is_some() {
+                    self.filter.link(device.clone(), None);
+                }
+                return;
+            }
+            KernelEvent::Address(address, there) if !is_pod(&address.device) => {
+                let addresses = self.links.entry(address.device.clone()).or_default();
+                match there {
+                    true => addresses.insert(address.net.addr()),
+                    false => addresses.remove(&address.net.addr()),
+                };
+                &address.device
+            }
+            _ => return,
+        };
+        self.filter.link(device.clone(), self.links.get(device).cloned());
+    }
+
+    /// Takes what others did to nf_tables.
+    pub fn event(&mut self, event: NftEvent) {
+        match event {
+            NftEvent::Touched { program, .. } => {
+                tracing::info!(program, "packet filter: somebody changed our table; looking at it");
+                self.look = true;
+            }
+            NftEvent::Resync => self.look = true,
+            NftEvent::Elsewhere { .. } => {}
+        }
+    }
+
+    /// The datastore has been read: the picture is complete.
+    pub fn in_sync(&mut self) {
+        self.filter.in_sync();
+    }
+
+    /// Tries again what failed.
+    pub fn retry(&mut self) {
+        self.look |= self.broken.is_some();
+        if !self.filter.problems().is_empty() {
+            self.filter.retry();
+        }
+    }
+
+    /// Brings the kernel's table to what policy says.
+    pub async fn settle(&mut self) {
+        for change in self.graph.flush() {
+            self.filter.policy(change);
+        }
+        for _ in 0..TURNS {
+            if (self.look || self.filter.wants_look()) && !self.read().await {
+                return;
+            }
+            let started = Instant::now();
+            let Some(transaction) = self.filter.transaction() else {
+                return;
+            };
+            let result = self.kernel.apply(&transaction).await;
+            match &result {
+                Ok(_) => {
+                    self.applied.transactions += 1;
+                    self.applied.changes += transaction.changes.len() as u64;
+                    self.applied.last = started.elapsed();
+                    self.broken = None;
+                    tracing::debug!(changes = transaction.changes.len(), took = ?self.applied.last, "packet filter: done");
+                }
+                Err(error) => {
+                    self.applied.failed += 1;
+                    tracing::warn!(%error, "packet filter: the kernel did not take a change");
+                }
+            }
+            if let Err(error @ (NftError::Broken(_) | NftError::Busy)) = &result {
+                self.broken = Some(error.to_string());
+                self.look = true;
+            }
+            self.filter.done(result);
+            if self.broken.is_some() {
+                return;
+            }
+        }
+        tracing::error!("packet filter: it does not settle; going on later");
+    }
+
+    /// Reads the kernel's table; `false` if it cannot be read.
+    async fn read(&mut self) -> bool {
+        self.applied.looks += 1;
+        match self.kernel.read(&self.table).await {
+            Ok(table) => {
+                self.look = false;
+                self.broken = None;
+                self.filter.observed(table.as_ref());
+                true
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.broken.as_ref() != Some(&text) {
+                    tracing::error!(%error, "packet filter: cannot read nf_tables");
+                }
+                self.broken = Some(text);
+                false
+            }
+        }
+    }
+
+    /// Whether a pod's policy is in the kernel: `None` as long as it is not known, `Err` if it will not be for now.
+    pub fn is_enforced(&self, id: &str) -> Option<Result<(), String>> {
+        if let Some(why) = &self.broken {
+            return Some(Err(format!("policy cannot be enforced: {why}")));
+        }
+        let Some((key, _)) = self.locals.get(id) else {
+            return Some(Ok(()));
+        };
+        let enforced = self.filter.is_enforced(&EndpointId::Workload(key.clone()));
+        enforced.then_some(Ok(()))
+    }
+
+    /// What policy says on this node.
+    pub fn policy(&self) -> &PolicyState {
+        self.graph.state()
+    }
+
+    /// The table's rules with their counters, by chain.
+    pub async fn rules(&mut self) -> Result<BTreeMap<ChainName, Vec<RuleState>>, NftError> {
+        self.kernel.rules(&self.table).await
+    }
+
+    /// What is told of it.
+    pub fn report(&self) -> FilterReport {
+        let state = self.graph.state();
+        let enforced = state.endpoints.keys().filter(|id| self.filter.is_enforced(id));
+        let refused = self.filter.problems();
+        let problems = self.graph.problems().into_iter().map(|problem| problem.to_string());
+        FilterReport {
+            broken: self.broken.clone(),
+            problems: problems.chain(refused.iter().map(shown)).collect(),
+            endpoints: state.endpoints.len(),
+            enforced: enforced.count(),
+            policies: state.policies.len(),
+            sets: state.sets.len(),
+            members: state.sets.values().map(|set| set.members.len()).sum(),
+            applied: self.applied,
+        }
+    }
+
+    /// Floating IPs and host ports of the pods that are here.
+    fn translations(&self) -> Nat {
+        let mut nat = Nat::default();
+        for (_, resource) in self.locals.values() {
+            let spec = &resource.spec;
+            nat.floating_ips
+                .extend(spec.ip_nats.iter().map(|translation| FloatingIp {
+                    external: translation.external_ip,
+                    pod: translation.internal_ip,
+                }));
+            for port in &spec.ports {
+                let host = port.host_ip.filter(|ip| !ip.is_unspecified());
+                let (Some(host_port), Some(protocol)) = (port.host_port, port.protocol.number()) else {
+                    continue;
+                };
+                nat.host_ports.extend(spec.ip_networks.iter().map(|net| HostPort {
+                    host,
+                    protocol,
+                    port: host_port,
+                    pod: net.addr(),
+                    pod_port: port.port,
+                }));
+            }
+        }
+        nat
+    }
+}
+
+fn shown(problem: &dataplane::filter::Problem) -> String {
+    let what = match &problem.concerns {
+        Concerns::Policy(key) => format!("{key}: it denies what reaches it"),
+        Concerns::Profile(name) => format!("profile {name}: it denies what reaches it"),
+        Concerns::Endpoint(EndpointId::Workload(key)) => format!("{key}: it is closed"),
+        Concerns::Endpoint(EndpointId::Host(name)) => format!("host endpoint {name}: it is closed"),
+        Concerns::Set(id) => format!("set {}: policies that use it are closed", id.0),
+        Concerns::Chain(name) => format!("chain {name} of the packet filter"),
+        Concerns::Table => "the packet filter is as it was before the last change".to_owned(),
+    };
+    format!("{what}: {}", problem.reason)
+}
