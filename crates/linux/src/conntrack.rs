@@ -29,7 +29,7 @@ pub struct Flow {
     pub mark: u32,
     /// Flows of different zones do not know each other.
     pub zone: u16,
-    /// The kernel's number of the entry; another flow with the same addresses has another.
+    /// The kernel's number of the entry. The next flow with the same addresses has another, unless it got the same place.
     pub id: u32,
 }
 
@@ -130,7 +130,7 @@ impl Conntrack {
             }
             let answer = self.0.batch(&bytes.0, last, |_| ())?;
             let gone = answer.failures.len();
-            // One that ended meanwhile, or whose entry is another's now, is as good as deleted.
+            // One that ended meanwhile, or whose place is another's now, is as good as deleted.
             let real = answer
                 .failures
                 .into_iter()

@@ -142,22 +142,26 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
             );
         },
     )?;
+    // Chain by chain: the kernel begins a dump of all rules from the first one again for each datagram.
     let mut rules: BTreeMap<ChainName, Vec<Parsed>> = BTreeMap::new();
-    let whole = whole
-        && socket.dump(
-            target(GET_RULE, INET),
-            ask,
-            &mut rules,
-            BTreeMap::clear,
-            |rules, payload| {
+    let mut whole = whole;
+    for chain in chains.keys() {
+        let ask = |bytes: &mut Bytes| {
+            bytes.text(1, &table.0);
+            bytes.text(2, &chain.0);
+        };
+        let mut here = Vec::new();
+        whole = whole
+            && socket.dump(target(GET_RULE, INET), ask, &mut here, Vec::clear, |rules, payload| {
                 let read = payload
                     .get(GENERIC..)
                     .and_then(|attributes| read_rule(attributes, &table.0));
-                if let Some((chain, rule)) = read {
-                    rules.entry(ChainName(chain.to_owned())).or_default().push(rule);
-                }
-            },
-        )?;
+                rules.extend(read);
+            })?;
+        if !here.is_empty() {
+            rules.insert(chain.clone(), here);
+        }
+    }
     let mut sets = Vec::new();
     let whole = whole
         && socket.dump(target(GET_SET, INET), ask, &mut sets, Vec::clear, |sets, payload| {
@@ -267,24 +271,22 @@ fn read_chain(attributes: &[u8], table: &str) -> Option<(ChainName, ChainState)>
     Some((name?, state))
 }
 
-fn read_rule<'a>(attributes: &'a [u8], table: &str) -> Option<(&'a str, Parsed)> {
-    let (mut chain, mut handle, mut exprs, mut comment) = (None, None, Some(Vec::new()), None);
+fn read_rule(attributes: &[u8], table: &str) -> Option<Parsed> {
+    let (mut handle, mut exprs, mut comment) = (None, Some(Vec::new()), None);
     for (attribute, value) in Attributes(attributes) {
         match attribute {
             1 => (text(value) == table).then_some(())?,
-            2 => chain = Some(text(value)),
             3 => handle = be64(value),
             4 => exprs = expr::read_all(value),
             7 => comment = read_note(value),
             _ => {}
         }
     }
-    let rule = Parsed {
+    Some(Parsed {
         handle: handle?,
         comment,
         exprs,
-    };
-    Some((chain?, rule))
+    })
 }
 
 /// The comment among what `nft` keeps with a rule.

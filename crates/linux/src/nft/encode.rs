@@ -1,6 +1,6 @@
 //! A transaction as one batch of messages, and which change each message belongs to.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use kernel::nft::{BaseChain, Chain, ChainKind, Change, Element, Hook, Rule, SetName, TableName, Transaction};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST};
@@ -20,12 +20,20 @@ pub(super) struct Batch {
     /// The sequence number of the message that asks for an acknowledgement.
     pub last: u32,
     /// What is known of sets after it.
-    pub sets: Sets,
+    pub learned: Learned,
 }
 
 /// What is known of the sets of a table; `None`: that there is no such set.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sets(pub BTreeMap<SetName, Option<Shape>>);
+pub(super) type Sets = HashMap<SetName, Option<Shape>>;
+
+/// What a transaction makes known of sets.
+#[derive(Default)]
+pub(super) struct Learned {
+    /// What was known before counts no longer: the table was deleted.
+    pub anew: bool,
+    /// What is known instead of before.
+    pub sets: Sets,
+}
 
 pub(super) const NEW_TABLE: u16 = 0;
 pub(super) const GET_TABLE: u16 = 1;
@@ -53,11 +61,11 @@ pub(super) const INET: u8 = 1;
 /// A list of elements is an attribute, which ends at 64 KiB. One element takes at most some 500 bytes.
 const LIST_BYTES: usize = 60_000;
 
-/// Encodes a transaction that has been checked. `sets` is what is known; of other sets it is asked by `ask`.
+/// Encodes a transaction that has been checked. `known` is what is known; of other sets it is asked by `ask`.
 pub(super) fn transaction<E>(
     transaction: &Transaction,
     first: u32,
-    sets: Sets,
+    known: Option<&Sets>,
     ask: impl FnMut(&SetName) -> Result<Option<Shape>, E>,
 ) -> Result<Batch, E> {
     let mut encoder = Encoder {
@@ -68,7 +76,8 @@ pub(super) fn transaction<E>(
         change: None,
         last_at: 0,
         set_number: 0,
-        sets,
+        known,
+        learned: Learned::default(),
         gone: false,
         ask,
     };
@@ -79,7 +88,7 @@ pub(super) fn transaction<E>(
         first,
         owners: encoder.owners,
         last,
-        sets: encoder.sets,
+        learned: encoder.learned,
     })
 }
 
@@ -99,7 +108,8 @@ struct Encoder<'t, F> {
     change: Option<u32>,
     last_at: usize,
     set_number: u32,
-    sets: Sets,
+    known: Option<&'t Sets>,
+    learned: Learned,
     /// The table was deleted and not made anew.
     gone: bool,
     ask: F,
@@ -137,9 +147,10 @@ impl<E, F: FnMut(&SetName) -> Result<Option<Shape>, E>> Encoder<'_, F> {
                 self.new_table();
                 self.message(DELETE_TABLE, 0, |_| ());
                 self.gone = true;
-                for shape in self.sets.0.values_mut() {
-                    *shape = None;
-                }
+                self.learned = Learned {
+                    anew: true,
+                    ..Learned::default()
+                };
             }
             Change::AddChain(chain) => self.message(NEW_CHAIN, NLM_F_CREATE, |bytes| write_chain(bytes, chain)),
             Change::FlushChain(chain) => self.message(DELETE_RULE, 0, |bytes| bytes.text(2, &chain.0)),
@@ -153,12 +164,12 @@ impl<E, F: FnMut(&SetName) -> Result<Option<Shape>, E>> Encoder<'_, F> {
                 let shape = Shape {
                     interval: spec.interval,
                 };
-                self.sets.0.insert(spec.name.clone(), Some(shape));
+                self.learned.sets.insert(spec.name.clone(), Some(shape));
             }
             Change::FlushSet(set) => self.message(DELETE_ELEMENTS, 0, |bytes| bytes.text(2, &set.0)),
             Change::DeleteSet(set) => {
                 self.message(DELETE_SET, 0, |bytes| bytes.text(2, &set.0));
-                self.sets.0.insert(set.clone(), None);
+                self.learned.sets.insert(set.clone(), None);
             }
             Change::AddElements(set, elements) => {
                 let shape = self.shape(set)?;
@@ -238,11 +249,17 @@ impl<E, F: FnMut(&SetName) -> Result<Option<Shape>, E>> Encoder<'_, F> {
     }
 
     fn shape(&mut self, set: &SetName) -> Result<Shape, E> {
-        let shape = match self.sets.0.get(set) {
-            Some(known) => *known,
+        let before = || self.known.and_then(|known| known.get(set));
+        let known = match self.learned.sets.get(set) {
+            Some(shape) => Some(*shape),
+            None if self.learned.anew => Some(None),
+            None => before().copied(),
+        };
+        let shape = match known {
+            Some(shape) => shape,
             None => {
                 let asked = (self.ask)(set)?;
-                self.sets.0.insert(set.clone(), asked);
+                self.learned.sets.insert(set.clone(), asked);
                 asked
             }
         };

@@ -115,8 +115,10 @@ pub(super) const RETURN: i32 = -5;
 pub(super) const REJECT_RESET: u32 = 1;
 pub(super) const REJECT_ICMPX: u32 = 2;
 pub(super) const ADMIN_PROHIBITED: u8 = 3;
+/// The kernel's flag of a translation to ports.
+const NAT_PORTS: u32 = 2;
 /// The kernel's flags of a translation that follow from its other attributes: addresses, ports.
-pub(super) const NAT_IMPLIED: u32 = 1 | 2;
+const NAT_IMPLIED: u32 = 1 | NAT_PORTS;
 pub(super) const NAT_RANDOM_FULLY: u32 = 16;
 
 const FIB_ADDRESS_TYPE: u32 = 3;
@@ -291,8 +293,10 @@ impl Expr {
             }
             Self::Notrack => {}
             Self::Masquerade { ports, flags } => {
-                if *flags != 0 {
-                    bytes.be32(1, *flags);
+                // Unlike with other translations, the kernel wants to be told that there are ports.
+                let flags = if ports.is_some() { flags | NAT_PORTS } else { *flags };
+                if flags != 0 {
+                    bytes.be32(1, flags);
                 }
                 if let Some((low, high)) = ports {
                     bytes.be32(2, register(low));

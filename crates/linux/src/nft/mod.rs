@@ -167,7 +167,7 @@ impl Inner {
     fn encode(&mut self, transaction: &Transaction) -> Result<Batch, NftError> {
         transaction.check()?;
         let table = &transaction.table;
-        let known = self.sets.get(table).cloned().unwrap_or_default();
+        let known = self.sets.get(table);
         let first = self.socket.sequences(1);
         let socket = &mut self.socket;
         let batch = encode::transaction(transaction, first, known, |set| dump::shape(socket, table, set));
@@ -198,7 +198,11 @@ impl Inner {
                     false => "the kernel did not answer".into(),
                 }));
             }
-            self.sets.insert(table, batch.sets);
+            let known = self.sets.entry(table).or_default();
+            if batch.learned.anew {
+                known.clear();
+            }
+            known.extend(batch.learned.sets);
             // Nothing changed, then, and there is no new one.
             return match generation {
                 Some(generation) => Ok(generation),

@@ -1,0 +1,350 @@
+//! nf_tables over netlink, with 2,000 sets of 100 addresses and 2,000 chains of 10 rules in place. Needs root.
+//!
+//!     cargo bench -p linux --bench nft [-- ROUNDS]
+//!
+//! Beside each figure stands the same transaction encoded before the clock starts and sent without our code: what the kernel
+//! alone takes. Both take turns. Ends with exit code 1 if a bar is missed.
+#![allow(clippy::unwrap_used, reason = "not production code")]
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kernel::IpFamily;
+use kernel::nft::*;
+use linux::nft::LiveNft;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
+
+const SETS: u32 = 2_000;
+const ELEMENTS: u32 = 100;
+const CHAINS: u32 = 2_000;
+const RULES: u32 = 10;
+
+/// A line of the table.
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    /// What is measured, and the most that it may be.
+    values: Vec<(&'static str, f64, Option<f64>)>,
+    /// The same for the kernel alone.
+    raw: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    let rounds = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .next()
+        .unwrap_or(1000);
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let figures = runtime.block_on(measure(rounds));
+    println!("| figure | ours | bar | kernel alone |\n|---|---|---|---|");
+    let mut missed = Vec::new();
+    for figure in &figures {
+        let join = |values: Vec<String>| values.join(", ");
+        let ours = figure
+            .values
+            .iter()
+            .map(|(what, value, _)| format!("{what} {value:.3}"))
+            .collect();
+        let bars = figure
+            .values
+            .iter()
+            .filter_map(|(what, _, bar)| bar.map(|bar| format!("{what} {bar}")))
+            .collect();
+        let raw = figure.raw.iter().map(|value| format!("{value:.3}")).collect();
+        println!(
+            "| {} ({}) | {} | {} | {} |",
+            figure.name,
+            figure.unit,
+            join(ours),
+            join(bars),
+            join(raw)
+        );
+        for (what, value, bar) in &figure.values {
+            if bar.is_some_and(|bar| *value > bar) {
+                missed.push(format!("{}, {what}: {value:.3} {}", figure.name, figure.unit));
+            }
+        }
+    }
+    missed.iter().for_each(|line| println!("MISSED: {line}"));
+    if missed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn measure(rounds: u32) -> Vec<Figure> {
+    let mut kernel = LiveNft::open().unwrap();
+    let mut figures = Vec::new();
+    figures.push(from_nothing(&mut kernel).await);
+    figures.push(one_element("one element added", &mut kernel, rounds).await);
+    figures.push(one_entry(&mut kernel, rounds).await);
+    figures.push(one_chain(&mut kernel, rounds).await);
+    figures.extend(resync(&mut kernel).await);
+    // A listener costs whoever changes something: the kernel writes each change down for it.
+    let mut events = kernel.events(&table()).unwrap();
+    figures.push(one_element("one element added, a listener open", &mut kernel, rounds).await);
+    assert!(
+        futures::poll!(events.next()).is_pending(),
+        "our own changes are not announced"
+    );
+    figures
+}
+
+async fn from_nothing(kernel: &mut LiveNft) -> Figure {
+    let whole = transaction(whole());
+    let mut taken = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        kernel.apply_now(&transaction(vec![Change::DeleteTable])).unwrap();
+        let prepared = kernel.prepare(&whole).unwrap();
+        let before = cpu();
+        assert_eq!(kernel.send_prepared(&prepared).unwrap(), 0);
+        taken.1.push((cpu() - before).as_secs_f64());
+        kernel.apply_now(&transaction(vec![Change::DeleteTable])).unwrap();
+        let before = cpu();
+        kernel.apply(&whole).await.unwrap();
+        taken.0.push((cpu() - before).as_secs_f64());
+    }
+    Figure {
+        name: "whole state from nothing",
+        unit: "CPU s",
+        values: vec![("p50", quantile(&mut taken.0, 0.5), Some(0.6))],
+        raw: vec![quantile(&mut taken.1, 0.5)],
+    }
+}
+
+async fn one_element(name: &'static str, kernel: &mut LiveNft, rounds: u32) -> Figure {
+    let change = |round: u32, ours: bool| {
+        let set = set_name(round * 7919 % SETS);
+        let element = address(0x0b00_0000 + 2 * round + u32::from(ours));
+        (
+            transaction(vec![Change::AddElements(set.clone(), vec![element.clone()])]),
+            transaction(vec![Change::DeleteElements(set, vec![element])]),
+        )
+    };
+    let (mut ours, mut raw) = turns(kernel, rounds, change).await;
+    latency(name, &mut ours, &mut raw, (0.2, 1.0))
+}
+
+/// A pod comes: an element of the map that leads to chains, so that the kernel looks at all jumps again.
+async fn one_entry(kernel: &mut LiveNft, rounds: u32) -> Figure {
+    let change = |round: u32, ours: bool| {
+        let element = Element {
+            key: vec![Value::Interface(format!("new{}", 2 * round + u32::from(ours)))],
+            verdict: Some(ElementVerdict::Goto(chain_name(round % CHAINS))),
+        };
+        (
+            transaction(vec![Change::AddElements("dispatch".into(), vec![element.clone()])]),
+            transaction(vec![Change::DeleteElements("dispatch".into(), vec![element])]),
+        )
+    };
+    let (mut ours, mut raw) = turns(kernel, rounds, change).await;
+    let mut figure = latency("one map entry added", &mut ours, &mut raw, (0.0, 0.0));
+    figure.values.iter_mut().for_each(|(_, _, bar)| *bar = None);
+    figure
+}
+
+async fn one_chain(kernel: &mut LiveNft, rounds: u32) -> Figure {
+    let change = |round: u32, _| {
+        let chain = round * 7919 % CHAINS;
+        let mut changes = vec![Change::FlushChain(chain_name(chain))];
+        changes.extend(rules(chain));
+        (transaction(changes), transaction(vec![]))
+    };
+    let (mut ours, mut raw) = turns(kernel, rounds, change).await;
+    latency("one chain of 10 rules rewritten", &mut ours, &mut raw, (1.0, 5.0))
+}
+
+/// Milliseconds of a transaction, ours and prepared, which take turns; each is undone afterwards.
+async fn turns(
+    kernel: &mut LiveNft,
+    rounds: u32,
+    change: impl Fn(u32, bool) -> (Transaction, Transaction),
+) -> (Vec<f64>, Vec<f64>) {
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let (transaction, back) = change(round, true);
+        let start = Instant::now();
+        kernel.apply(&transaction).await.unwrap();
+        ours.push(start.elapsed().as_secs_f64() * 1e3);
+        kernel.apply(&back).await.unwrap();
+
+        let (transaction, back) = change(round, false);
+        let prepared = kernel.prepare(&transaction).unwrap();
+        let start = Instant::now();
+        assert_eq!(kernel.send_prepared(&prepared).unwrap(), 0);
+        raw.push(start.elapsed().as_secs_f64() * 1e3);
+        kernel.apply(&back).await.unwrap();
+    }
+    (ours, raw)
+}
+
+fn latency(name: &'static str, ours: &mut [f64], raw: &mut [f64], (p50, p99): (f64, f64)) -> Figure {
+    Figure {
+        name,
+        unit: "ms",
+        values: vec![
+            ("p50", quantile(ours, 0.5), Some(p50)),
+            ("p99", quantile(ours, 0.99), Some(p99)),
+        ],
+        raw: vec![quantile(raw, 0.5), quantile(raw, 0.99)],
+    }
+}
+
+async fn resync(kernel: &mut LiveNft) -> Vec<Figure> {
+    let known = kernel.generation().await.unwrap();
+    let mut alone = Vec::new();
+    let mut whole = Vec::new();
+    let mut counted = Vec::new();
+    for _ in 0..5 {
+        let before = cpu();
+        assert_eq!(kernel.generation().await.unwrap(), known);
+        alone.push((cpu() - before).as_secs_f64());
+        let before = cpu();
+        let state = kernel.read(&table()).await.unwrap().unwrap();
+        whole.push((cpu() - before).as_secs_f64());
+        assert_eq!(state.sets.len(), SETS as usize + 1);
+        let before = cpu();
+        assert_eq!(kernel.rules(&table()).await.unwrap().len(), CHAINS as usize + 1);
+        counted.push((cpu() - before).as_secs_f64());
+    }
+    let figure = |name, values: &mut Vec<f64>, bar| Figure {
+        name,
+        unit: "CPU s",
+        values: vec![("p50", quantile(values, 0.5), bar)],
+        raw: vec![],
+    };
+    vec![
+        figure("resync without a change", &mut alone, Some(0.3)),
+        figure("reading the whole table back", &mut whole, None),
+        figure("reading all rules and counters", &mut counted, None),
+    ]
+}
+
+fn whole() -> Vec<Change> {
+    let mut changes = Vec::new();
+    for set in 0..SETS {
+        changes.push(Change::AddSet(SetSpec {
+            name: set_name(set),
+            key: vec![KeyType::Address(IpFamily::V4)],
+            interval: false,
+            verdicts: false,
+        }));
+        let elements = (0..ELEMENTS)
+            .map(|at| address(0x0a00_0000 + set * ELEMENTS + at))
+            .collect();
+        changes.push(Change::AddElements(set_name(set), elements));
+    }
+    for chain in 0..CHAINS {
+        changes.push(Change::AddChain(Chain {
+            name: chain_name(chain),
+            base: None,
+        }));
+    }
+    changes.extend((0..CHAINS).flat_map(rules));
+    changes.push(Change::AddSet(SetSpec {
+        name: "dispatch".into(),
+        key: vec![KeyType::Interface],
+        interval: false,
+        verdicts: true,
+    }));
+    let entry = |chain| Element {
+        key: vec![Value::Interface(format!("cali{chain}"))],
+        verdict: Some(ElementVerdict::Goto(chain_name(chain))),
+    };
+    changes.push(Change::AddElements("dispatch".into(), (0..CHAINS).map(entry).collect()));
+    changes.push(Change::AddChain(Chain {
+        name: "filter-forward".into(),
+        base: Some(BaseChain {
+            kind: ChainKind::Filter,
+            hook: Hook::Forward,
+            priority: 0,
+            drop: false,
+        }),
+    }));
+    changes.push(Change::AddRule(
+        "filter-forward".into(),
+        Rule {
+            verdict: Some(Verdict::Map {
+                key: vec![Field::Interface(Way::In)],
+                map: "dispatch".into(),
+            }),
+            ..Rule::default()
+        },
+    ));
+    changes
+}
+
+/// What a policy looks like: who, which protocol and port, counted, with the rule's name.
+fn rules(chain: u32) -> Vec<Change> {
+    let rule = |at: u32| Rule {
+        matches: vec![
+            Match::InSet {
+                key: vec![Field::Address(IpFamily::V4, End::Source)],
+                negate: false,
+                set: set_name((chain + at) % SETS),
+            },
+            Match::Protocol {
+                negate: false,
+                number: 6,
+            },
+            Match::Port {
+                end: End::Destination,
+                negate: false,
+                ranges: vec![(8000 + at as u16, 8000 + at as u16)],
+            },
+        ],
+        actions: vec![Statement::Counter],
+        verdict: Some(Verdict::Accept),
+        comment: Some(format!("policy default/chain-{chain} rule {at}")),
+    };
+    (0..RULES)
+        .map(|at| Change::AddRule(chain_name(chain), rule(at)))
+        .collect()
+}
+
+fn transaction(changes: Vec<Change>) -> Transaction {
+    Transaction {
+        table: table(),
+        changes,
+    }
+}
+
+fn table() -> TableName {
+    TableName("margay".into())
+}
+
+fn set_name(number: u32) -> SetName {
+    SetName(format!("cali-set-{number}"))
+}
+
+fn chain_name(number: u32) -> ChainName {
+    ChainName(format!("cali-policy-{number}"))
+}
+
+fn address(number: u32) -> Element {
+    Element {
+        key: vec![Value::Address(Ipv4Addr::from(number).into())],
+        verdict: None,
+    }
+}
+
+/// What the process spent on processors, kernel work for it included.
+fn cpu() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let time =
+        |value: nix::sys::time::TimeVal| Duration::from_micros((value.tv_sec() * 1_000_000 + value.tv_usec()) as u64);
+    time(usage.user_time()) + time(usage.system_time())
+}
+
+fn quantile(values: &mut [f64], at: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * at) as usize]
+}
