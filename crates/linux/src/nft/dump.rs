@@ -7,9 +7,9 @@ use kernel::nft::{
     TableState, Value,
 };
 
+use super::chain::{self, Parsed};
 use super::encode::*;
 use super::expr;
-use super::parse::{self, Parsed};
 use super::set::{Entries, SetHere, Shape, read_set};
 use crate::decode::{Attributes, read_i32};
 use crate::nfnetlink::{Bytes, GENERIC, NFTABLES, Socket, Target, be32, be64, text};
@@ -197,7 +197,7 @@ fn rules_of(
     let ports = |name: &str| port_sets.get(name).cloned().flatten();
     let chains = rules.into_iter();
     chains
-        .map(|(name, rules)| (name, parse::chain(rules, &ports)))
+        .map(|(name, rules)| (name, chain::rules(rules, &ports)))
         .collect()
 }
 

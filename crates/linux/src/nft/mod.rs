@@ -3,6 +3,7 @@
 //! A [`Transaction`] becomes one batch in one datagram, which the kernel does as a whole or not at all. Touches no table but
 //! the one that it is told.
 
+mod chain;
 mod compile;
 mod dump;
 mod encode;
@@ -24,6 +25,7 @@ use crate::nfnetlink::Socket;
 use crate::request::Failure;
 use dump::Unread;
 use encode::{Batch, Sets};
+use set::Shape;
 
 /// nf_tables of the network namespace of the thread that opened it.
 ///
@@ -70,7 +72,7 @@ impl LiveNft {
 
     /// Reads a table on the calling thread; `None`: there is no such table.
     pub fn read_now(&self, table: &TableName) -> Result<Option<TableState>, NftError> {
-        dump::table(&mut self.lock().socket, table).map_err(|unread| unread.about(table))
+        self.lock().read(table)
     }
 
     /// The datagram of a transaction as it would be sent, for measuring what the kernel takes without us.
@@ -130,8 +132,7 @@ impl NftKernel for LiveNft {
     fn read<'a>(&'a mut self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableState>, NftError>> {
         Box::pin(async move {
             let table = table.clone();
-            self.aside(move |inner| dump::table(&mut inner.socket, &table).map_err(|unread| unread.about(&table)))
-                .await
+            self.aside(move |inner| inner.read(&table)).await
         })
     }
 
@@ -176,6 +177,17 @@ impl Inner {
         Ok(batch)
     }
 
+    fn read(&mut self, table: &TableName) -> Result<Option<TableState>, NftError> {
+        let state = dump::table(&mut self.socket, table).map_err(|unread| unread.about(table))?;
+        let sets = state.iter().flat_map(|state| &state.sets);
+        let known = sets.filter_map(|(name, set)| {
+            let interval = set.spec.as_ref()?.interval;
+            Some((name.clone(), Some(Shape { interval })))
+        });
+        self.sets.insert(table.clone(), known.collect());
+        Ok(state)
+    }
+
     fn send(&mut self, batch: Batch, table: TableName, words: &Words<'_>) -> Result<Generation, NftError> {
         for _ in 0..ATTEMPTS {
             let mut generation = None;
@@ -202,7 +214,13 @@ impl Inner {
             if batch.learned.anew {
                 known.clear();
             }
-            known.extend(batch.learned.sets);
+            for (set, shape) in batch.learned.sets {
+                match shape {
+                    Some(_) => known.insert(set, shape),
+                    // Names come and go for ever: of one that went nothing is kept.
+                    None => known.remove(&set),
+                };
+            }
             // Nothing changed, then, and there is no new one.
             return match generation {
                 Some(generation) => Ok(generation),
