@@ -22,14 +22,28 @@ const LONGEST_ACCOUNT: usize = 62;
 pub(crate) struct MemberFacts {
     /// Labels that follow from where it is. Nobody can claim other ones.
     pub implied: [Option<(&'static str, String)>; 3],
-    /// Its own labels, without those.
-    pub own: BTreeMap<String, String>,
+    /// Its own labels, those among them that count: see [`MemberFacts::own`].
+    labels: BTreeMap<String, String>,
+    /// It is in a namespace, and must not pretend to be in another one.
+    is_namespaced: bool,
     /// Profiles that it inherits labels from, the first one winning.
     pub profiles: Vec<String>,
     /// Its addresses, masked.
     pub nets: Vec<IpNet>,
     /// Its named ports.
     pub ports: Vec<NamedPort>,
+}
+
+impl MemberFacts {
+    /// Its own labels, without those by which it would pretend to be somewhere else.
+    pub fn own(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        labels.filter(|(name, _)| {
+            let is_inherited = || name.starts_with(FROM_NAMESPACE) || name.starts_with(FROM_ACCOUNT);
+            let mut implied = self.implied.iter().flatten();
+            !(self.is_namespaced && is_inherited()) && implied.all(|(label, _)| label != name)
+        })
+    }
 }
 
 /// A port of an endpoint.
@@ -53,12 +67,12 @@ impl From<WorkloadEndpoint> for MemberFacts {
             Some((ORCHESTRATOR, spec.orchestrator)).filter(|(_, name)| !name.is_empty()),
             Some((SERVICE_ACCOUNT, spec.service_account_name)).filter(|(_, name)| fits(name)),
         ];
-        forbid_claims(&mut own, &implied);
         let named = spec.ports.into_iter().filter(|port| !port.name.is_empty());
         let ports = named.filter_map(|port| NamedPort::new(port.name, &port.protocol, port.port));
         Self {
             implied,
-            own,
+            labels: own,
+            is_namespaced: true,
             profiles: spec.profiles,
             nets: masked(spec.ip_networks),
             ports: ports.collect(),
@@ -72,7 +86,8 @@ impl From<HostEndpoint> for MemberFacts {
         let ports = spec.ports.into_iter();
         Self {
             implied: [const { None }; 3],
-            own: metadata.labels,
+            labels: metadata.labels,
+            is_namespaced: false,
             profiles: spec.profiles,
             nets: spec.expected_ips.iter().map(|address| IpNet::from(*address)).collect(),
             ports: ports
@@ -84,17 +99,17 @@ impl From<HostEndpoint> for MemberFacts {
 
 impl From<NetworkSet> for MemberFacts {
     fn from(set: NetworkSet) -> Self {
-        let mut own = set.metadata.labels;
+        let own = set.metadata.labels;
         let namespace = set.metadata.namespace;
         let profiles = namespace
             .iter()
             .map(|namespace| format!("{NAMESPACE_PROFILE}{namespace}"));
         let profiles = profiles.collect();
         let implied = [namespace.map(|namespace| (NAMESPACE, namespace)), None, None];
-        forbid_claims(&mut own, &implied);
         Self {
             implied,
-            own,
+            labels: own,
+            is_namespaced: true,
             profiles,
             nets: masked(set.spec.nets),
             ports: Vec::new(),
@@ -105,7 +120,7 @@ impl From<NetworkSet> for MemberFacts {
 impl From<GlobalNetworkSet> for MemberFacts {
     fn from(set: GlobalNetworkSet) -> Self {
         Self {
-            own: set.metadata.labels,
+            labels: set.metadata.labels,
             nets: masked(set.spec.nets),
             ..Self::default()
         }
@@ -117,15 +132,6 @@ impl NamedPort {
         let protocol = protocol.number()?;
         Some(Self { name, protocol, port })
     }
-}
-
-/// Takes labels away by which something in a namespace would pretend to be in another one.
-fn forbid_claims(own: &mut BTreeMap<String, String>, implied: &[Option<(&'static str, String)>]) {
-    own.retain(|name, _| {
-        !name.starts_with(FROM_NAMESPACE)
-            && !name.starts_with(FROM_ACCOUNT)
-            && implied.iter().flatten().all(|(label, _)| label != name)
-    });
 }
 
 fn masked(mut nets: Vec<IpNet>) -> Vec<IpNet> {

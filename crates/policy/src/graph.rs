@@ -56,6 +56,8 @@ struct Local {
 /// What is known of an endpoint of this node besides its state.
 #[derive(Debug)]
 struct Here {
+    /// Its number in the population.
+    item: No,
     bare: Bare,
     /// Policies that select it, sorted.
     selecting: Vec<No>,
@@ -73,16 +75,6 @@ struct Dirty {
     labels: BTreeSet<String>,
     /// Profiles with other rules.
     profiles: BTreeSet<String>,
-}
-
-impl Here {
-    fn new(bare: Bare) -> Self {
-        Self {
-            bare,
-            selecting: Vec::new(),
-            asked: Vec::new(),
-        }
-    }
 }
 
 impl Graph {
@@ -114,11 +106,11 @@ impl Graph {
             Kind::HostEndpoint => self.host(key, value.and_then(|value| value.try_into().ok())),
             Kind::NetworkSet => {
                 let set = value.and_then(|value| api::resource::NetworkSet::try_from(value).ok());
-                self.member(key, set.map(MemberFacts::from));
+                self.member(&key, set.map(MemberFacts::from));
             }
             Kind::GlobalNetworkSet => {
                 let set = value.and_then(|value| api::resource::GlobalNetworkSet::try_from(value).ok());
-                self.member(key, set.map(MemberFacts::from));
+                self.member(&key, set.map(MemberFacts::from));
             }
             Kind::Profile => self.profile(key, value.and_then(|value| value.try_into().ok())),
             Kind::Tier => {
@@ -169,8 +161,8 @@ impl Graph {
                     return;
                 };
                 match self.stored.get(&key).cloned() {
-                    Some(stored) => self.member(key, Some(stored.into())),
-                    None => self.population.set(key, local.shadowed),
+                    Some(stored) => self.member(&key, Some(stored.into())),
+                    None => self.population.set(&key, local.shadowed),
                 }
             }
         }
@@ -201,7 +193,7 @@ impl Graph {
             _ => drop(self.stored.remove(&key)),
         }
         let Some(local) = self.locals.get_mut(&key) else {
-            return self.member(key, endpoint.map(MemberFacts::from));
+            return self.member(&key, endpoint.map(MemberFacts::from));
         };
         let elsewhere = endpoint.filter(|_| !is_here).map(MemberFacts::from);
         let shadowed = elsewhere.map(|facts| self.population.value(&facts));
@@ -223,18 +215,18 @@ impl Graph {
         if was_here {
             self.dirty.endpoints.insert(EndpointId::Host(key.name.clone()));
         }
-        self.member(key, endpoint.map(MemberFacts::from));
+        self.member(&key, endpoint.map(MemberFacts::from));
     }
 
     /// Counts a pod that lives here as what the store says, else as what the journal says.
     fn place_local(&mut self, key: &Key) {
         if let Some(local) = self.locals.get(key) {
             let endpoint = self.stored.get(key).unwrap_or(&local.journal).clone();
-            self.member(key.clone(), Some(endpoint.into()));
+            self.member(key, Some(endpoint.into()));
         }
     }
 
-    fn member(&mut self, key: Key, facts: Option<MemberFacts>) {
+    fn member(&mut self, key: &Key, facts: Option<MemberFacts>) {
         let value = facts.map(|facts| self.population.value(&facts));
         self.population.set(key, value);
     }

@@ -72,13 +72,27 @@ impl Index {
     /// Those that may match labels, each once, sorted.
     pub fn candidates(&self, labels: impl Iterator<Item = (No, No)>) -> Vec<No> {
         let mut found = self.always.clone();
-        for (name, value) in labels {
-            found.extend(self.equal.get(&(name, value)).into_iter().flatten());
-            found.extend(self.present.get(&name).into_iter().flatten());
-        }
+        labels.for_each(|label| self.find(label, &mut found));
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// Those that need one of these labels.
+    pub fn anchored(&self, labels: &[(No, No)]) -> Vec<No> {
+        let mut found = Vec::new();
+        labels.iter().for_each(|label| self.find(*label, &mut found));
+        found
+    }
+
+    /// Those that need no label.
+    pub fn always(&self) -> &[No] {
+        &self.always
+    }
+
+    fn find(&self, (name, value): (No, No), found: &mut Vec<No>) {
+        found.extend(self.equal.get(&(name, value)).into_iter().flatten());
+        found.extend(self.present.get(&name).into_iter().flatten());
     }
 }
 

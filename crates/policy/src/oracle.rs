@@ -176,11 +176,12 @@ impl World {
         for profile in facts.profiles.iter().rev() {
             labels.extend(self.inherited.get(profile).cloned().unwrap_or_default());
         }
-        labels.extend(facts.own.clone());
+        labels.extend(facts.own().map(|(name, value)| (name.to_owned(), value.to_owned())));
         labels.extend(
             facts
                 .implied
                 .iter()
+                .flatten()
                 .map(|(name, value)| ((*name).to_owned(), value.clone())),
         );
         labels

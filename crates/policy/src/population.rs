@@ -3,12 +3,13 @@
 //! What has the same labels and profiles is one [`Group`]: selectors are tried on groups, and a replica of a workload that
 //! is known costs no evaluation at all. Texts, label sets, lists of profiles and of ports are kept once each.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 
-use api::{Key, Kind, Labels, Selector};
+use api::{Key, Labels, Selector};
 
 use crate::facts::{MemberFacts, NamedPort};
+use crate::index::Index;
 use crate::nets::Nets;
 use crate::rules::NAMESPACE;
 use crate::set_def::SetDef;
@@ -32,7 +33,9 @@ pub(crate) struct Population {
     group_numbers: ByNo<GroupKey, No>,
     free_groups: Vec<No>,
     items: Vec<Item>,
-    numbers: HashMap<ItemKey, No>,
+    numbers: ByNo<ItemKey, No>,
+    /// Keys of the hashes in item keys.
+    keys: [RandomState; 2],
     free_items: Vec<No>,
     /// Groups that have items, by namespace.
     by_namespace: ByNo<No, Vec<No>>,
@@ -86,12 +89,10 @@ pub(crate) struct Value {
     nets: Nets,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct ItemKey {
-    name: Box<str>,
-    namespace: No,
-    kind: Kind,
-}
+/// Stands for the key of an item: 128 bits of keyed hashes. Names would take more memory than all else. That any two of a
+/// million agree is less likely than 1 to 10^26, and nobody outside knows the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ItemKey([u32; 4]);
 
 /// An item that changed since it was last settled.
 pub(crate) struct Settling {
@@ -114,7 +115,8 @@ impl Population {
             group_numbers: ByNo::default(),
             free_groups: Vec::new(),
             items: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: ByNo::default(),
+            keys: [RandomState::new(), RandomState::new()],
             free_items: Vec::new(),
             by_namespace: ByNo::default(),
             before: ByNo::default(),
@@ -127,19 +129,10 @@ impl Population {
 
     /// Facts in compact form. The caller hands the value on, or lets go of it by [`Population::release`].
     pub fn value(&mut self, facts: &MemberFacts) -> Value {
-        let implied = facts
-            .implied
-            .iter()
-            .flatten()
-            .map(|(name, value)| (*name, value.as_str()));
-        let implied = self.hold_labels(implied);
-        let own = facts.own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let own = self.hold_labels(own);
-        let names: Vec<No> = facts.profiles.iter().map(|name| self.symbols.hold(name).0).collect();
-        let (profiles, new) = self.profile_lists.hold(&names);
-        if !new {
-            names.iter().for_each(|name| drop(self.symbols.release(*name)));
-        }
+        let implied = facts.implied.iter().flatten();
+        let implied = self.hold_labels(implied.map(|(name, value)| (*name, value.as_str())));
+        let own = self.hold_labels(facts.own());
+        let profiles = self.hold_profiles(&facts.profiles);
         let ports = match facts.ports.as_slice() {
             [] => NONE,
             ports => self.port_lists.hold(ports).0,
@@ -151,17 +144,41 @@ impl Population {
         }
     }
 
-    fn hold_labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)>) -> No {
+    fn hold_labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> No {
         let mut numbers = std::mem::take(&mut self.scratch);
-        numbers.extend(labels.map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0)));
-        numbers.sort_unstable();
-        let (no, new) = self.labels.hold(&numbers);
-        if !new {
-            self.release_symbols(&numbers);
-        }
         numbers.clear();
+        // As a rule such labels are known, and hold their texts already.
+        let known = labels
+            .clone()
+            .map(|(name, value)| Some((self.symbols.find(name)?, self.symbols.find(value)?)));
+        let all_known = known.into_iter().all(|known| {
+            numbers.extend(known);
+            known.is_some()
+        });
+        numbers.sort_unstable();
+        let set = match all_known.then(|| self.labels.find(&numbers)).flatten() {
+            Some(set) => {
+                self.labels.hold_again(set);
+                set
+            }
+            None => {
+                numbers.clear();
+                numbers.extend(labels.map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0)));
+                numbers.sort_unstable();
+                self.labels.hold(&numbers).0
+            }
+        };
         self.scratch = numbers;
-        no
+        set
+    }
+
+    fn hold_profiles(&mut self, profiles: &[String]) -> No {
+        let names: Vec<No> = profiles.iter().map(|name| self.symbols.hold(name).0).collect();
+        let (list, new) = self.profile_lists.hold(&names);
+        if !new {
+            names.iter().for_each(|name| drop(self.symbols.release(*name)));
+        }
+        list
     }
 
     fn release_symbols(&mut self, labels: &[(No, No)]) {
@@ -218,14 +235,17 @@ impl Population {
     }
 
     /// Makes a value the one of `key`; `None`: there is no such thing.
-    pub fn set(&mut self, key: Key, value: Option<Value>) {
+    pub fn set(&mut self, key: &Key, value: Option<Value>) {
+        let key = self.item_key(key);
         match value {
             Some(value) => {
-                let no = self.number(key);
+                let (items, free) = (&mut self.items, &mut self.free_items);
+                let number = self.numbers.entry(key);
+                let no = *number.or_insert_with(|| put(items, free, Item::default()));
                 self.change(no, Some(value));
             }
             None => {
-                if let Some((key, no)) = self.known(&key)
+                if let Some(no) = self.numbers.get(&key).copied()
                     && self.change(no, None)
                 {
                     self.gone.push((key, no));
@@ -271,50 +291,23 @@ impl Population {
         Some(copy)
     }
 
-    /// The group of `key`, if there is such a thing.
-    pub fn group_of(&self, key: &Key) -> Option<No> {
-        let no = self.find(key)?;
-        Some(self.items[no as usize].value.as_ref()?.group)
+    /// The number of an item. It stays the same as long as there is such a thing.
+    pub fn item_of(&self, key: &Key) -> Option<No> {
+        self.find(key)
+    }
+
+    /// The group of an item, if it has a value.
+    pub fn group_of(&self, item: No) -> Option<No> {
+        Some(self.items[item as usize].value.as_ref()?.group)
     }
 
     fn find(&self, key: &Key) -> Option<No> {
-        Some(self.known(key)?.1)
+        self.numbers.get(&self.item_key(key)).copied()
     }
 
-    fn known(&self, key: &Key) -> Option<(ItemKey, No)> {
-        let namespace = match &key.namespace {
-            None => NONE,
-            Some(namespace) => self.symbols.find(namespace)?,
-        };
-        let key = ItemKey {
-            name: key.name.as_str().into(),
-            namespace,
-            kind: key.kind,
-        };
-        let no = *self.numbers.get(&key)?;
-        Some((key, no))
-    }
-
-    /// The number of an item, which is made if there is none.
-    fn number(&mut self, key: Key) -> No {
-        let namespace = key.namespace.map_or(NONE, |name| self.symbols.hold(&name).0);
-        let key = ItemKey {
-            name: key.name.into_boxed_str(),
-            namespace,
-            kind: key.kind,
-        };
-        match self.numbers.entry(key) {
-            Entry::Occupied(known) => {
-                if namespace != NONE {
-                    self.symbols.release(namespace);
-                }
-                *known.get()
-            }
-            Entry::Vacant(unknown) => {
-                let no = put(&mut self.items, &mut self.free_items, Item::default());
-                *unknown.insert(no)
-            }
-        }
+    fn item_key(&self, key: &Key) -> ItemKey {
+        let [a, b] = self.keys.each_ref().map(|hash| hash.hash_one(key));
+        ItemKey([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
     }
 
     /// What changed since the last time: to be settled one by one, then [`Population::forget_gone`].
@@ -374,9 +367,6 @@ impl Population {
                 continue;
             }
             self.numbers.remove(&key);
-            if key.namespace != NONE {
-                self.symbols.release(key.namespace);
-            }
             self.free_items.push(no);
         }
     }
@@ -488,6 +478,38 @@ impl Population {
         items.filter_map(|no| self.items[no as usize].value.as_ref())
     }
 
+    /// For each group with items, what an index finds by its labels, as far as it finds anything.
+    pub fn candidates(&self, index: &Index) -> Vec<(No, Vec<No>)> {
+        let of_labels: Vec<(No, Vec<No>)> = self
+            .labels
+            .iter()
+            .map(|(no, labels)| (no, index.anchored(labels)))
+            .collect();
+        let of_lists = self.profile_lists.iter().map(|(no, profiles)| {
+            let inherited = profiles.iter().filter_map(|profile| self.inherited.get(profile));
+            (no, inherited.flat_map(|labels| index.anchored(labels)).collect())
+        });
+        let (of_labels, of_lists) = (by_number(of_labels.into_iter()), by_number(of_lists));
+        let always = index.always();
+        let mut found = Vec::new();
+        for group in self.linked_groups() {
+            let key = self.groups[group as usize].key;
+            let parts = [
+                always,
+                find(&of_labels, key.implied),
+                find(&of_labels, key.own),
+                find(&of_lists, key.profiles),
+            ];
+            if parts.iter().any(|part| !part.is_empty()) {
+                let mut candidates = parts.concat();
+                candidates.sort_unstable();
+                candidates.dedup();
+                found.push((group, candidates));
+            }
+        }
+        found
+    }
+
     /// All labels of a group by number; inherited ones that its own replace are among them.
     pub fn label_numbers(&self, group: No) -> impl Iterator<Item = (No, No)> {
         let key = self.groups[group as usize].key;
@@ -595,6 +617,21 @@ impl Default for Item {
             was_settled: false,
         }
     }
+}
+
+fn find(list: &[Vec<No>], no: No) -> &[No] {
+    list.get(no as usize).map_or(&[], Vec::as_slice)
+}
+
+/// A list in which the place of a value is its number.
+fn by_number<T: Default>(values: impl Iterator<Item = (No, T)>) -> Vec<T> {
+    let mut list = Vec::new();
+    for (no, value) in values {
+        // Numbers come in their order.
+        list.resize_with(no as usize, T::default);
+        list.push(value);
+    }
+    list
 }
 
 fn put<T>(list: &mut Vec<T>, free: &mut Vec<No>, value: T) -> No {

@@ -46,10 +46,12 @@ struct Active {
 
 impl Sets {
     /// A rule uses the set. Members of a new one come with [`Sets::fill`].
-    pub fn hold(&mut self, id: &SetId, def: &SetDef, population: &mut Population) {
-        if let Some(active) = self.numbers.get(id).and_then(|no| self.active.get_mut(no)) {
+    pub fn hold(&mut self, id: &SetId, def: &SetDef, population: &mut Population) -> No {
+        if let Some(no) = self.numbers.get(id)
+            && let Some(active) = self.active.get_mut(no)
+        {
             active.users += 1;
-            return;
+            return *no;
         }
         let no = self.next;
         self.next += 1;
@@ -72,16 +74,15 @@ impl Sets {
             holders: Holders::default(),
         };
         self.active.insert(no, active);
+        no
     }
 
     /// A rule does not use the set any more.
-    pub fn release(&mut self, id: &SetId) {
-        if let Some(no) = self.numbers.get(id)
-            && let Some(active) = self.active.get_mut(no)
-        {
+    pub fn release(&mut self, set: No) {
+        if let Some(active) = self.active.get_mut(&set) {
             active.users -= 1;
             if active.users == 0 {
-                self.unused.push(*no);
+                self.unused.push(set);
             }
         }
     }
@@ -221,8 +222,7 @@ impl Sets {
             }
         }
         if !anywhere.is_empty() {
-            for group in population.linked_groups() {
-                let mut sets = anywhere.candidates(population.label_numbers(group));
+            for (group, mut sets) in population.candidates(&anywhere) {
                 sets.retain(|set| self.picks(*set, group, population));
                 if !sets.is_empty() {
                     picked.entry(group).or_default().extend(sets);

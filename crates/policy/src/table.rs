@@ -1,7 +1,7 @@
 //! Values that occur often, each kept once, counted, and named by a number.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 /// Names a value of a [`Table`].
@@ -10,9 +10,34 @@ pub(crate) type No = u32;
 /// A map by numbers that we gave ourselves: nobody outside chooses them, so they need no strong hash.
 pub(crate) type ByNo<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
-/// Multiplies and folds.
+/// Multiplies and folds, eight bytes at a time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mix(u64);
+
+/// Begins hashes where nobody outside can know: texts that users choose cannot be made to collide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(u64);
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for Seed {
+    type Hasher = Mix;
+
+    fn build_hasher(&self) -> Mix {
+        Mix(self.0)
+    }
+}
+
+impl Mix {
+    fn mix(&mut self, number: u64) {
+        let product = u128::from(self.0 ^ number ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
 
 impl Hasher for Mix {
     fn finish(&self) -> u64 {
@@ -20,19 +45,30 @@ impl Hasher for Mix {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        chunks.iter().for_each(|chunk| self.mix(u64::from_le_bytes(*chunk)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.mix(u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.mix(u64::from(number));
     }
 
     fn write_u32(&mut self, number: u32) {
-        let product = u128::from(self.0 ^ u64::from(number) ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
-        self.0 = (product >> 64) as u64 ^ product as u64;
+        self.mix(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.mix(number as u64);
     }
 }
 
 /// Values by number. A value lives as long as somebody holds its number.
 #[derive(Debug)]
 pub(crate) struct Table<T: ?Sized> {
-    numbers: HashMap<Arc<T>, No>,
+    numbers: HashMap<Arc<T>, No, Seed>,
     entries: Vec<Entry<T>>,
     free: Vec<No>,
 }
@@ -46,7 +82,7 @@ struct Entry<T: ?Sized> {
 impl<T: ?Sized> Default for Table<T> {
     fn default() -> Self {
         Self {
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             entries: Vec::new(),
             free: Vec::new(),
         }
@@ -103,6 +139,12 @@ impl<T: ?Sized + Hash + Eq> Table<T> {
     /// The number of a value that somebody holds.
     pub fn find(&self, value: &T) -> Option<No> {
         self.numbers.get(value).copied()
+    }
+
+    /// All values, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (No, &T)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(no, entry)| Some((no as No, entry.value.as_deref()?)))
     }
 
     /// The value of a number that the caller holds.

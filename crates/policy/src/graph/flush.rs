@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Dirty, Graph, Here};
 use crate::assemble::{Bare, Selecting, assemble, is_asked};
 use crate::rules::Rules;
-use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile, SetId};
+use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile};
 use crate::table::{ByNo, No};
 
 /// With more policies changed than this, endpoints look for theirs; with fewer, policies for their endpoints.
@@ -19,8 +19,8 @@ pub(super) struct Used {
     policies: ByNo<No, u32>,
     profiles: BTreeMap<String, u32>,
     /// What is in the state, with the sets that its rules hold.
-    active_policies: ByNo<No, (PolicyId, Vec<SetId>)>,
-    active_profiles: BTreeMap<String, Vec<SetId>>,
+    active_policies: ByNo<No, (PolicyId, Box<[No]>)>,
+    active_profiles: BTreeMap<String, Box<[No]>>,
 }
 
 /// Who has to be looked at again in a flush.
@@ -101,51 +101,61 @@ impl Graph {
         };
         for id in &again.endpoints {
             // One that is gone gives back what it used in `endpoint`.
-            if let Some(bare) = self.bare(id) {
-                match self.here.get_mut(id) {
-                    Some(here) => here.bare = bare,
-                    None => drop(self.here.insert(id.clone(), Here::new(bare))),
-                }
+            if let (Some(bare), Some(item)) = (self.bare(id), self.population.item_of(&id.key())) {
+                let selecting = self.selecting(item);
+                let asked = self.here.remove(id).map(|here| here.asked).unwrap_or_default();
+                let here = Here {
+                    item,
+                    bare,
+                    selecting,
+                    asked,
+                };
+                self.here.insert(id.clone(), here);
             }
         }
-        let mut rematch: BTreeSet<EndpointId> = again.endpoints.clone();
-        if !heirs.is_empty() || again.policies.len() > FEW {
-            let all = again.policies.len() > FEW;
-            let ids = self.here.keys();
-            let concerned = ids.filter(|id| {
-                all || self
-                    .population
-                    .group_of(&id.key())
-                    .is_some_and(|no| heirs.contains(&no))
-            });
-            rematch.extend(concerned.cloned());
+        let all = again.policies.len() > FEW;
+        if again.policies.is_empty() && again.profiles.is_empty() && heirs.is_empty() && !dirty.tiers {
+            return again;
         }
-        for (id, here) in &mut self.here {
-            let Some(group) = self.population.group_of(&id.key()) else {
+        let Self {
+            here,
+            population,
+            policies,
+            ..
+        } = self;
+        for (id, here) in here {
+            let Some(group) = population.group_of(here.item).filter(|_| !again.endpoints.contains(id)) else {
                 continue;
             };
-            if rematch.contains(id) {
-                here.selecting = self.policies.selecting(group, &self.population);
-                again.endpoints.insert(id.clone());
-                continue;
-            }
-            for no in &again.policies {
-                let place = here.selecting.binary_search(no);
-                let selects = self.policies.selects(*no, group, &self.population);
-                match (place, selects) {
-                    (Ok(place), false) => drop(here.selecting.remove(place)),
-                    (Err(place), true) => here.selecting.insert(place, *no),
-                    (Ok(_), true) => {}
-                    (Err(_), false) => continue,
+            let mut is_other = dirty.tiers || here.bare.profiles.iter().any(|name| again.profiles.contains(name));
+            if all || heirs.contains(&group) {
+                here.selecting = policies.selecting(group, population);
+                is_other = true;
+            } else {
+                for no in &again.policies {
+                    let place = here.selecting.binary_search(no);
+                    match (place, policies.selects(*no, group, population)) {
+                        (Ok(place), false) => drop(here.selecting.remove(place)),
+                        (Err(place), true) => here.selecting.insert(place, *no),
+                        (Ok(_), true) => {}
+                        (Err(_), false) => continue,
+                    }
+                    is_other = true;
                 }
-                again.endpoints.insert(id.clone());
             }
-            let names_changed = || here.bare.profiles.iter().any(|name| again.profiles.contains(name));
-            if dirty.tiers || names_changed() {
+            if is_other {
                 again.endpoints.insert(id.clone());
             }
         }
         again
+    }
+
+    /// The policies that select an item.
+    fn selecting(&self, item: No) -> Vec<No> {
+        let group = self.population.group_of(item);
+        group
+            .map(|group| self.policies.selecting(group, &self.population))
+            .unwrap_or_default()
     }
 
     /// An endpoint of this node as it is before policy; `None`: there is no such endpoint here.
@@ -222,7 +232,7 @@ impl Graph {
             key: &policy.key,
             facts: &policy.facts,
         });
-        let group = self.population.group_of(&id.key());
+        let group = self.population.group_of(here.item);
         let labels = group
             .map(|group| self.population.label_texts(group))
             .unwrap_or_default();
@@ -239,7 +249,7 @@ impl Graph {
         let old = self.used.active_policies.remove(&no);
         let Some(policy) = policy else {
             if let Some((id, sets)) = old {
-                sets.iter().for_each(|set| self.sets.release(set));
+                sets.iter().for_each(|set| self.sets.release(*set));
                 self.state.policies.remove(&id);
                 changes.gone.push(PolicyChange::Policy(id, None));
             }
@@ -250,7 +260,7 @@ impl Graph {
         let (tier, selector) = (policy.facts.tier.to_string(), policy.facts.selector.to_string());
         let sets = self.hold(&rules);
         let old_sets = old.map(|(_, sets)| sets).unwrap_or_default();
-        old_sets.iter().for_each(|set| self.sets.release(set));
+        old_sets.iter().for_each(|set| self.sets.release(*set));
         self.used.active_policies.insert(no, (id.clone(), sets));
         let new = Policy {
             tier,
@@ -270,7 +280,7 @@ impl Graph {
         let old = self.used.active_profiles.remove(&name);
         if !self.used.profiles.contains_key(&name) {
             if let Some(sets) = old {
-                sets.iter().for_each(|set| self.sets.release(set));
+                sets.iter().for_each(|set| self.sets.release(*set));
                 self.state.profiles.remove(&name);
                 changes.gone.push(PolicyChange::Profile(name, None));
             }
@@ -281,7 +291,7 @@ impl Graph {
         let facts = facts.filter(|facts| facts.broken().is_none());
         let rules = facts.map(|facts| facts.rules()).unwrap_or_default();
         let sets = self.hold(&rules);
-        old.unwrap_or_default().iter().for_each(|set| self.sets.release(set));
+        old.unwrap_or_default().iter().for_each(|set| self.sets.release(*set));
         self.used.active_profiles.insert(name.clone(), sets);
         let new = Profile {
             ingress: rules.ingress,
@@ -295,11 +305,10 @@ impl Graph {
         }
     }
 
-    fn hold(&mut self, rules: &Rules) -> Vec<SetId> {
-        for (id, def) in &rules.sets {
-            self.sets.hold(id, def, &mut self.population);
-        }
-        rules.sets.keys().cloned().collect()
+    fn hold(&mut self, rules: &Rules) -> Box<[No]> {
+        let sets = rules.sets.iter();
+        sets.map(|(id, def)| self.sets.hold(id, def, &mut self.population))
+            .collect()
     }
 }
 
