@@ -32,6 +32,7 @@ fn sessions_come_first_then_conditions_then_the_rest() {
         peer("Global_10_0_0_1", "10.0.0.1", "Idle", None),
     ];
     let report = Report {
+        policy: Default::default(),
         node: "a".into(),
         version: "1.2.3".into(),
         pid: 42,

@@ -10,6 +10,7 @@
 //! no clock, touches no other table.
 
 mod base;
+mod dispatch;
 mod early;
 mod endpoint;
 mod felix;

@@ -73,7 +73,7 @@ impl Frame<'_> {
             base("filter-INPUT-to-host", Hook::Input, 1, self.input_to_host()),
             base("filter-OUTPUT", Hook::Output, 0, self.output()),
             base("mangle-POSTROUTING", Hook::Postrouting, -150, self.translated_output()),
-            regular("cali-from-wl-dispatch", self.from_pods()),
+            regular("cali-from-wl-dispatch", self.sent_by_pods()),
             regular("cali-to-wl-dispatch", self.to_pods()),
             regular("cali-wl-to-host", {
                 let icmp = jump(vec![protocol(ICMP_V6)], "cali-wl-icmpv6".into());
@@ -85,18 +85,18 @@ impl Frame<'_> {
             chains.push(regular(HOST_DISCOVERY, DISCOVERY.map(icmp_v6).to_vec()));
         }
         if self.hosts.contains_key(&Prefix::ToHost) {
-            chains.push(regular("cali-from-this-host", self.from_this_host()));
+            chains.push(regular("cali-from-this-host", self.sent_by_host()));
         }
         if self.blocks_services() {
             chains.push(regular("cali-cidr-block", self.service_block()));
         }
         if self.cluster.ipip {
             let reason = "IP-in-IP from a host that is no node";
-            chains.push(regular("cali-ipip", self.from_nodes(reason, &[IpFamily::V4])));
+            chains.push(regular("cali-ipip", self.sent_by_nodes(reason, &[IpFamily::V4])));
         }
         if self.cluster.vxlan {
             let reason = "VXLAN from a host that is no node";
-            chains.push(regular("cali-vxlan", self.from_nodes(reason, &IpFamily::BOTH)));
+            chains.push(regular("cali-vxlan", self.sent_by_nodes(reason, &IpFamily::BOTH)));
         }
         for prefix in self.hosts.keys() {
             chains.push(regular(dispatch_name(*prefix), self.host_dispatch(*prefix)));
@@ -197,7 +197,7 @@ impl Frame<'_> {
     }
 
     /// Pods are not protected from their own host, as upstream: probes must reach them.
-    fn from_this_host(&self) -> Vec<Rule> {
+    fn sent_by_host(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         for prefix in &self.settings.interface_prefixes {
             rules.push(accept(
@@ -223,7 +223,7 @@ impl Frame<'_> {
         rules
     }
 
-    fn from_pods(&self) -> Vec<Rule> {
+    fn sent_by_pods(&self) -> Vec<Rule> {
         let mut rules = self.invalid();
         let drop = |matches, comment| drop(self.settings, Stage::Untracked, matches, comment);
         if !self.settings.allow_ipip_from_pods {
@@ -282,7 +282,7 @@ impl Frame<'_> {
         self.settings.service_loop != ServiceLoop::Disabled && !self.cluster.services.is_empty()
     }
 
-    fn from_nodes(&self, reason: &str, families: &[IpFamily]) -> Vec<Rule> {
+    fn sent_by_nodes(&self, reason: &str, families: &[IpFamily]) -> Vec<Rule> {
         let from_node = |family: &IpFamily| accept(vec![node(*family, End::Source)], None);
         let mut rules: Vec<Rule> = families.iter().map(from_node).collect();
         rules.push(drop(self.settings, Stage::Untracked, Vec::new(), reason));

@@ -184,6 +184,7 @@ impl Filter {
     pub fn settings(&mut self, settings: Settings) {
         self.doubt.something_changed();
         if self.settings != settings {
+            self.doubt.changed(&ChainOwner::Frame);
             self.settings = settings;
             self.render_all();
         }
@@ -192,15 +193,21 @@ impl Filter {
     /// Takes facts of the cluster.
     pub fn cluster(&mut self, cluster: Cluster) {
         self.doubt.something_changed();
-        self.dirty.frame |= self.cluster != cluster;
-        self.cluster = cluster;
+        if self.cluster != cluster {
+            self.doubt.changed(&ChainOwner::Frame);
+            self.dirty.frame = true;
+            self.cluster = cluster;
+        }
     }
 
     /// Takes translations.
     pub fn nat(&mut self, nat: Nat) {
         self.doubt.something_changed();
-        self.dirty.frame |= self.translations != nat;
-        self.translations = nat;
+        if self.translations != nat {
+            self.doubt.changed(&ChainOwner::Frame);
+            self.dirty.frame = true;
+            self.translations = nat;
+        }
     }
 
     /// Takes a local endpoint of the journal, or forgets it: its device sends from these addresses and no others.

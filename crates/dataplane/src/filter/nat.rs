@@ -38,7 +38,7 @@ impl Frame<'_> {
         ]
         .into_iter()
         .flatten()
-        .chain(self.into_tunnels())
+        .chain(self.tunnelled())
         .collect();
 
         let mut chains = vec![
@@ -120,7 +120,7 @@ impl Frame<'_> {
     }
 
     /// What this host sends into a tunnel from another of its addresses would be answered past the tunnel.
-    fn into_tunnels(&self) -> Vec<Rule> {
+    fn tunnelled(&self) -> Vec<Rule> {
         let tunnels = self.cluster.tunnels.iter();
         let rule = |(device, address): (&str, IpAddr)| Rule {
             matches: vec![

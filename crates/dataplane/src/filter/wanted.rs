@@ -39,7 +39,7 @@ struct Both<T> {
     have: Option<T>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Members {
     spec: Both<SetSpec>,
     items: BTreeMap<Item, Presence>,
@@ -75,16 +75,6 @@ pub(crate) enum Target {
 impl<T> Default for Both<T> {
     fn default() -> Self {
         Self { want: None, have: None }
-    }
-}
-
-impl Default for Members {
-    fn default() -> Self {
-        Self {
-            spec: Both::default(),
-            items: BTreeMap::new(),
-            pending: BTreeSet::new(),
-        }
     }
 }
 

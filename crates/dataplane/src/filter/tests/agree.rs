@@ -153,14 +153,13 @@ fn expected(state: &PolicyState, packet: &Packet) -> Decision {
             }
         }
     }
-    if let (None, Some(device)) = (&packet.in_device, &packet.out_device) {
-        if let Some(id) = host(device).filter(|id| *id != hep("all")) {
-            match ask(&id, Hook::Untracked, Way::Egress) {
-                _ if is_failsafe(packet, Way::Egress) || is_failsafe_reply(packet, Way::Egress) => {}
-                Outcome::Deny => return Decision::Dropped,
-                Outcome::Allow => accepted_early = true,
-                Outcome::Undecided => {}
-            }
+    let leaves_by = packet.out_device.as_ref().filter(|_| packet.in_device.is_none());
+    if let Some(id) = leaves_by.and_then(|device| host(device)).filter(|id| *id != hep("all")) {
+        match ask(&id, Hook::Untracked, Way::Egress) {
+            _ if is_failsafe(packet, Way::Egress) || is_failsafe_reply(packet, Way::Egress) => {}
+            Outcome::Deny => return Decision::Dropped,
+            Outcome::Allow => accepted_early = true,
+            Outcome::Undecided => {}
         }
     }
 
