@@ -238,6 +238,10 @@ impl CniServer {
                 Err(_) => Ok(()),
             }
         };
+        // Before anything else can say more of it. The work is done while the two below wait.
+        if let Some(local) = self.naming().local(&bare) {
+            self.shared.parts.dataplane.announce(bare.id().to_string(), local);
+        }
         // Both come to their end, also if one fails: what is undone then is not made afterwards.
         let (written, wired) = futures::join!(write, wire);
         wired.and(written)
