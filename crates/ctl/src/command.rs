@@ -12,7 +12,7 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_status, version, write};
+use crate::{CtlError, delete, get, ipam_show, node_status, version, why, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Check files without writing anything
     Validate(FileArgs),
+    /// Find out why a packet may pass or is dropped: which tier, policy and rule decide at both ends
+    Explain(why::ExplainArgs),
     /// Look at address management
     #[command(subcommand)]
     Ipam(IpamCommand),
@@ -268,6 +270,7 @@ pub async fn perform_on(
         Command::Validate(args) => write::validate(args, stdin, out),
         Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
+        Command::Explain(args) => why::explain(args, &store, out).await,
         Command::Version(args) => version::version(args, &store, out).await,
     }
 }

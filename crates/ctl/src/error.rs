@@ -37,6 +37,9 @@ pub enum CtlError {
         /// Why the next was not.
         why: Box<CtlError>,
     },
+    /// `explain` found that the packet is dropped: an answer, not a failure. There is nothing to complain about.
+    #[error("")]
+    Denied,
     /// The agent does not answer.
     #[error("{0}")]
     Agent(#[from] agent::AgentError),
@@ -51,10 +54,11 @@ pub enum CtlError {
 }
 
 impl CtlError {
-    /// What the process ends with: 2 if the command line is wrong, otherwise 1.
+    /// What the process ends with: 2 if the command line is wrong, 3 if the answer is that a packet is denied, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             CtlError::Usage(_) => 2,
+            CtlError::Denied => 3,
             _ => 1,
         }
     }

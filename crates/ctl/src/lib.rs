@@ -1,9 +1,11 @@
-//! The command line: `get create apply replace delete validate`, `ipam show`, `node status`, `version`.
+//! The command line: `get create apply replace delete validate`, `explain`, `policy test`, `policy diff`, `ipam show`,
+//! `node status`, `node policy`, `version`.
 //!
 //! The same commands under the names `margay` and `calicoctl`. Words, columns and messages are upstream's where upstream
 //! has them. Everything is checked before anything is written.
 //!
-//! Exit codes: 0 done; 1 refused or failed (the reason is on standard error); 2 the command line is wrong.
+//! Exit codes: 0 done; 1 refused or failed (the reason is on standard error); 2 the command line is wrong; 3 `explain`: the
+//! packet is denied.
 
 pub mod command;
 pub mod delete;
@@ -15,6 +17,7 @@ pub mod node_status;
 pub mod output;
 pub mod tier;
 pub mod version;
+pub mod why;
 pub mod write;
 
 pub use command::{Command, Connect, Global, run};

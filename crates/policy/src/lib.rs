@@ -11,6 +11,7 @@ mod graph;
 mod index;
 mod member_facts;
 mod members;
+mod misses;
 mod nets;
 mod oracle;
 mod policies;
@@ -28,6 +29,7 @@ mod table;
 mod tiers;
 
 pub use graph::Graph;
+pub use misses::{misses, protocol_name};
 pub use oracle::{compute, compute_with_problems};
 pub use problem::{Effect, Problem};
 pub use state::*;

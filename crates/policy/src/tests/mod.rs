@@ -2,5 +2,6 @@ mod build;
 mod closed;
 mod expect;
 mod incremental;
+mod misses;
 mod random;
 mod verdicts;

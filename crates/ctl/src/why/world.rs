@@ -1,0 +1,149 @@
+//! The resources that policy follows from, of the store, of files or of both, and what they come to at some endpoints.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use api::resource::WorkloadEndpoint;
+use api::{Key, Kind, Resource};
+use dataplane::filter::Settings;
+use datastore::{Scope, SharedStore};
+use policy::{PolicyState, Problem};
+
+use crate::CtlError;
+
+/// What policy follows from, and what is needed to know whose an address is.
+const KINDS: [Kind; 12] = [
+    Kind::WorkloadEndpoint,
+    Kind::HostEndpoint,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
+    Kind::Profile,
+    Kind::Tier,
+    Kind::KubernetesEndpointSlice,
+    Kind::NetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::Node,
+    Kind::IPPool,
+    Kind::FelixConfiguration,
+];
+
+/// Resources by key.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    resources: BTreeMap<Key, Resource>,
+}
+
+impl World {
+    /// What the store has.
+    pub async fn read(store: &SharedStore) -> Result<Self, CtlError> {
+        let mut world = Self::default();
+        for kind in KINDS {
+            let listing = store.list(&Scope::Kind(kind)).await?;
+            world.put(listing.items.into_iter().map(|stored| stored.resource));
+        }
+        Ok(world)
+    }
+
+    /// Adds resources, in place of what has their keys.
+    pub fn put(&mut self, resources: impl IntoIterator<Item = Resource>) {
+        for mut resource in resources {
+            resource.apply_defaults();
+            self.resources.insert(resource.key(), resource);
+        }
+    }
+
+    /// Takes resources away; `false` for those that are not there.
+    pub fn take(&mut self, key: &Key) -> bool {
+        self.resources.remove(key).is_some()
+    }
+
+    /// One resource.
+    pub fn get(&self, key: &Key) -> Option<&Resource> {
+        self.resources.get(key)
+    }
+
+    /// All of them, by key.
+    pub fn resources(&self) -> impl Iterator<Item = (&Key, &Resource)> {
+        self.resources.iter()
+    }
+
+    /// Pods' endpoints, by key.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Key, &WorkloadEndpoint)> {
+        self.resources.iter().filter_map(|(key, resource)| match resource {
+            Resource::WorkloadEndpoint(endpoint) => Some((key, endpoint)),
+            _ => None,
+        })
+    }
+
+    /// Whether a node has a host endpoint.
+    pub fn has_host_endpoint(&self, node: &str) -> bool {
+        let mut hosts = self.resources.values().filter_map(|resource| match resource {
+            Resource::HostEndpoint(endpoint) => Some(&endpoint.spec.node),
+            _ => None,
+        });
+        hosts.any(|of| of == node)
+    }
+
+    /// What policy says on `node` about these endpoints, as its agent would have it.
+    pub fn policy(&self, node: &str, locals: &BTreeMap<Key, WorkloadEndpoint>) -> (PolicyState, Vec<Problem>) {
+        policy::compute_with_problems(node, locals, self.resources.values())
+    }
+
+    /// The packet filter's settings on a node.
+    pub fn settings(&self, node: &str) -> Settings {
+        let configured = self.resources.values();
+        let configured = configured.filter(|resource| resource.kind() == Kind::FelixConfiguration);
+        Settings::from(&*calc::compute(node, configured).settings.felix)
+    }
+}
+
+/// Policy of the nodes asked about, each worked out once.
+pub struct States<'a> {
+    /// The resources.
+    pub world: &'a World,
+    locals: BTreeMap<Key, WorkloadEndpoint>,
+    by_node: BTreeMap<String, Rc<PolicyState>>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> States<'a> {
+    /// Over the endpoints with these keys: an endpoint's policy does not depend on which others are asked about.
+    pub fn new(world: &'a World, asked: impl IntoIterator<Item = Key>) -> Self {
+        let locals = asked.into_iter().filter_map(|key| match world.get(&key) {
+            Some(Resource::WorkloadEndpoint(endpoint)) => Some((key, endpoint.clone())),
+            _ => None,
+        });
+        Self {
+            world,
+            locals: locals.collect(),
+            by_node: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Policy on a node. Nodes without host endpoints all say the same.
+    pub fn of(&mut self, node: &str) -> Rc<PolicyState> {
+        let node = match self.world.has_host_endpoint(node) {
+            true => node,
+            false => "",
+        };
+        if let Some(state) = self.by_node.get(node) {
+            return state.clone();
+        }
+        let (state, problems) = self.world.policy(node, &self.locals);
+        let state = Rc::new(state);
+        self.problems = problems;
+        self.by_node.insert(node.to_owned(), state.clone());
+        state
+    }
+
+    /// What is wrong with the policies that were asked; known after the first [`States::of`]. One that closes an endpoint is
+    /// not among them: its verdict says so.
+    pub fn problems(&self) -> Vec<String> {
+        let is_asked = |problem: &&Problem| {
+            let mut states = self.by_node.values();
+            states.any(|state| state.policies.contains_key(&problem.key))
+        };
+        self.problems.iter().filter(is_asked).map(ToString::to_string).collect()
+    }
+}
