@@ -39,6 +39,9 @@ pub enum Command {
     Validate(FileArgs),
     /// Find out why a packet may pass or is dropped: which tier, policy and rule decide at both ends
     Explain(why::ExplainArgs),
+    /// Test policies and see what they would change, before they are applied
+    #[command(subcommand)]
+    Policy(why::PolicyCommand),
     /// Look at address management
     #[command(subcommand)]
     Ipam(IpamCommand),
@@ -271,6 +274,8 @@ pub async fn perform_on(
         Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
         Command::Explain(args) => why::explain(args, &store, out).await,
+        Command::Policy(why::PolicyCommand::Test(args)) => why::policy_test::test(args, &store, stdin, out).await,
+        Command::Policy(why::PolicyCommand::Diff(args)) => why::policy_diff::diff(args, &store, stdin, out).await,
         Command::Version(args) => version::version(args, &store, out).await,
     }
 }

@@ -40,6 +40,9 @@ pub enum CtlError {
     /// `explain` found that the packet is dropped: an answer, not a failure. There is nothing to complain about.
     #[error("")]
     Denied,
+    /// `policy test` found expectations that are not met; which ones has been shown.
+    #[error("{0}")]
+    Unmet(String),
     /// The agent does not answer.
     #[error("{0}")]
     Agent(#[from] agent::AgentError),

@@ -60,7 +60,7 @@ fn in_namespace(mut resource: Resource, namespace: &str) -> Resource {
 }
 
 /// A file's text, and what problems call the file.
-fn text(path: &Path, stdin: &mut dyn Read) -> (String, io::Result<String>) {
+pub(crate) fn text(path: &Path, stdin: &mut dyn Read) -> (String, io::Result<String>) {
     if path != Path::new("-") {
         return (path.display().to_string(), fs::read_to_string(path));
     }

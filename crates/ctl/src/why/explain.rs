@@ -118,7 +118,8 @@ impl Journey<'_, '_> {
             return self.fixed(from, Way::Egress, true, "a pod to itself: the packet never leaves it");
         }
         let node = from.whose.node().map(str::to_owned);
-        let same_node = node.is_some() && node.as_deref() == to.whose.node();
+        // What is made up is on no node, and on nobody's host.
+        let same_node = node.as_deref().is_some_and(|node| !node.is_empty()) && node.as_deref() == to.whose.node();
         match &from.whose {
             Whose::Pod { key, node } => {
                 // With `*` as interface these see what pods send, too.

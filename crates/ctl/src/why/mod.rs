@@ -5,10 +5,15 @@
 
 use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
+pub mod classes;
+pub mod expect;
 pub mod explain;
+pub mod names;
 pub mod place;
+pub mod policy_diff;
+pub mod policy_test;
 pub mod ports;
 pub mod question;
 pub mod show;
@@ -45,6 +50,15 @@ pub struct ExplainArgs {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: AnswerFormat,
+}
+
+/// `policy …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum PolicyCommand {
+    /// Test expectations (who may talk to whom) against policies, without applying them
+    Test(policy_test::TestArgs),
+    /// Show which pairs of live pods would be allowed or denied otherwise if files were applied
+    Diff(policy_diff::DiffArgs),
 }
 
 /// How answers are shown.
