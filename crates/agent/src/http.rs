@@ -1,4 +1,4 @@
-//! `/liveness`, `/readiness`, `/status` and `/metrics`, on the health port and on the agent's unix socket.
+//! `/liveness`, `/readiness`, `/status`, `/policy` and `/metrics`, on the health port and on the agent's unix socket.
 //!
 //! Every answer asks the loops themselves: a loop that hangs is not live, whatever it last said.
 
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
 use crate::metrics;
+use crate::policy_view::PolicyView;
 use crate::run::Event;
 use crate::speaker::Command;
 use crate::status::{Identity, Report};
@@ -77,6 +78,7 @@ fn router(sources: Sources) -> Router {
         .route("/liveness", get(liveness))
         .route("/readiness", get(readiness))
         .route("/status", get(status))
+        .route("/policy", get(policy))
         .route("/metrics", get(prometheus))
         .with_state(sources)
 }
@@ -112,6 +114,15 @@ async fn readiness(State(sources): State<Sources>) -> Response {
 async fn status(State(sources): State<Sources>) -> Response {
     match sources.report().await {
         Ok(report) => Json(report).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn policy(State(sources): State<Sources>) -> Response {
+    let (reply, view) = oneshot::channel();
+    let _ = sources.events.send(Event::Policy(reply));
+    match within(PATIENCE, view, "the dataplane loop").await {
+        Ok(view) => Json(view).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
@@ -157,6 +168,15 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 
 /// Asks the agent on `socket` for its report. Blocking; for command lines.
 pub fn ask(socket: &Path) -> Result<Report, AgentError> {
+    ask_for(socket, "/status")
+}
+
+/// Asks the agent on `socket` what there is to policy on its node. Blocking.
+pub fn ask_policy(socket: &Path) -> Result<PolicyView, AgentError> {
+    ask_for(socket, "/policy")
+}
+
+fn ask_for<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AgentError> {
     use std::io::{Read, Write};
     let what = format!("no agent answers on {}; is it running on this node?", socket.display());
     let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
@@ -167,7 +187,7 @@ pub fn ask(socket: &Path) -> Result<Report, AgentError> {
     timed.map_err(AgentError::io(what.clone()))?;
     // HTTP/1.0: the answer ends with the connection, so there is no chunking to undo.
     stream
-        .write_all(b"GET /status HTTP/1.0\r\n\r\n")
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
         .map_err(AgentError::io(what.clone()))?;
     let mut answer = String::new();
     let read = stream.take(MOST).read_to_string(&mut answer);

@@ -4,7 +4,7 @@
 //!   store ──watch──> sync ─┐                       ┌─> speaker (BGP: sockets, timers)
 //!   kernel ──events────────┼──> run: graph, dataplane ──plan──> kernel
 //!   CNI plugin ──socket────┘            │
-//!   (cni_server: journal, IPAM)         └─> status ──> HTTP: /status /readiness /liveness /metrics
+//!   (cni_server: journal, IPAM)         └─> status ──> HTTP: /status /policy /readiness /liveness /metrics
 //! ```
 //!
 //! `run` owns the calculation graph, the dataplane and the kernel; everything else sends it events or reads the status
@@ -20,6 +20,7 @@ pub mod membership;
 pub mod metrics;
 mod nft;
 mod packet_filter;
+pub mod policy_view;
 pub mod purge;
 pub mod register;
 pub mod run;

@@ -22,6 +22,8 @@ use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
+use crate::policy_view::{Known, PolicyView};
+
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
 
@@ -348,6 +350,23 @@ impl PacketFilter {
             members: state.sets.values().map(|set| set.members.len()).sum(),
             applied: self.applied,
         }
+    }
+
+    /// What there is to policy here, with the counters of the kernel's rules.
+    pub async fn view(&mut self) -> PolicyView {
+        let (rules, unread) = match self.rules().await {
+            Ok(rules) => (rules, None),
+            Err(error) => (BTreeMap::new(), Some(error.to_string())),
+        };
+        let report = self.report();
+        let known = Known {
+            state: self.graph.state(),
+            is_enforced: &|id| self.filter.is_enforced(id),
+            problems: report.problems,
+            broken: report.broken.or(unread),
+            rules: &rules,
+        };
+        known.view()
     }
 
     /// Floating IPs and host ports of the pods that are here.

@@ -13,6 +13,7 @@ use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::packet_filter::PacketFilter;
+use crate::policy_view::PolicyView;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
 
@@ -48,6 +49,8 @@ pub enum Event {
     },
     /// Somebody wants to know.
     Report(oneshot::Sender<DataplaneReport>),
+    /// Somebody wants to see policy, with counters.
+    Policy(oneshot::Sender<PolicyView>),
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -79,6 +82,8 @@ pub struct Loop<K> {
     /// For events that the loop sends to itself, later.
     myself: mpsc::UnboundedSender<Event>,
     waiting: HashMap<String, Vec<Waiter>>,
+    /// Who wants to see policy.
+    viewers: Vec<oneshot::Sender<PolicyView>>,
     leaving: Vec<Waiter>,
     switch_due: bool,
     sync: SyncState,
@@ -143,6 +148,7 @@ impl<K: Kernel> Loop<K> {
             facts,
             myself,
             waiting: HashMap::new(),
+            viewers: Vec::new(),
             leaving: Vec::new(),
             switch_due: false,
             sync: SyncState::Connecting,
@@ -223,6 +229,7 @@ impl<K: Kernel> Loop<K> {
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
+            Event::Policy(reply) => self.viewers.push(reply),
             Event::Retry => {
                 self.dataplane.retry();
                 self.filter.retry();
@@ -260,6 +267,7 @@ impl<K: Kernel> Loop<K> {
             }
         }
         self.answer_waiting();
+        self.show_policy().await;
         self.schedule_switch();
         self.configure_bgp();
         let (pod_mtu, synced) = (self.dataplane.pod_mtu(), self.synced);
@@ -369,6 +377,16 @@ impl<K: Kernel> Loop<K> {
             waiters.drain(..).for_each(|waiter| drop(waiter.send(outcome.clone())));
             false
         });
+    }
+
+    /// One reading of the kernel's rules answers all who ask.
+    async fn show_policy(&mut self) {
+        if self.viewers.is_empty() {
+            return;
+        }
+        let view = self.filter.view().await;
+        let viewers = self.viewers.drain(..);
+        viewers.for_each(|viewer| drop(viewer.send(view.clone())));
     }
 
     fn report(&self) -> DataplaneReport {

@@ -12,7 +12,7 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_status, version, why, write};
+use crate::{CtlError, delete, get, ipam_show, node_policy, node_status, version, why, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -195,6 +195,8 @@ pub struct IpamShowArgs {
 pub enum NodeCommand {
     /// What the agent of this node says of itself
     Status(NodeStatusArgs),
+    /// Network policy of this node: endpoints, policies, sets, and what the kernel's rules have counted
+    Policy(node_policy::NodePolicyArgs),
 }
 
 /// Flags of `node status`.
@@ -273,6 +275,7 @@ pub async fn perform_on(
         Command::Validate(args) => write::validate(args, stdin, out),
         Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
+        Command::Node(NodeCommand::Policy(args)) => node_policy::policy(args, out).await,
         Command::Explain(args) => why::explain(args, &store, out).await,
         Command::Policy(why::PolicyCommand::Test(args)) => why::policy_test::test(args, &store, stdin, out).await,
         Command::Policy(why::PolicyCommand::Diff(args)) => why::policy_diff::diff(args, &store, stdin, out).await,

@@ -10,6 +10,7 @@
 //! no clock, touches no other table.
 
 mod base;
+mod comments;
 mod dispatch;
 mod early;
 mod endpoint;
@@ -29,6 +30,7 @@ mod table;
 mod tests;
 mod wanted;
 
+pub use comments::{endpoint_chains, policy_comment, profile_comment};
 pub use machine::{Filter, TABLE};
 pub use refused::{Concerns, Problem};
 pub use settings::{

@@ -27,12 +27,14 @@ mod sets;
 pub mod state;
 mod table;
 mod tiers;
+mod words;
 
 pub use graph::Graph;
 pub use misses::{misses, protocol_name};
 pub use oracle::{compute, compute_with_problems};
 pub use problem::{Effect, Problem};
 pub use state::*;
+pub use words::rule_text;
 
 #[cfg(test)]
 mod tests;

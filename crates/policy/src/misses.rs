@@ -65,7 +65,7 @@ pub fn protocol_name(number: u8) -> String {
     known.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }
 
-fn icmp_name((kind, code): (u8, Option<u8>)) -> String {
+pub(crate) fn icmp_name((kind, code): (u8, Option<u8>)) -> String {
     match code {
         Some(code) => format!("type {kind} code {code}"),
         None => format!("type {kind}"),
@@ -145,14 +145,14 @@ impl End<'_> {
     }
 }
 
-fn range((first, last): &(u16, u16)) -> String {
+pub(crate) fn range((first, last): &(u16, u16)) -> String {
     match first == last {
         true => first.to_string(),
         false => format!("{first}-{last}"),
     }
 }
 
-fn list(nets: &[ipnet::IpNet]) -> String {
+pub(crate) fn list(nets: &[ipnet::IpNet]) -> String {
     const SHOWN: usize = 4;
     let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
     match nets.len().checked_sub(SHOWN).filter(|more| *more > 0) {

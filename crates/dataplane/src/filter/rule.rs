@@ -299,7 +299,8 @@ pub(crate) fn flow_log(way: Way, prefix: &str) -> Statement {
     }
 }
 
-fn comment(owner: &Owner<'_>, way: Way, rule: &policy::Rule) -> String {
+/// What the comment of a rule says, before it is cut to fit.
+pub(crate) fn comment(owner: &Owner<'_>, way: Way, rule: &policy::Rule) -> String {
     let action = match rule.action {
         Action::Allow => "allow",
         Action::Deny => "deny",
