@@ -236,8 +236,10 @@ mod tests {
 
     async fn answer_loop(mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            if let Event::Report(reply) = event {
-                let _ = reply.send(parts(|_, _, _| {}).1);
+            match event {
+                Event::Report(reply) => drop(reply.send(parts(|_, _, _| {}).1)),
+                Event::Policy(reply) => drop(reply.send(PolicyView::default())),
+                _ => {}
             }
         }
     }
@@ -283,6 +285,7 @@ mod tests {
                     "Registered NOT READY NotRegistered: not registered yet\n",
                 ),
                 ("/metrics", "200", "margay_ready 0\n"),
+                ("/policy", "200", "{\"endpoints\":[],"),
                 ("/nothing", "404", ""),
             ] {
                 let answer = get(what, path.clone()).await.expect("no panic");

@@ -320,3 +320,87 @@ impl<'r> Counts<'r> {
         ingress.chain(egress).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use api::Resource;
+    use datastore::Update;
+    use kernel::IfName;
+    use kernel::nft::FakeNft;
+
+    use super::*;
+    use crate::packet_filter::PacketFilter;
+
+    const RESOURCES: &str = r#"
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: all()
+  types: [Ingress]
+  ingress:
+  - {action: Allow, protocol: TCP, source: {selector: role == "api"}, destination: {ports: [5432]}}
+  - {action: Deny, protocol: UDP}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: n1-k8s-db-eth0, namespace: shop}
+spec: {orchestrator: k8s, node: n1, pod: db, endpoint: eth0, ipNetworks: [192.168.1.10/32], profiles: [gone], interfaceName: cali1}
+"#;
+
+    #[test]
+    fn what_is_compiled_is_found_in_the_kernel_by_its_comments() {
+        let kernel = FakeNft::default();
+        let mut filter = PacketFilter::new("n1", Box::new(kernel), IfName::from("tunl0"));
+        for mut resource in api::document::read("test", RESOURCES).expect("it is right") {
+            resource.apply_defaults();
+            if let Resource::WorkloadEndpoint(endpoint) = &resource {
+                let local = dataplane::LocalEndpoint {
+                    device: IfName::from("cali1"),
+                    addresses: endpoint.spec.ip_networks.iter().map(|net| net.addr()).collect(),
+                    fresh: false,
+                };
+                filter.endpoint("one", Some((&local, endpoint.clone())));
+            }
+            filter.apply(Update {
+                key: resource.key(),
+                value: Some(resource),
+            });
+        }
+        filter.in_sync();
+        block_on(filter.settle());
+        let view = block_on(filter.view());
+        assert_eq!(view.broken, None);
+        let [endpoint] = &view.endpoints[..] else {
+            panic!("{view:?}")
+        };
+        assert!(endpoint.enforced, "{endpoint:?}");
+        assert_eq!(endpoint.hooks[0].tiers[0].policies, ["NetworkPolicy(shop/db)"]);
+        let rules: Vec<_> = view.policies[0]
+            .rules
+            .iter()
+            .map(|rule| (&*rule.text, rule.kernel_rules, rule.packets))
+            .collect();
+        assert_eq!(
+            rules,
+            [
+                (
+                    r#"Allow TCP from (projectcalico.org/namespace == "shop" && role == "api") to port 5432"#,
+                    2,
+                    None
+                ),
+                ("Deny UDP", 1, Some(0))
+            ]
+        );
+        assert!(view.profiles[0].missing);
+        assert_eq!((view.sets.len(), view.sets[0].members), (1, 0));
+        let json = serde_json::to_string(&view).expect("it has a JSON form");
+        let back: PolicyView = serde_json::from_str(&json).expect("it reads its own form");
+        assert_eq!(serde_json::to_string(&back).expect("it has a JSON form"), json);
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(future)
+    }
+}

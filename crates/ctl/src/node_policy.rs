@@ -63,11 +63,12 @@ pub fn text(view: &PolicyView, before: Option<&PolicyView>, name: Option<&str>, 
     let enforced = view.endpoints.iter().filter(|endpoint| endpoint.enforced).count();
     writeln!(
         out,
-        "{enforced} of {} endpoints enforced; {} policies, {} profiles, {} sets with {members} members",
-        view.endpoints.len(),
-        view.policies.len(),
-        view.profiles.len(),
-        view.sets.len()
+        "{enforced} of {} enforced; {}, {}, {} with {}",
+        number(view.endpoints.len(), "endpoint", "endpoints"),
+        number(view.policies.len(), "policy", "policies"),
+        number(view.profiles.len(), "profile", "profiles"),
+        number(view.sets.len(), "set", "sets"),
+        number(members, "member", "members")
     )?;
     if let Some(why) = &view.broken {
         writeln!(out, "the packet filter cannot be asked or told: {why}")?;
@@ -165,6 +166,13 @@ fn write_drops(drops: &[DropView], of: &str, since: &Since<'_>, out: &mut dyn Wr
         writeln!(out, "  {:>7}{plus} dropped: {}", drop.packets, drop.why)?;
     }
     Ok(())
+}
+
+fn number(count: usize, one: &str, many: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
+    }
 }
 
 /// ` (+3)`, if something came since.

@@ -67,7 +67,8 @@ from pod shop/web on node n1: allowed
 to pod shop/db on node n2: denied
   tier security: GlobalNetworkPolicy(security.threats) ingress rule 1: Pass; selects projectcalico.org/namespace == "shop"
   tier default: policies apply, no rule matched: denied at the end of the tier
-    NetworkPolicy(shop/db) (selects (projectcalico.org/namespace == "shop" && role == "db")) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api")
+    NetworkPolicy(shop/db) selects (projectcalico.org/namespace == "shop" && role == "db")
+    NetworkPolicy(shop/db) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api")
 
 DENIED to pod shop/db
 exit 3"#,
@@ -106,7 +107,8 @@ from pod shop/api on node n1: allowed
 to pod shop/db on node n2: denied
   tier security: GlobalNetworkPolicy(security.threats) ingress rule 1: Pass; selects projectcalico.org/namespace == "shop"
   tier default: policies apply, no rule matched: denied at the end of the tier
-    NetworkPolicy(shop/db) (selects (projectcalico.org/namespace == "shop" && role == "db")) ingress rule 0 (Allow): protocol ICMPv6 is not TCP; it has no destination port, which should be 5432
+    NetworkPolicy(shop/db) selects (projectcalico.org/namespace == "shop" && role == "db")
+    NetworkPolicy(shop/db) ingress rule 0 (Allow): protocol ICMPv6 is not TCP; it has no destination port, which should be 5432
 
 DENIED to pod shop/db
   allowed  TCP 5432
@@ -274,14 +276,19 @@ to pod bank/db on node n2: denied
 DENIED to pod bank/db
 note: host endpoint n2.eth0 (applyOnForward) on node n2 is asked if the packet takes device eth0: allowed: tier default: GlobalNetworkPolicy(hosts) ingress rule 0: Allow; selects !has(projectcalico.org/orchestrator)");
     let pool = "IPPool p {cidr: 192.168.0.0/16, natOutgoing: true}";
-    check(&format!("{HOSTS}\n{pool}"), "explain api n2.eth0:80", "
+    check(
+        &format!("{HOSTS}\n{pool}"),
+        "explain api n2.eth0:80",
+        "
 from pod shop/api on node n1: allowed
   profile kns.shop egress rule 0: Allow
 to host endpoint n2.eth0 on node n2: denied
   tier default: policies apply, no rule matched: denied at the end of the tier
-    GlobalNetworkPolicy(hosts) (selects !has(projectcalico.org/orchestrator)) ingress rule 0 (Allow): destination port 80 is not 443
+    GlobalNetworkPolicy(hosts) selects !has(projectcalico.org/orchestrator)
+    GlobalNetworkPolicy(hosts) ingress rule 0 (Allow): destination port 80 is not 443
 DENIED to host endpoint n2.eth0
-note: its source becomes 10.0.0.1 on node n1 (natOutgoing): that is what TO's host endpoint sees");
+note: its source becomes 10.0.0.1 on node n1 (natOutgoing): that is what TO's host endpoint sees",
+    );
     let all = HOSTS.replace("interfaceName: eth0, expectedIPs: [10.0.0.2]", "interfaceName: '*'");
     check(
         &all,
@@ -291,11 +298,13 @@ from pod shop/web on node n1: allowed
   profile kns.shop egress rule 0: Allow
 to host endpoint n2.eth0 (applyOnForward) on node n2: denied
   tier default: policies apply, no rule matched: denied at the end of the tier
-    GlobalNetworkPolicy(hosts) (selects !has(projectcalico.org/orchestrator)) ingress rule 0 (Allow): destination port 80 is not 443
+    GlobalNetworkPolicy(hosts) selects !has(projectcalico.org/orchestrator)
+    GlobalNetworkPolicy(hosts) ingress rule 0 (Allow): destination port 80 is not 443
 to pod shop/db on node n2: denied
   tier security: GlobalNetworkPolicy(security.threats) ingress rule 1: Pass; selects projectcalico.org/namespace == "shop"
   tier default: policies apply, no rule matched: denied at the end of the tier
-    NetworkPolicy(shop/db) (selects (projectcalico.org/namespace == "shop" && role == "db")) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api"); destination port 80 is not 5432
+    NetworkPolicy(shop/db) selects (projectcalico.org/namespace == "shop" && role == "db")
+    NetworkPolicy(shop/db) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api"); destination port 80 is not 5432
 DENIED to host endpoint n2.eth0 (applyOnForward)"#,
     );
 }

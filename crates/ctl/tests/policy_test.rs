@@ -48,7 +48,8 @@ FAILED expectation 1 (web reads): expected Allow
 
   to pod shop/db on node n1: denied
     tier default: policies apply, no rule matched: denied at the end of the tier
-      NetworkPolicy(shop/db) (selects (projectcalico.org/namespace == "shop" && role == "db")) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api")
+      NetworkPolicy(shop/db) selects (projectcalico.org/namespace == "shop" && role == "db")
+      NetworkPolicy(shop/db) ingress rule 0 (Allow): source 192.168.1.11 is not in: (projectcalico.org/namespace == "shop" && role == "api")
 
   DENIED to pod shop/db
 

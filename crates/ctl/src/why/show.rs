@@ -304,9 +304,12 @@ pub fn missed(verdict: &Verdict, state: &PolicyState, packet: &Packet) -> Vec<St
         Way::Egress => egress.to_vec(),
     };
     let mut lines = Vec::new();
-    let mut add = |whose: String, rules: Vec<Rule>| {
-        if rules.is_empty() {
-            lines.push(format!("{whose} has no {list} rules"));
+    let mut add = |whose: String, about: &str, rules: Vec<Rule>| {
+        match (about, rules.is_empty()) {
+            ("", true) => lines.push(format!("{whose} has no {list} rules")),
+            ("", false) => {}
+            (about, true) => lines.push(format!("{whose} {about} and has no {list} rules")),
+            (about, false) => lines.push(format!("{whose} {about}")),
         }
         for rule in rules {
             let why = misses(state, &rule, packet);
@@ -334,15 +337,15 @@ pub fn missed(verdict: &Verdict, state: &PolicyState, packet: &Packet) -> Vec<St
                 .flat_map(|of| &of.policies)
             {
                 if let Some(policy) = state.policies.get(id) {
-                    let whose = format!("{id} (selects {})", policy.selector);
-                    add(whose, of(&policy.ingress, &policy.egress));
+                    let rules = of(&policy.ingress, &policy.egress);
+                    add(id.to_string(), &format!("selects {}", policy.selector), rules);
                 }
             }
         }
         Some(Step::NothingMatched) => {
             for name in &endpoint.profiles {
                 if let Some(profile) = state.profiles.get(name).filter(|profile| !profile.missing) {
-                    add(format!("profile {name}"), of(&profile.ingress, &profile.egress));
+                    add(format!("profile {name}"), "", of(&profile.ingress, &profile.egress));
                 }
             }
             if endpoint.profiles.is_empty() {
