@@ -35,12 +35,15 @@ port an echo request (ping) is explained and all ports are listed.
 Quote the arrow, or leave it out: margay explain 'shop/web -> shop/db:5432', margay explain shop/web shop/db:5432
 Exit codes: 0 allowed, 3 denied, 1 and 2 as with other commands.")]
 pub struct ExplainArgs {
-    /// FROM[:SOURCE-PORT] and TO[:PORT[/PROTOCOL]]; with '->' between them if it is quoted
-    #[arg(value_name = "FROM TO", required = true)]
-    pub ends: Vec<String>,
-    /// An arrow that stands alone.
-    #[arg(short = '>', hide = true, action = clap::ArgAction::Count)]
-    pub arrow: u8,
+    /// Where the packet comes from: FROM[:SOURCE-PORT]; or all of it in quotes: 'FROM -> TO[:PORT[/PROTOCOL]]'
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Where it goes: TO[:PORT[/PROTOCOL]]
+    #[arg(value_name = "TO", allow_hyphen_values = true)]
+    pub to: Option<String>,
+    /// TO, after an arrow that stands alone.
+    #[arg(hide = true)]
+    pub rest: Vec<String>,
     /// Namespace of pods that are named without one
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
@@ -75,7 +78,13 @@ pub enum AnswerFormat {
 
 /// `explain`: asks both ends and says why.
 pub async fn explain(args: &ExplainArgs, open: Open<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
-    let [from, to] = question::ends(&args.ends)?;
+    let words: Vec<String> = [&args.from]
+        .into_iter()
+        .chain(&args.to)
+        .chain(&args.rest)
+        .cloned()
+        .collect();
+    let [from, to] = question::ends(&words)?;
     let ((from, source_port), (to, rest)) = (question::split(&from), question::split(&to));
     let traffic = Traffic::read("TO", rest)?;
     let source_port = match source_port.map(str::parse) {
@@ -84,7 +93,7 @@ pub async fn explain(args: &ExplainArgs, open: Open<'_>, out: &mut dyn Write) ->
         Some(_) => {
             return Err(CtlError::Usage(format!(
                 "FROM: `{}` must have a source port from 1 to 65535, or none",
-                source_port_text(&args.ends)
+                from_text(&words)
             )));
         }
     };
@@ -110,7 +119,7 @@ pub async fn explain(args: &ExplainArgs, open: Open<'_>, out: &mut dyn Write) ->
     }
 }
 
-fn source_port_text(ends: &[String]) -> String {
+fn from_text(ends: &[String]) -> String {
     ends.join(" ").split_whitespace().next().unwrap_or_default().to_owned()
 }
 
