@@ -21,6 +21,18 @@ pub struct Class {
     pub ingress_differs: bool,
 }
 
+impl Class {
+    /// Of IPv6 addresses.
+    pub fn is_v6(&self) -> bool {
+        self.members.iter().any(|(_, address)| address.is_ipv6())
+    }
+
+    /// All its addresses are one pod's.
+    pub fn is_one_pod(&self) -> bool {
+        self.members.windows(2).all(|two| two[0].0 == two[1].0)
+    }
+}
+
 /// What evaluation may depend on, of an endpoint and one of its addresses.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Signature {

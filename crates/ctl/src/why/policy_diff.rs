@@ -241,18 +241,21 @@ fn summed(world: &World, classes: &[Class], probes: &[Probe], found: Found) -> D
     let mut pairs: BTreeSet<(&Key, &Key)> = BTreeSet::new();
     let mut changes = Vec::new();
     for ((allowed, denied_by), between) in found {
-        let mut merged: Vec<Between> = Vec::new();
-        for ((from, to), chosen) in between {
-            let (a, b) = (&classes[from].members, &classes[to].members);
+        for (from, to) in between.keys() {
+            let (a, b) = (&classes[*from].members, &classes[*to].members);
             for (sender, _) in a {
                 pairs.extend(b.iter().map(|(receiver, _)| (sender, receiver)).filter(|(a, b)| a != b));
             }
-            let family = match a.first().is_some_and(|(_, address)| address.is_ipv6()) {
-                true => "IPv6",
-                false => "IPv4",
+        }
+        let mut merged: Vec<Between> = Vec::new();
+        for Block { from, to, chosen } in blocks(classes, between) {
+            let is_v6 = from.iter().any(|class| classes[*class].is_v6());
+            let family = if is_v6 { "IPv6" } else { "IPv4" };
+            let name = |group: &BTreeSet<usize>| {
+                let members = group.iter().flat_map(|class| &classes[*class].members);
+                names.of(members.map(|(key, _)| key))
             };
-            let name = |members: &[(Key, IpAddr)]| names.of(members.iter().map(|(key, _)| key));
-            let (from, to, ports) = (name(a), name(b), words(probes, &chosen));
+            let (from, to, ports) = (name(&from), name(&to), words(probes, &chosen));
             let same = |other: &&mut Between| other.from == from && other.to == to && other.ports == ports;
             match merged.iter_mut().find(same) {
                 Some(other) if !other.families.contains(&family) => other.families.push(family),
@@ -278,6 +281,41 @@ fn summed(world: &World, classes: &[Class], probes: &[Probe], found: Found) -> D
         of_pairs: pods.len() * pods.len().saturating_sub(1),
         changes,
     }
+}
+
+/// Every class of one group to every class of another, by the same packets.
+struct Block {
+    from: BTreeSet<usize>,
+    to: BTreeSet<usize>,
+    chosen: BTreeSet<Probe>,
+}
+
+/// Pairs of classes as few blocks: all who reach a class by the same packets, then all classes that the same ones reach.
+fn blocks(classes: &[Class], between: BTreeMap<(usize, usize), BTreeSet<Probe>>) -> Vec<Block> {
+    let mut senders: BTreeMap<(usize, BTreeSet<Probe>), BTreeSet<usize>> = BTreeMap::new();
+    for ((from, to), chosen) in between {
+        senders.entry((to, chosen)).or_default().insert(from);
+    }
+    let mut receivers: BTreeMap<(BTreeSet<usize>, BTreeSet<Probe>), BTreeSet<usize>> = BTreeMap::new();
+    for ((to, chosen), mut from) in senders {
+        // A pod alone in its class has no pair with itself, which is no reason to tell it apart.
+        if classes[to].is_one_pod() {
+            from.insert(to);
+        }
+        receivers.entry((from, chosen)).or_default().insert(to);
+    }
+    let block = |((mut from, chosen), to): ((BTreeSet<usize>, _), BTreeSet<usize>)| {
+        let itself = to
+            .first()
+            .filter(|class| to.len() == 1 && classes[**class].is_one_pod());
+        if let Some(itself) = itself {
+            from.remove(itself);
+        }
+        Block { from, to, chosen }
+    };
+    let mut blocks: Vec<Block> = receivers.into_iter().map(block).collect();
+    blocks.sort_by(|a, b| (&a.to, &a.from).cmp(&(&b.to, &b.from)));
+    blocks
 }
 
 fn text(difference: &Difference, out: &mut dyn Write) -> std::io::Result<()> {
