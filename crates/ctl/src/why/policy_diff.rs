@@ -122,7 +122,7 @@ pub fn difference(before: &World, after: &World, progress: &mut Progress) -> Dif
     let (old, new) = (States::new(before, pods()).of(""), States::new(after, pods()).of(""));
     let classes = classes(&old, &new);
     let probes = Probe::all(&[&old, &new]);
-    let mut found: BTreeMap<(bool, String), BTreeMap<(usize, usize), BTreeSet<Probe>>> = BTreeMap::new();
+    let mut found = Found::new();
     let compared = Compared { old: &old, new: &new };
     for (from, a) in classes.iter().enumerate() {
         progress.at(from, classes.len());
@@ -146,10 +146,15 @@ pub fn difference(before: &World, after: &World, progress: &mut Progress) -> Dif
     summed(before, &classes, &probes, found)
 }
 
-type Found = BTreeMap<(bool, String), BTreeMap<(usize, usize), BTreeSet<Probe>>>;
+/// Pairs of classes, by number, with the packets that are judged otherwise.
+type Pairs = BTreeMap<(usize, usize), BTreeSet<Probe>>;
+/// By what they are afterwards (allowed or not) and what denies.
+type Found = BTreeMap<(bool, String), Pairs>;
+/// A pod with one of its addresses.
+type Member = (Key, IpAddr);
 
 /// Two different pods of two classes of one family.
-fn pair<'c>(a: &'c Class, b: &'c Class, same: bool) -> Option<(&'c (Key, IpAddr), &'c (Key, IpAddr))> {
+fn pair<'c>(a: &'c Class, b: &'c Class, same: bool) -> Option<(&'c Member, &'c Member)> {
     let sender = a.members.first()?;
     let receiver = b.members.iter().find(|(key, _)| *key != sender.0);
     // A class of one pod may still be the other class's first pod.
@@ -291,7 +296,7 @@ struct Block {
 }
 
 /// Pairs of classes as few blocks: all who reach a class by the same packets, then all classes that the same ones reach.
-fn blocks(classes: &[Class], between: BTreeMap<(usize, usize), BTreeSet<Probe>>) -> Vec<Block> {
+fn blocks(classes: &[Class], between: Pairs) -> Vec<Block> {
     let mut senders: BTreeMap<(usize, BTreeSet<Probe>), BTreeSet<usize>> = BTreeMap::new();
     for ((from, to), chosen) in between {
         senders.entry((to, chosen)).or_default().insert(from);
