@@ -42,11 +42,17 @@ const GROUP_BYTES: usize = 4 << 20;
 /// How an answer gets to who asked. Runs on the store's threads: it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
+/// What came of writes that belong together: one outcome for each that was tried.
+pub(crate) type Outcomes = Vec<Result<Done, StoreError>>;
+
+/// As [`Reply`], for writes that belong together.
+pub(crate) type JobReply = Box<dyn FnOnce(Outcomes) + Send>;
+
 /// Writes that belong together: done in order, up to the first that fails. Answered after the sync, with one outcome for each
 /// that was tried.
 pub(crate) struct Job {
     pub(crate) ops: Vec<Op>,
-    pub(crate) reply: Box<dyn FnOnce(Vec<Result<Done, StoreError>>) + Send>,
+    pub(crate) reply: JobReply,
 }
 
 /// The running store. Dropping it waits for the writes under way.
@@ -235,7 +241,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: &[Vec<Op>], replies: Vec<Box<dyn FnOnce(Vec<Result<Done, StoreError>>) + Send>>) {
+    fn commit(&mut self, group: &[Vec<Op>], replies: Vec<JobReply>) {
         let forget = (self.floor >= self.trimmed + TRIM_STEP).then_some(self.floor);
         // A panic in redb must not leave anyone without an answer; it refuses all that comes later.
         let committed = catch_unwind(AssertUnwindSafe(|| self.file.commit(group, forget)))
