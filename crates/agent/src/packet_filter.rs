@@ -36,6 +36,8 @@ pub struct PacketFilter {
     /// Addresses of this host's devices that are not pods'.
     links: BTreeMap<IfName, BTreeSet<IpAddr>>,
     tunnel: IfName,
+    /// The datastore has been read; the journal has.
+    read: [bool; 2],
     /// The kernel's table has to be read again.
     look: bool,
     /// Why the kernel could not be asked or told, last.
@@ -90,6 +92,7 @@ impl PacketFilter {
             locals: BTreeMap::new(),
             links: BTreeMap::new(),
             tunnel,
+            read: [false; 2],
             look: true,
             broken: None,
             applied: Applied::default(),
@@ -237,9 +240,27 @@ impl PacketFilter {
         }
     }
 
-    /// The datastore has been read: the picture is complete.
+    /// The datastore has been read.
     pub fn in_sync(&mut self) {
-        self.filter.in_sync();
+        self.read[0] = true;
+        self.complete();
+    }
+
+    /// The journal has been read: the pods that live here are known.
+    pub fn endpoints_loaded(&mut self) {
+        self.read[1] = true;
+        self.complete();
+    }
+
+    /// With both the picture is complete. Without the journal, pods that an earlier agent has let in would look gone.
+    fn complete(&mut self) {
+        if self.is_complete() {
+            self.filter.in_sync();
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.read == [true; 2]
     }
 
     /// Tries again what failed.
@@ -252,8 +273,11 @@ impl PacketFilter {
 
     /// Brings the kernel's table to what policy says.
     pub async fn settle(&mut self) {
-        for change in self.graph.flush() {
-            self.filter.policy(change);
+        // Half a picture may have a profile that allows, and not yet the policy that denies.
+        if self.is_complete() {
+            for change in self.graph.flush() {
+                self.filter.policy(change);
+            }
         }
         for _ in 0..TURNS {
             if (self.look || self.filter.wants_look()) && !self.read().await {

@@ -1,0 +1,306 @@
+//! Sockets inside pods: servers that answer, and many probes at once. Everything runs in the test's own process; a socket
+//! stays in the network namespace that it was opened in.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use linux::netns::{self, Netns};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// What a probe is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum L4 {
+    Tcp,
+    Udp,
+}
+
+/// One attempt to reach somebody.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Name of a network namespace.
+    pub from: String,
+    pub to: SocketAddr,
+    pub l4: L4,
+}
+
+/// How long one that should arrive is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one that should not arrive is listened for, after all others have. Everything happens on one machine, where a
+/// packet takes microseconds.
+const GRACE: Duration = Duration::from_millis(25);
+
+/// Sends all probes at once, first those that should not arrive; which ones were answered.
+pub fn probe_all(probes: &[Probe], expected: &[bool]) -> Vec<bool> {
+    let mut sockets: Vec<Option<Socket>> = probes.iter().map(|_| None).collect();
+    let mut by_place: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, probe) in probes.iter().enumerate() {
+        by_place.entry(&probe.from).or_default().push(index);
+    }
+    for (place, indices) in by_place {
+        let opened = inside(place, || indices.iter().map(|index| open(place, &probes[*index])).collect::<Vec<_>>());
+        for (index, socket) in indices.iter().zip(opened) {
+            sockets[*index] = Some(socket);
+        }
+    }
+    let sockets: Vec<Socket> = sockets.into_iter().flatten().collect();
+    for wanted in [false, true] {
+        for index in (0..probes.len()).filter(|index| expected[*index] == wanted) {
+            let (probe, socket) = (&probes[index], &sockets[index]);
+            // Under way, or refused at once: what comes of it is seen below.
+            let _ = socket.connect(&probe.to.into());
+            if probe.l4 == L4::Udp {
+                let _ = socket.send(b"probe");
+            }
+        }
+    }
+    let mut answered = vec![false; probes.len()];
+    let mut open: Vec<usize> = (0..probes.len()).collect();
+    let patience = Instant::now() + PATIENCE;
+    let mut grace = None;
+    while !open.is_empty() {
+        let now = Instant::now();
+        if open.iter().all(|index| !expected[*index]) && grace.is_none() {
+            grace = Some(now + GRACE);
+        }
+        let left = grace.unwrap_or(patience).saturating_duration_since(now);
+        if left.is_zero() {
+            break;
+        }
+        let events = |index: &usize| match probes[*index].l4 {
+            L4::Tcp => PollFlags::POLLOUT,
+            L4::Udp => PollFlags::POLLIN,
+        };
+        let mut polled: Vec<PollFd<'_>> = open
+            .iter()
+            .map(|index| PollFd::new(sockets[*index].as_fd(), events(index)))
+            .collect();
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap();
+        poll(&mut polled, timeout).expect("poll");
+        let ready: Vec<usize> = open
+            .iter()
+            .zip(&polled)
+            .filter(|(_, polled)| polled.any() == Some(true))
+            .map(|(index, _)| *index)
+            .collect();
+        drop(polled);
+        for index in ready {
+            let socket = &sockets[index];
+            answered[index] = match probes[index].l4 {
+                L4::Tcp => matches!(socket.take_error(), Ok(None)) && socket.peer_addr().is_ok(),
+                L4::Udp => socket.recv(&mut [std::mem::MaybeUninit::uninit(); 64]).is_ok(),
+            };
+            open.retain(|other| *other != index);
+        }
+    }
+    answered
+}
+
+/// Whether one probe is answered; `expected` says how long it is waited for.
+pub fn reaches(from: &str, to: SocketAddr, l4: L4, expected: bool) -> bool {
+    let probe = Probe {
+        from: from.to_owned(),
+        to,
+        l4,
+    };
+    probe_all(&[probe], &[expected])[0]
+}
+
+/// Runs work inside a named network namespace.
+pub fn inside<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
+    netns::run_in(&netns::path(place), work).unwrap_or_else(|error| panic!("{place}: {error}"))
+}
+
+/// Source ports are used once each: connection tracking remembers the others.
+static NEXT_PORT: Mutex<BTreeMap<String, u16>> = Mutex::new(BTreeMap::new());
+
+fn next_port(place: &str) -> u16 {
+    let mut ports = NEXT_PORT.lock().expect("nobody panics with it");
+    let port = ports.entry(place.to_owned()).or_insert(10_000);
+    *port += 1;
+    *port
+}
+
+/// An unconnected socket with a source port that was not used before.
+pub fn socket(place: &str, l4: L4, family: IpAddr) -> Socket {
+    let (kind, protocol) = match l4 {
+        L4::Tcp => (Type::STREAM, Protocol::TCP),
+        L4::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let domain = match family {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    };
+    let any: IpAddr = match family {
+        IpAddr::V4(_) => [0; 4].into(),
+        IpAddr::V6(_) => [0; 16].into(),
+    };
+    let socket = Socket::new(domain, kind, Some(protocol)).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    socket
+        .bind(&SocketAddr::from((any, next_port(place))).into())
+        .expect("an unused port");
+    socket
+}
+
+fn open(place: &str, probe: &Probe) -> Socket {
+    socket(place, probe.l4, probe.to.ip())
+}
+
+/// Servers in any number of pods, all in one thread. UDP says back who it heard; TCP takes a connection and closes it.
+pub struct Servers {
+    stop: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Servers {
+    /// Servers at these ports of these namespaces, at all addresses there.
+    pub fn start(at: &[(String, Vec<(L4, u16)>)]) -> Self {
+        let mut sockets: Vec<(L4, Socket)> = Vec::new();
+        for (place, ports) in at {
+            sockets.extend(inside(place, || {
+                ports
+                    .iter()
+                    .map(|(l4, port)| (*l4, listening(*l4, *port)))
+                    .collect::<Vec<_>>()
+            }));
+        }
+        let (stop, mut stopped) = UnixStream::pair().expect("a pair of sockets");
+        let thread = std::thread::spawn(move || serve(&sockets, &mut stopped));
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let _ = self.stop.shutdown(std::net::Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn listening(l4: L4, port: u16) -> Socket {
+    let (kind, protocol) = match l4 {
+        L4::Tcp => (Type::STREAM, Protocol::TCP),
+        L4::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::IPV6, kind, Some(protocol)).expect("a socket");
+    socket.set_only_v6(false).expect("both families");
+    socket.set_reuse_address(true).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    socket.bind(&address.into()).expect("the port is free");
+    if l4 == L4::Tcp {
+        socket.listen(1024).expect("listening");
+    }
+    socket
+}
+
+fn serve(sockets: &[(L4, Socket)], stopped: &mut UnixStream) {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 2048];
+    loop {
+        let ready: Vec<usize> = {
+            let mut polled: Vec<PollFd<'_>> = sockets
+                .iter()
+                .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+                .chain([PollFd::new(stopped.as_fd(), PollFlags::POLLIN)])
+                .collect();
+            poll(&mut polled, PollTimeout::NONE).expect("poll");
+            let ready = polled.iter().enumerate().filter(|(_, fd)| fd.any() == Some(true));
+            ready.map(|(index, _)| index).collect()
+        };
+        for index in ready {
+            let Some((l4, socket)) = sockets.get(index) else {
+                let _ = stopped.read(&mut [0; 1]);
+                return;
+            };
+            match l4 {
+                L4::Tcp => while socket.accept().is_ok() {},
+                L4::Udp => {
+                    while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                        let _ = socket.send_to(heard(&from).as_bytes(), &from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn heard(from: &SockAddr) -> String {
+    let ip = from.as_socket().map(|address| address.ip().to_canonical());
+    ip.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+/// Asks a UDP server under which address it sees the sender; `None`: no answer.
+pub fn seen_as(from: &str, to: SocketAddr, patience: Duration) -> Option<IpAddr> {
+    let socket = inside(from, || socket(from, L4::Udp, to.ip()));
+    socket.set_nonblocking(false).ok()?;
+    socket.set_read_timeout(Some(patience)).ok()?;
+    socket.connect(&to.into()).ok()?;
+    socket.send(b"who am I").ok()?;
+    let mut buffer = [0; 64];
+    let length = (&socket).read(&mut buffer).ok()?;
+    std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()
+}
+
+/// Packets sent without pause until it is dropped, each from the same socket.
+pub struct Flood {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Flood {
+    /// From a namespace to a UDP port. `pause` is between two packets; each packet is a flow of its own with `fresh`.
+    pub fn start(from: &str, to: SocketAddr, pause: Duration) -> Self {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (told, netns, place) = (
+            stop.clone(),
+            Netns::open(&netns::path(from)).expect("the namespace"),
+            from.to_owned(),
+        );
+        let thread = std::thread::spawn(move || {
+            netns
+                .run(|| {
+                    let socket = socket(&place, L4::Udp, to.ip());
+                    let mut sent = 0_u64;
+                    while !told.load(std::sync::atomic::Ordering::Relaxed) {
+                        // A full queue or an unreachable answer is no reason to stop.
+                        match socket.send_to(&sent.to_be_bytes(), &to.into()) {
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            _ => sent += 1,
+                        }
+                        if !pause.is_zero() {
+                            let _ = poll(&mut [], PollTimeout::try_from(pause).unwrap());
+                        }
+                    }
+                    sent
+                })
+                .expect("the namespace")
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; how many were sent.
+    pub fn end(mut self) -> u64 {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.take().map_or(0, |thread| thread.join().expect("the flood"))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
