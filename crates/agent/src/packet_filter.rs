@@ -31,8 +31,10 @@ pub struct PacketFilter {
     filter: Filter,
     kernel: Box<dyn NftKernel>,
     table: TableName,
-    /// By journal id: the endpoint's key, and what it brings for translation.
-    locals: BTreeMap<String, (Key, WorkloadEndpoint)>,
+    /// By journal id: the endpoint's key.
+    locals: BTreeMap<String, Key>,
+    /// A pod that lives here may bring other translations.
+    translate: bool,
     /// Addresses of this host's devices that are not pods'.
     links: BTreeMap<IfName, BTreeSet<IpAddr>>,
     tunnel: IfName,
@@ -90,6 +92,7 @@ impl PacketFilter {
             kernel,
             table: TableName(TABLE.to_owned()),
             locals: BTreeMap::new(),
+            translate: true,
             links: BTreeMap::new(),
             tunnel,
             read: [false; 2],
@@ -129,6 +132,7 @@ impl PacketFilter {
 
     /// Takes what one resource is now.
     pub fn apply(&mut self, update: Update) {
+        self.translate |= update.key.kind == Kind::WorkloadEndpoint && self.graph.pod(&update.key).is_some();
         self.graph.apply(update);
     }
 
@@ -138,18 +142,18 @@ impl PacketFilter {
         self.filter
             .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
         let key = endpoint.as_ref().map(|(_, resource)| resource.key());
-        if let Some((old, _)) = old
+        if let Some(old) = old
             && Some(&old) != key.as_ref()
             // A new container of the same pod may have it by now.
-            && !self.locals.values().any(|(other, _)| *other == old)
+            && !self.locals.values().any(|other| *other == old)
         {
             self.graph.local(old, None);
         }
         if let Some((_, resource)) = endpoint {
-            self.graph.local(resource.key(), Some(resource.clone()));
-            self.locals.insert(id.to_owned(), (resource.key(), resource));
+            self.locals.insert(id.to_owned(), resource.key());
+            self.graph.local(resource.key(), Some(resource));
         }
-        self.filter.nat(self.translations());
+        self.translate = true;
     }
 
     /// Takes the node's state: pools, nodes and settings.
@@ -278,6 +282,9 @@ impl PacketFilter {
             for change in self.graph.flush() {
                 self.filter.policy(change);
             }
+            if std::mem::take(&mut self.translate) {
+                self.filter.nat(self.translations());
+            }
         }
         for _ in 0..TURNS {
             if (self.look || self.filter.wants_look()) && !self.read().await {
@@ -339,7 +346,7 @@ impl PacketFilter {
         if let Some(why) = &self.broken {
             return Some(Err(format!("policy cannot be enforced: {why}")));
         }
-        let Some((key, _)) = self.locals.get(id) else {
+        let Some(key) = self.locals.get(id) else {
             return Some(Ok(()));
         };
         let enforced = self.filter.is_enforced(&EndpointId::Workload(key.clone()));
@@ -364,7 +371,10 @@ impl PacketFilter {
         let problems = self.graph.problems().into_iter().map(|problem| problem.to_string());
         FilterReport {
             broken: self.broken.clone(),
-            problems: problems.chain(refused.iter().map(shown)).collect(),
+            problems: problems
+                .chain(missing_profiles(state))
+                .chain(refused.iter().map(shown))
+                .collect(),
             endpoints: state.endpoints.len(),
             enforced: enforced.count(),
             policies: state.policies.len(),
@@ -377,7 +387,9 @@ impl PacketFilter {
     /// Floating IPs and host ports of the pods that are here.
     fn translations(&self) -> Nat {
         let mut nat = Nat::default();
-        for (_, resource) in self.locals.values() {
+        // A pod whose container was replaced may be there twice, by journal id.
+        let keys: BTreeSet<&Key> = self.locals.values().collect();
+        for resource in keys.into_iter().filter_map(|key| self.graph.pod(key)) {
             let spec = &resource.spec;
             nat.floating_ips
                 .extend(spec.ip_nats.iter().map(|translation| FloatingIp {
@@ -400,6 +412,19 @@ impl PacketFilter {
         }
         nat
     }
+}
+
+/// What an endpoint refers to in vain. It is closed as far as no policy and no other profile allows.
+fn missing_profiles(state: &PolicyState) -> impl Iterator<Item = String> {
+    let named = |(id, endpoint): (&EndpointId, &std::sync::Arc<policy::Endpoint>)| {
+        let missing = endpoint
+            .profiles
+            .iter()
+            .filter(|name| !state.profiles.contains_key(*name));
+        let told = missing.map(|name| format!("{id}: its profile {name} does not exist, and allows nothing"));
+        told.collect::<Vec<_>>()
+    };
+    state.endpoints.iter().flat_map(named)
 }
 
 fn shown(problem: &dataplane::filter::Problem) -> String {

@@ -514,7 +514,10 @@ fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     match api::names::is_label_key(key) && api::names::is_label_value(value) {
         true => Ok((key.to_string(), value.to_string())),
-        false => Err("a label has a name such as `app` or `example.org/app`, and up to 63 of A-Z, a-z, 0-9, `-`, `_` and `.`".into()),
+        false => Err(
+            "a label has a name such as `app` or `example.org/app`, and up to 63 of A-Z, a-z, 0-9, `-`, `_` and `.`"
+                .into(),
+        ),
     }
 }
 

@@ -218,7 +218,9 @@ pub fn plugin(folder: &Folder, record: &Record, pod: &PodRecord, verb: &'static 
         .env("CNI_PATH", folder.bin())
         .env(
             "CNI_ARGS",
-            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"),
+            format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"
+            ),
         )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

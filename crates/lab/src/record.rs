@@ -375,7 +375,10 @@ mod tests {
     #[test]
     fn pods_of_other_namespaces_carry_them_in_front() {
         let folder = Folder::of("big");
-        for (namespace, name, netns) in [("default", "web", "big.pod-web"), ("shop", "shop/web", "big.pod-shop.web")] {
+        for (namespace, name, netns) in [
+            ("default", "web", "big.pod-web"),
+            ("shop", "shop/web", "big.pod-shop.web"),
+        ] {
             let pod = PodRecord::planned(&folder, namespace, "web", "n1");
             assert_eq!(
                 (pod.name.as_str(), pod.netns.as_str(), pod.short_name()),

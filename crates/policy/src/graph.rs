@@ -168,6 +168,12 @@ impl Graph {
         }
     }
 
+    /// What counts of a pod that lives here: what the store has of it for this node, else what the journal says.
+    pub fn pod(&self, key: &Key) -> Option<&WorkloadEndpoint> {
+        let local = self.locals.get(key)?;
+        Some(self.stored.get(key).unwrap_or(&local.journal))
+    }
+
     /// What policy says as of the last flush.
     pub fn state(&self) -> &PolicyState {
         &self.state

@@ -249,7 +249,10 @@ impl CniServer {
         Ok(())
     }
 
-    async fn route_when_known(&self, known: oneshot::Receiver<(Endpoint, Option<WorkloadEndpoint>)>) -> Result<(), Error> {
+    async fn route_when_known(
+        &self,
+        known: oneshot::Receiver<(Endpoint, Option<WorkloadEndpoint>)>,
+    ) -> Result<(), Error> {
         match known.await {
             Ok((endpoint, stored)) => self.route(&endpoint, stored).await,
             // There are no addresses or no WorkloadEndpoint: the other half says why.
@@ -279,13 +282,10 @@ impl CniServer {
         if link_of(endpoint).is_none() {
             return Ok(());
         }
-        let local = self
-            .naming()
-            .local(endpoint)
-            .map(|local| LocalEndpoint {
-                fresh: true,
-                ..as_stored(local, stored)
-            });
+        let local = self.naming().local(endpoint).map(|local| LocalEndpoint {
+            fresh: true,
+            ..as_stored(local, stored)
+        });
         let programmed = self.program(&endpoint.id(), local).await;
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }

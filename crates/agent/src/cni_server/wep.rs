@@ -26,18 +26,21 @@ impl CniServer {
                 wait.as_secs()
             )))
         };
-        written.unwrap_or_else(|_| late()).map(Some).map_err(|error| match error {
-            StoreError::Refused(_) => Error::new(
-                Code::Datastore,
-                "the datastore refused the WorkloadEndpoint",
-                error.to_string(),
-            ),
-            _ => Error::new(
-                Code::TryAgain,
-                "the WorkloadEndpoint cannot be written now",
-                error.to_string(),
-            ),
-        })
+        written
+            .unwrap_or_else(|_| late())
+            .map(Some)
+            .map_err(|error| match error {
+                StoreError::Refused(_) => Error::new(
+                    Code::Datastore,
+                    "the datastore refused the WorkloadEndpoint",
+                    error.to_string(),
+                ),
+                _ => Error::new(
+                    Code::TryAgain,
+                    "the WorkloadEndpoint cannot be written now",
+                    error.to_string(),
+                ),
+            })
     }
 
     /// As it is created.

@@ -2,11 +2,12 @@
 //! stays in the network namespace that it was opened in.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read as _};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,12 @@ pub fn probe_all(probes: &[Probe], expected: &[bool]) -> Vec<bool> {
         by_place.entry(&probe.from).or_default().push(index);
     }
     for (place, indices) in by_place {
-        let opened = inside(place, || indices.iter().map(|index| open(place, &probes[*index])).collect::<Vec<_>>());
+        let opened = inside(place, || {
+            indices
+                .iter()
+                .map(|index| open(place, &probes[*index]))
+                .collect::<Vec<_>>()
+        });
         for (index, socket) in indices.iter().zip(opened) {
             sockets[*index] = Some(socket);
         }
@@ -251,39 +257,183 @@ pub fn seen_as(from: &str, to: SocketAddr, patience: Duration) -> Option<IpAddr>
     std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()
 }
 
-/// Packets sent without pause until it is dropped, each from the same socket.
-pub struct Flood {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<JoinHandle<u64>>,
+/// What arrived at a UDP port: when, and from whom. It answers.
+pub struct Receiver {
+    arrived: Arc<Mutex<Vec<(Instant, IpAddr)>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
-impl Flood {
-    /// From a namespace to a UDP port. `pause` is between two packets; each packet is a flow of its own with `fresh`.
-    pub fn start(from: &str, to: SocketAddr, pause: Duration) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+impl Receiver {
+    /// At a port of a namespace.
+    pub fn start(place: &str, port: u16) -> Self {
+        let socket = inside(place, || listening(L4::Udp, port));
+        socket.set_nonblocking(false).expect("a socket");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .expect("a socket");
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (written, told) = (arrived.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+            while !told.load(Ordering::Relaxed) {
+                let Ok((_, from)) = socket.recv_from(&mut buffer) else {
+                    continue;
+                };
+                let _ = socket.send_to(b"heard", &from);
+                let Some(from) = from.as_socket() else { continue };
+                let mut arrived = written.lock().expect("nobody panics with it");
+                arrived.push((Instant::now(), from.ip().to_canonical()));
+            }
+        });
+        Self {
+            arrived,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// When packets of a sender arrived.
+    pub fn heard(&self, from: IpAddr) -> Vec<Instant> {
+        let arrived = self.arrived.lock().expect("nobody panics with it");
+        arrived
+            .iter()
+            .filter(|(_, sender)| *sender == from)
+            .map(|(at, _)| *at)
+            .collect()
+    }
+
+    /// Forgets what has arrived.
+    pub fn forget(&self) {
+        self.arrived.lock().expect("nobody panics with it").clear();
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// UDP packets that have come into a namespace, whether somebody listened or not.
+pub fn datagrams_in(place: &str) -> u64 {
+    let text = inside(place, || std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("counters");
+    let mut lines = text.lines().filter(|line| line.starts_with("Udp: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let counters: BTreeMap<&str, &str> = names.split(' ').zip(values.split(' ')).collect();
+    ["InDatagrams", "NoPorts"]
+        .iter()
+        .map(|name| counters[name].parse::<u64>().expect("a number"))
+        .sum()
+}
+
+/// Packets to many at once, without pause until it is dropped.
+pub struct Spray {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spray {
+    pub fn start(from: &str, to: Vec<SocketAddr>) -> Self {
+        let sent = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (count, told) = (sent.clone(), stop.clone());
+        let socket = inside(from, || socket(from, L4::Udp, to[0].ip()));
+        let to: Vec<SockAddr> = to.into_iter().map(SockAddr::from).collect();
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                for target in &to {
+                    // What is refused, or finds a full queue, is sent again soon.
+                    let _ = socket.send_to(b"spray", target);
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            sent,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Packets to one target, each of them a flow of its own.
+    pub fn of_flows(from: &str, to: SocketAddr) -> Self {
+        let sent = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (count, told) = (sent.clone(), stop.clone());
+        let netns = Netns::open(&netns::path(from)).expect("the namespace");
+        let thread = std::thread::spawn(move || {
+            let work = || {
+                // Far from the ports that are used once each. What was refused is remembered by nobody.
+                let mut ports = (30_000..65_000_u16).cycle();
+                while !told.load(Ordering::Relaxed) {
+                    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+                    let port = ports.next().expect("they never end");
+                    socket
+                        .bind(&SocketAddr::from(([0; 4], port)).into())
+                        .expect("a free port");
+                    let _ = socket.send_to(b"spray", &to.into());
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            netns.run(work).expect("the namespace");
+        });
+        Self {
+            sent,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits until each target was sent so many more packets.
+    pub fn wait_for(&self, more: u64) {
+        let now = self.sent.load(Ordering::Relaxed);
+        while self.sent.load(Ordering::Relaxed) < now + more {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Spray {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A flow of its own every ten milliseconds; what comes of each.
+pub struct Pulse {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<Socket>>>,
+}
+
+impl Pulse {
+    pub fn start(from: &str, to: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
         let (told, netns, place) = (
             stop.clone(),
             Netns::open(&netns::path(from)).expect("the namespace"),
             from.to_owned(),
         );
         let thread = std::thread::spawn(move || {
-            netns
-                .run(|| {
+            let work = || {
+                let mut sent = Vec::new();
+                let beginning = Instant::now();
+                while !told.load(Ordering::Relaxed) {
                     let socket = socket(&place, L4::Udp, to.ip());
-                    let mut sent = 0_u64;
-                    while !told.load(std::sync::atomic::Ordering::Relaxed) {
-                        // A full queue or an unreachable answer is no reason to stop.
-                        match socket.send_to(&sent.to_be_bytes(), &to.into()) {
-                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                            _ => sent += 1,
-                        }
-                        if !pause.is_zero() {
-                            let _ = poll(&mut [], PollTimeout::try_from(pause).unwrap());
-                        }
-                    }
-                    sent
-                })
-                .expect("the namespace")
+                    let _ = socket.connect(&to.into());
+                    let _ = socket.send(b"pulse");
+                    sent.push(socket);
+                    let next = Duration::from_millis(10) * u32::try_from(sent.len()).expect("a test is short");
+                    let left = next.saturating_sub(beginning.elapsed());
+                    let _ = poll(&mut [], PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+                }
+                sent
+            };
+            netns.run(work).expect("the namespace")
         });
         Self {
             stop,
@@ -291,16 +441,28 @@ impl Flood {
         }
     }
 
-    /// Ends it; how many were sent.
-    pub fn end(mut self) -> u64 {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.thread.take().map_or(0, |thread| thread.join().expect("the flood"))
+    /// Ends it: how many were sent, how many of them were answered.
+    pub fn end(mut self) -> (usize, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sockets = self
+            .thread
+            .take()
+            .map(|thread| thread.join().expect("the pulse"))
+            .unwrap_or_default();
+        // The last answer is on its way for microseconds.
+        if let Some(last) = sockets.last() {
+            let mut polled = [PollFd::new(last.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut polled, 100_u16);
+        }
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+        let answered = sockets.iter().filter(|socket| socket.recv(&mut buffer).is_ok());
+        (sockets.len(), answered.count())
     }
 }
 
-impl Drop for Flood {
+impl Drop for Pulse {
     fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
