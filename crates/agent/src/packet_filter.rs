@@ -414,17 +414,21 @@ impl PacketFilter {
     }
 }
 
-/// What an endpoint refers to in vain. It is closed as far as no policy and no other profile allows.
+/// Profiles that endpoints refer to in vain: these are closed as far as no policy and no other profile allows.
 fn missing_profiles(state: &PolicyState) -> impl Iterator<Item = String> {
-    let named = |(id, endpoint): (&EndpointId, &std::sync::Arc<policy::Endpoint>)| {
-        let missing = endpoint
-            .profiles
+    let missing = state.profiles.iter().filter(|(_, profile)| profile.missing);
+    missing.map(|(name, _)| {
+        let mut users = state
+            .endpoints
             .iter()
-            .filter(|name| !state.profiles.contains_key(*name));
-        let told = missing.map(|name| format!("{id}: its profile {name} does not exist, and allows nothing"));
-        told.collect::<Vec<_>>()
-    };
-    state.endpoints.iter().flat_map(named)
+            .filter(|(_, endpoint)| endpoint.profiles.contains(name));
+        let first = users.next().map(|(id, _)| id.to_string()).unwrap_or_default();
+        let more = match users.count() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        format!("profile {name} of {first}{more} does not exist, and allows nothing")
+    })
 }
 
 fn shown(problem: &dataplane::filter::Problem) -> String {

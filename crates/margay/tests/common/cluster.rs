@@ -81,7 +81,7 @@ impl Cluster {
         }
         let servers = Servers::start(&served);
         let store = Datastore::of(&lab);
-        let mut cluster = Self {
+        let cluster = Self {
             lab,
             pods,
             fences,
