@@ -329,6 +329,27 @@ pub fn datagrams_in(place: &str) -> u64 {
         .sum()
 }
 
+/// Sends one UDP packet from an address that may be anybody's. The namespace must have it somewhere.
+pub fn send_as(place: &str, source: IpAddr, to: SocketAddr) {
+    inside(place, || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        socket
+            .bind(&SocketAddr::from((source, next_port(place))).into())
+            .expect("the address is there");
+        // That it is refused at once is as good.
+        let _ = socket.send_to(b"from whom?", &to.into());
+    });
+}
+
+/// A socket that sends and hears IP packets of a protocol.
+pub fn raw(place: &str, protocol: i32) -> Socket {
+    inside(place, || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol))).expect("root may");
+        socket.set_nonblocking(true).expect("a socket");
+        socket
+    })
+}
+
 /// Packets to many at once, without pause until it is dropped.
 pub struct Spray {
     sent: Arc<AtomicU64>,
