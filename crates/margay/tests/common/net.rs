@@ -281,10 +281,12 @@ impl Receiver {
                 let Ok((_, from)) = socket.recv_from(&mut buffer) else {
                     continue;
                 };
+                // Written down before it is answered: who has the answer may look.
+                if let Some(from) = from.as_socket() {
+                    let mut arrived = written.lock().expect("nobody panics with it");
+                    arrived.push((Instant::now(), from.ip().to_canonical()));
+                }
                 let _ = socket.send_to(b"heard", &from);
-                let Some(from) = from.as_socket() else { continue };
-                let mut arrived = written.lock().expect("nobody panics with it");
-                arrived.push((Instant::now(), from.ip().to_canonical()));
             }
         });
         Self {
