@@ -8,7 +8,7 @@ use api::resource::{HostEndpoint, WorkloadEndpoint};
 use api::{Key, Kind, Resource};
 use datastore::Update;
 
-use crate::assemble::{Bare, missing_tier};
+use crate::assemble::{Bare, missing_tier, replaces};
 use crate::facts::{MemberFacts, PolicyFacts};
 use crate::policies::Policies;
 use crate::population::{Population, Value};
@@ -143,7 +143,7 @@ impl Graph {
 
     /// Records that a pod lives on this node (with the WorkloadEndpoint that its journal entry amounts to), or no longer
     /// does. Only this decides whether it has policy; what the store has of the same key for this node replaces its labels,
-    /// profiles, addresses and ports.
+    /// profiles, addresses and ports, unless that is about another container or has no addresses yet.
     pub fn local(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
         self.dirty.endpoints.insert(EndpointId::Workload(key.clone()));
         match endpoint {
@@ -170,8 +170,12 @@ impl Graph {
 
     /// What counts of a pod that lives here: what the store has of it for this node, else what the journal says.
     pub fn pod(&self, key: &Key) -> Option<&WorkloadEndpoint> {
-        let local = self.locals.get(key)?;
-        Some(self.stored.get(key).unwrap_or(&local.journal))
+        self.locals.get(key).map(|local| self.counting(key, local))
+    }
+
+    fn counting<'a>(&'a self, key: &Key, local: &'a Local) -> &'a WorkloadEndpoint {
+        let stored = self.stored.get(key).filter(|stored| replaces(stored, &local.journal));
+        stored.unwrap_or(&local.journal)
     }
 
     /// What policy says as of the last flush.
@@ -227,7 +231,7 @@ impl Graph {
     /// Counts a pod that lives here as what the store says, else as what the journal says.
     fn place_local(&mut self, key: &Key) {
         if let Some(local) = self.locals.get(key) {
-            let endpoint = self.stored.get(key).unwrap_or(&local.journal).clone();
+            let endpoint = self.counting(key, local).clone();
             self.member(key, Some(endpoint.into()));
         }
     }

@@ -10,7 +10,7 @@ use api::resource::WorkloadEndpoint;
 use api::{Key, Resource};
 use ipnet::IpNet;
 
-use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier};
+use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces};
 use crate::facts::{MemberFacts, PolicyFacts};
 use crate::problem::Problem;
 use crate::profiles::{ProfileFacts, Profiles};
@@ -68,7 +68,7 @@ impl World {
             }
             match resource {
                 Resource::WorkloadEndpoint(endpoint) => match locals.get(&key) {
-                    Some(journal) if endpoint.spec.node == node => {
+                    Some(journal) if endpoint.spec.node == node && replaces(endpoint, journal) => {
                         world.local(&key, endpoint, &journal.spec.interface_name);
                     }
                     Some(_) => {}

@@ -312,9 +312,11 @@ impl CniServer {
     }
 }
 
-/// With the WorkloadEndpoint as the datastore has it, where there is one.
+/// With the WorkloadEndpoint as the datastore has it, where there is one; which of its versions it is does not matter.
 fn as_stored(local: LocalEndpoint, stored: Option<WorkloadEndpoint>) -> LocalEndpoint {
-    let resource = stored.unwrap_or(local.resource);
+    let Some(mut resource) = stored else { return local };
+    let metadata = &mut resource.metadata;
+    (metadata.uid, metadata.resource_version, metadata.creation_timestamp) = (None, None, None);
     LocalEndpoint { resource, ..local }
 }
 
