@@ -112,6 +112,10 @@ pub struct Applied {
 
 impl<K: Kernel> Loop<K> {
     /// A loop over these parts. `bgp` gets the configuration, `facts` what others follow.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all parts of the agent meet here, each of a type of its own"
+    )]
     pub fn new(
         graph: Graph,
         dataplane: Dataplane,
