@@ -42,6 +42,13 @@ pub enum Event {
         /// Told when its routes and its policy are in the kernel, or why they cannot be.
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// A pod is being made: its policy can be prepared while it has no address yet. `Endpoint` follows.
+    Announced {
+        /// Journal id.
+        id: String,
+        /// Its device, and what it is to policy.
+        endpoint: Box<(LocalEndpoint, WorkloadEndpoint)>,
+    },
     /// Somebody wants to know.
     Report(oneshot::Sender<DataplaneReport>),
     /// Time to try failed operations again.
@@ -220,6 +227,10 @@ impl<K: Kernel> Loop<K> {
                 };
                 self.filter.endpoint(&id, local.as_ref().zip(resource));
                 self.dataplane.endpoint(id, local);
+            }
+            Event::Announced { id, endpoint } => {
+                let (local, resource) = *endpoint;
+                self.filter.endpoint(&id, Some((&local, resource)));
             }
             Event::Report(reply) => {
                 let _ = reply.send(self.report());

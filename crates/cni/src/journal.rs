@@ -1,8 +1,8 @@
 //! What this node's truth about its pods is written on: one file for each endpoint, one for each deletion to be finished.
 //!
 //! `endpoints/` belongs to the agent. A file there is a list of JSON lines; the last whole line counts, so that progress is
-//! one appended line and a torn write is harmless. Only the first line is made durable: what is lost with the power is at
-//! most the news that an endpoint was attached, and no endpoint survives the power.
+//! one appended line and a torn write is harmless. Only the first line is made durable, and until it is, [`Intents`] has it:
+//! what is lost with the power is at most the news that an endpoint was attached, and no endpoint survives the power.
 //!
 //! `pending-delete/` is written by the plugin when it cannot reach the agent, and by the agent when it cannot reach the
 //! datastore. A file there appears whole and durable, or not at all.
@@ -18,6 +18,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::env::Args;
+
+mod intents;
+
+pub use intents::{Intents, Slot};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +218,12 @@ impl Journal {
         Ok(file)
     }
 
+    /// The intents in the journal's directory.
+    pub fn intents(&self) -> io::Result<(Intents, Vec<Endpoint>)> {
+        self.make("endpoints")?;
+        Intents::open(&self.dir)
+    }
+
     /// Makes an endpoint's beginning durable: the file, then its name in the directory.
     pub fn make_durable(&self, file: &File) -> io::Result<()> {
         file.sync_all()?;
@@ -399,4 +409,4 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

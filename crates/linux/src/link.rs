@@ -50,6 +50,10 @@ fn end_message(end: &VethEnd<'_>) -> LinkMessage {
         ..LinkSettings::default()
     };
     let mut message = encode::link(0, &settings);
+    // By itself the driver allocates a queue for each processor and then uses one, which it brings about by waiting for a grace
+    // period while it holds the kernel's lock for devices (`veth_init_queues`).
+    message.attributes.push(LinkAttribute::NumTxQueues(1));
+    message.attributes.push(LinkAttribute::NumRxQueues(1));
     message
         .attributes
         .extend(end.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));

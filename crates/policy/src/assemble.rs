@@ -8,7 +8,7 @@ use api::resource::WorkloadEndpoint;
 use api::{HostEndpointSpec, Key, WorkloadEndpointSpec};
 use ipnet::IpNet;
 
-use crate::facts::{PolicyFacts, PolicyHook};
+use crate::policy_facts::{PolicyFacts, PolicyHook};
 use crate::problem::{Effect, Problem};
 use crate::state::{Direction, Endpoint, HostHook, Interface, Tier, TierEnd};
 use crate::tiers::Tiers;

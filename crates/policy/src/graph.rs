@@ -2,22 +2,26 @@
 
 mod flush;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use api::resource::{HostEndpoint, WorkloadEndpoint};
-use api::{Key, Kind, Resource};
+use api::{
+    GlobalNetworkSetSpec, Key, Kind, KubernetesEndpointSliceSpec, NetworkSetSpec, Object, ProfileSpec, Resource, Spec,
+    TierSpec,
+};
 use datastore::Update;
 
 use crate::assemble::{Bare, missing_tier, replaces};
-use crate::facts::{MemberFacts, PolicyFacts};
+use crate::member_facts::MemberFacts;
 use crate::policies::Policies;
+use crate::policy_facts::PolicyFacts;
 use crate::population::{Population, Value};
 use crate::problem::Problem;
 use crate::profiles::{ProfileFacts, Profiles};
 use crate::services::Services;
 use crate::sets::Sets;
 use crate::state::{EndpointId, PolicyState};
-use crate::table::No;
+use crate::table::{No, Seed};
 use crate::tiers::Tiers;
 
 /// Turns updates of resources into changes of what policy says on this node.
@@ -34,9 +38,9 @@ pub struct Graph {
     profiles: Profiles,
     services: Services,
     /// Pods that live here.
-    locals: BTreeMap<Key, Local>,
+    locals: HashMap<Key, Local, Seed>,
     /// WorkloadEndpoints that the store has for this node.
-    stored: BTreeMap<Key, WorkloadEndpoint>,
+    stored: HashMap<Key, WorkloadEndpoint, Seed>,
     /// HostEndpoints of this node.
     hosts: BTreeMap<String, HostEndpoint>,
     here: BTreeMap<EndpointId, Here>,
@@ -88,8 +92,8 @@ impl Graph {
             tiers: Tiers::default(),
             profiles: Profiles::default(),
             services: Services::default(),
-            locals: BTreeMap::new(),
-            stored: BTreeMap::new(),
+            locals: HashMap::default(),
+            stored: HashMap::default(),
             hosts: BTreeMap::new(),
             here: BTreeMap::new(),
             used: flush::Used::default(),
@@ -100,28 +104,22 @@ impl Graph {
 
     /// Records what one resource is now. A value of another kind than its key says counts as gone.
     pub fn apply(&mut self, update: Update) {
-        let Update { key, value } = update;
+        let Update { key, value } = &update;
+        let value = value.as_ref();
         match key.kind {
-            Kind::WorkloadEndpoint => self.workload(key, value.and_then(|value| value.try_into().ok())),
-            Kind::HostEndpoint => self.host(key, value.and_then(|value| value.try_into().ok())),
-            Kind::NetworkSet => {
-                let set = value.and_then(|value| api::resource::NetworkSet::try_from(value).ok());
-                self.member(&key, set.map(MemberFacts::from));
-            }
-            Kind::GlobalNetworkSet => {
-                let set = value.and_then(|value| api::resource::GlobalNetworkSet::try_from(value).ok());
-                self.member(&key, set.map(MemberFacts::from));
-            }
-            Kind::Profile => self.profile(key, value.and_then(|value| value.try_into().ok())),
+            Kind::WorkloadEndpoint => self.workload(key, of(value)),
+            Kind::HostEndpoint => self.host(key, of(value)),
+            Kind::NetworkSet => self.member(key, of::<NetworkSetSpec>(value).map(MemberFacts::from)),
+            Kind::GlobalNetworkSet => self.member(key, of::<GlobalNetworkSetSpec>(value).map(MemberFacts::from)),
+            Kind::Profile => self.profile(&key.name, of::<ProfileSpec>(value).map(|profile| &profile.spec)),
             Kind::Tier => {
-                let tier = value.and_then(|value| api::resource::Tier::try_from(value).ok());
-                self.dirty.tiers |= self.tiers.set(key.name, tier.as_ref().map(|tier| &tier.spec));
+                let tier = of::<TierSpec>(value).map(|tier| &tier.spec);
+                self.dirty.tiers |= self.tiers.set(&key.name, tier);
             }
             Kind::KubernetesEndpointSlice => {
-                let slice = value.and_then(|value| api::resource::KubernetesEndpointSlice::try_from(value).ok());
-                let namespace = key.namespace.unwrap_or_default();
+                let slice = of::<KubernetesEndpointSliceSpec>(value).map(|slice| &slice.spec);
                 self.services
-                    .set(namespace, key.name, slice.as_ref().map(|slice| &slice.spec));
+                    .set(key.namespace.as_deref().unwrap_or_default(), &key.name, slice);
             }
             Kind::NetworkPolicy
             | Kind::GlobalNetworkPolicy
@@ -160,22 +158,16 @@ impl Graph {
                 let Some(local) = self.locals.remove(&key) else {
                     return;
                 };
-                match self.stored.get(&key).cloned() {
-                    Some(stored) => self.member(&key, Some(stored.into())),
-                    None => self.population.set(&key, local.shadowed),
-                }
+                let stored = self.stored.get(&key);
+                let stored = stored.map(|stored| self.population.value(&stored.into()));
+                self.population.set(&key, stored.or(local.shadowed));
             }
         }
     }
 
     /// What counts of a pod that lives here: what the store has of it for this node, else what the journal says.
     pub fn pod(&self, key: &Key) -> Option<&WorkloadEndpoint> {
-        self.locals.get(key).map(|local| self.counting(key, local))
-    }
-
-    fn counting<'a>(&'a self, key: &Key, local: &'a Local) -> &'a WorkloadEndpoint {
-        let stored = self.stored.get(key).filter(|stored| replaces(stored, &local.journal));
-        stored.unwrap_or(&local.journal)
+        self.locals.get(key).map(|local| counting(&self.stored, key, local))
     }
 
     /// What policy says as of the last flush.
@@ -194,69 +186,82 @@ impl Graph {
         problems
     }
 
-    fn workload(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
-        let is_here = endpoint
-            .as_ref()
-            .is_some_and(|endpoint| endpoint.spec.node == self.node);
-        match (&endpoint, is_here) {
-            (Some(endpoint), true) => drop(self.stored.insert(key.clone(), endpoint.clone())),
-            _ => drop(self.stored.remove(&key)),
+    fn workload(&mut self, key: &Key, endpoint: Option<&WorkloadEndpoint>) {
+        let is_here = endpoint.is_some_and(|endpoint| endpoint.spec.node == self.node);
+        match endpoint.filter(|_| is_here) {
+            Some(endpoint) => drop(self.stored.insert(key.clone(), endpoint.clone())),
+            None => drop(self.stored.remove(key)),
         }
-        let Some(local) = self.locals.get_mut(&key) else {
-            return self.member(&key, endpoint.map(MemberFacts::from));
+        let Some(local) = self.locals.get_mut(key) else {
+            return self.member(key, endpoint.map(MemberFacts::from));
         };
         let elsewhere = endpoint.filter(|_| !is_here).map(MemberFacts::from);
         let shadowed = elsewhere.map(|facts| self.population.value(&facts));
         let old = std::mem::replace(&mut local.shadowed, shadowed);
         old.into_iter().for_each(|old| self.population.release(old));
-        self.place_local(&key);
-        self.dirty.endpoints.insert(EndpointId::Workload(key));
+        self.place_local(key);
+        self.dirty.endpoints.insert(EndpointId::Workload(key.clone()));
     }
 
-    fn host(&mut self, key: Key, endpoint: Option<HostEndpoint>) {
-        let here = endpoint.as_ref().filter(|endpoint| endpoint.spec.node == self.node);
-        let was_here = match here {
+    fn host(&mut self, key: &Key, endpoint: Option<&HostEndpoint>) {
+        let here = endpoint.filter(|endpoint| endpoint.spec.node == self.node);
+        let concerns_us = match here {
             Some(endpoint) => {
                 self.hosts.insert(key.name.clone(), endpoint.clone());
                 true
             }
             None => self.hosts.remove(&key.name).is_some(),
         };
-        if was_here {
+        if concerns_us {
             self.dirty.endpoints.insert(EndpointId::Host(key.name.clone()));
         }
-        self.member(&key, endpoint.map(MemberFacts::from));
+        self.member(key, endpoint.map(MemberFacts::from));
     }
 
     /// Counts a pod that lives here as what the store says, else as what the journal says.
     fn place_local(&mut self, key: &Key) {
         if let Some(local) = self.locals.get(key) {
-            let endpoint = self.counting(key, local).clone();
-            self.member(key, Some(endpoint.into()));
+            let facts = counting(&self.stored, key, local).into();
+            let value = self.population.value(&facts);
+            self.population.set(key, Some(value));
         }
     }
 
-    fn member(&mut self, key: &Key, facts: Option<MemberFacts>) {
+    fn member(&mut self, key: &Key, facts: Option<MemberFacts<'_>>) {
         let value = facts.map(|facts| self.population.value(&facts));
         self.population.set(key, value);
     }
 
-    fn profile(&mut self, key: Key, profile: Option<api::resource::Profile>) {
+    fn profile(&mut self, name: &str, profile: Option<&ProfileSpec>) {
         let none = BTreeMap::new();
-        let labels = profile.as_ref().map_or(&none, |profile| &profile.spec.labels_to_apply);
-        if self.population.set_inherited(&key.name, labels) {
-            self.dirty.labels.insert(key.name.clone());
+        let labels = profile.map_or(&none, |profile| &profile.labels_to_apply);
+        if self.population.set_inherited(name, labels) {
+            self.dirty.labels.insert(name.to_owned());
         }
-        let facts = profile.map(|profile| ProfileFacts::read(&key.name, &profile.spec));
-        if self.profiles.set(&key.name, facts) {
-            self.dirty.profiles.insert(key.name);
+        let facts = profile.map(|profile| ProfileFacts::read(name, profile));
+        if self.profiles.set(name, facts) {
+            self.dirty.profiles.insert(name.to_owned());
         }
     }
 
-    fn policy(&mut self, key: Key, value: Option<Resource>) {
+    fn policy(&mut self, key: &Key, value: Option<&Resource>) {
         let value = value.filter(|value| value.kind() == key.kind);
-        let facts = value.and_then(|value| PolicyFacts::read(&key, &value));
+        let facts = value.and_then(|value| PolicyFacts::read(key, value));
         let changed = self.policies.set(key, facts, &mut self.population);
         self.dirty.policies.extend(changed);
     }
+}
+
+/// The object of this kind.
+fn of<S: Spec>(value: Option<&Resource>) -> Option<&Object<S>>
+where
+    for<'a> &'a Object<S>: TryFrom<&'a Resource>,
+{
+    value.and_then(|value| value.try_into().ok())
+}
+
+/// What the store has of a pod that lives here, if that counts, else what the journal says.
+fn counting<'a>(stored: &'a HashMap<Key, WorkloadEndpoint, Seed>, key: &Key, local: &'a Local) -> &'a WorkloadEndpoint {
+    let stored = stored.get(key).filter(|stored| replaces(stored, &local.journal));
+    stored.unwrap_or(&local.journal)
 }

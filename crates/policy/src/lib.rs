@@ -6,14 +6,17 @@
 
 mod assemble;
 pub mod evaluate;
-mod facts;
+pub mod expect;
 mod graph;
 mod index;
+mod member_facts;
 mod members;
 mod nets;
 mod oracle;
 mod policies;
+mod policy_facts;
 mod population;
+mod print;
 mod problem;
 mod profiles;
 mod rules;

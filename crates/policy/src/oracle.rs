@@ -11,7 +11,8 @@ use api::{Key, Resource};
 use ipnet::IpNet;
 
 use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces};
-use crate::facts::{MemberFacts, PolicyFacts};
+use crate::member_facts::MemberFacts;
+use crate::policy_facts::PolicyFacts;
 use crate::problem::Problem;
 use crate::profiles::{ProfileFacts, Profiles};
 use crate::rules::Rules;
@@ -23,7 +24,7 @@ use crate::tiers::Tiers;
 /// What policy says on `node`, where the pods `locals` live.
 pub fn compute<'a>(
     node: &str,
-    locals: &BTreeMap<Key, WorkloadEndpoint>,
+    locals: &'a BTreeMap<Key, WorkloadEndpoint>,
     resources: impl Iterator<Item = &'a Resource>,
 ) -> PolicyState {
     compute_with_problems(node, locals, resources).0
@@ -32,7 +33,7 @@ pub fn compute<'a>(
 /// As [`compute`], with the problems found.
 pub fn compute_with_problems<'a>(
     node: &str,
-    locals: &BTreeMap<Key, WorkloadEndpoint>,
+    locals: &'a BTreeMap<Key, WorkloadEndpoint>,
     resources: impl Iterator<Item = &'a Resource>,
 ) -> (PolicyState, Vec<Problem>) {
     let world = World::new(node, locals, resources);
@@ -41,8 +42,8 @@ pub fn compute_with_problems<'a>(
 
 /// All that there is.
 #[derive(Default)]
-struct World {
-    members: BTreeMap<Key, MemberFacts>,
+struct World<'a> {
+    members: BTreeMap<Key, MemberFacts<'a>>,
     bare: BTreeMap<EndpointId, Bare>,
     inherited: BTreeMap<String, BTreeMap<String, String>>,
     profiles: Profiles,
@@ -51,10 +52,10 @@ struct World {
     slices: Vec<(Service, Slice)>,
 }
 
-impl World {
-    fn new<'a>(
+impl<'a> World<'a> {
+    fn new(
         node: &str,
-        locals: &BTreeMap<Key, WorkloadEndpoint>,
+        locals: &'a BTreeMap<Key, WorkloadEndpoint>,
         resources: impl Iterator<Item = &'a Resource>,
     ) -> Self {
         let mut world = Self::default();
@@ -72,17 +73,17 @@ impl World {
                         world.local(&key, endpoint, &journal.spec.interface_name);
                     }
                     Some(_) => {}
-                    None => world.member(key, endpoint.clone()),
+                    None => world.member(key, endpoint),
                 },
                 Resource::HostEndpoint(endpoint) => {
                     if endpoint.spec.node == node {
                         let id = EndpointId::Host(key.name.clone());
                         world.bare.insert(id, Bare::host(&endpoint.spec));
                     }
-                    world.member(key, endpoint.clone());
+                    world.member(key, endpoint);
                 }
-                Resource::NetworkSet(set) => world.member(key, set.clone()),
-                Resource::GlobalNetworkSet(set) => world.member(key, set.clone()),
+                Resource::NetworkSet(set) => world.member(key, set),
+                Resource::GlobalNetworkSet(set) => world.member(key, set),
                 Resource::Profile(profile) => {
                     let labels = profile.spec.labels_to_apply.clone();
                     world.inherited.insert(key.name.clone(), labels);
@@ -90,7 +91,7 @@ impl World {
                     world.profiles.set(&key.name, Some(facts));
                 }
                 Resource::Tier(tier) => {
-                    world.tiers.set(key.name, Some(&tier.spec));
+                    world.tiers.set(&key.name, Some(&tier.spec));
                 }
                 Resource::KubernetesEndpointSlice(slice) => {
                     let service = Service {
@@ -105,13 +106,13 @@ impl World {
         world
     }
 
-    fn local(&mut self, key: &Key, endpoint: &WorkloadEndpoint, device: &str) {
+    fn local(&mut self, key: &Key, endpoint: &'a WorkloadEndpoint, device: &str) {
         let id = EndpointId::Workload(key.clone());
         self.bare.insert(id, Bare::workload(&endpoint.spec, device));
-        self.member(key.clone(), endpoint.clone());
+        self.member(key.clone(), endpoint);
     }
 
-    fn member(&mut self, key: Key, facts: impl Into<MemberFacts>) {
+    fn member(&mut self, key: Key, facts: impl Into<MemberFacts<'a>>) {
         self.members.insert(key, facts.into());
     }
 
@@ -182,7 +183,7 @@ impl World {
                 .implied
                 .iter()
                 .flatten()
-                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
         labels
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use api::Key;
 
-use crate::facts::PolicyFacts;
 use crate::index::{self, Anchors, Index};
+use crate::policy_facts::PolicyFacts;
 use crate::population::Population;
 use crate::table::{ByNo, No};
 
@@ -31,8 +31,8 @@ pub(crate) struct Policy {
 
 impl Policies {
     /// Makes `facts` those of the policy `key`. Answers its number if that is news.
-    pub fn set(&mut self, key: Key, facts: Option<PolicyFacts>, population: &mut Population) -> Option<No> {
-        let known = self.numbers.get(&key).copied();
+    pub fn set(&mut self, key: &Key, facts: Option<PolicyFacts>, population: &mut Population) -> Option<No> {
+        let known = self.numbers.get(key).copied();
         let old = known.and_then(|no| self.policies.get(&no));
         if old.map(|policy| &*policy.facts) == facts.as_ref() {
             return None;
@@ -44,7 +44,7 @@ impl Policies {
             index::release(&old.anchors, population.symbols());
         }
         let Some(facts) = facts else {
-            self.gone.push(key);
+            self.gone.push(key.clone());
             return known;
         };
         let no = known.unwrap_or_else(|| {
@@ -55,7 +55,7 @@ impl Policies {
         let anchors = index::hold(&facts.selector, population.symbols());
         self.index.insert(no, &anchors);
         let policy = Policy {
-            key,
+            key: key.clone(),
             facts: Arc::new(facts),
             anchors,
         };

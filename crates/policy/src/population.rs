@@ -3,17 +3,16 @@
 //! What has the same labels and profiles is one [`Group`]: selectors are tried on groups, and a replica of a workload that
 //! is known costs no evaluation at all. Texts, label sets, lists of profiles and of ports are kept once each.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
+mod groups;
 
-use api::{Key, Labels, Selector};
+use std::hash::Hash;
 
-use crate::facts::{MemberFacts, NamedPort};
-use crate::index::Index;
+use api::Key;
+
+use crate::member_facts::{MemberFacts, NamedPort};
 use crate::nets::Nets;
+use crate::print::{Print, Prints};
 use crate::rules::NAMESPACE;
-use crate::set_def::SetDef;
-use crate::state::Member;
 use crate::table::{ByNo, No, Table};
 
 /// No item, no group, no list.
@@ -30,12 +29,11 @@ pub(crate) struct Population {
     /// Labels that profiles give, by profile.
     inherited: ByNo<No, Box<[(No, No)]>>,
     groups: Vec<Group>,
-    group_numbers: ByNo<GroupKey, No>,
+    group_numbers: ByNo<Print, No>,
     free_groups: Vec<No>,
     items: Vec<Item>,
-    numbers: ByNo<ItemKey, No>,
-    /// Keys of the hashes in item keys.
-    keys: [RandomState; 2],
+    numbers: ByNo<Print, No>,
+    prints: Prints,
     free_items: Vec<No>,
     /// Groups that have items, by namespace.
     by_namespace: ByNo<No, Vec<No>>,
@@ -44,7 +42,7 @@ pub(crate) struct Population {
     /// Items that are not settled, each once.
     unsettled: Vec<No>,
     /// Items that were without a value at some time since then.
-    gone: Vec<(ItemKey, No)>,
+    gone: Vec<(Print, No)>,
     /// Room for labels that are being looked up.
     scratch: Vec<(No, No)>,
     /// The label whose value is the namespace.
@@ -54,7 +52,8 @@ pub(crate) struct Population {
 /// What is picked or not picked together.
 #[derive(Debug)]
 pub(crate) struct Group {
-    key: GroupKey,
+    print: Print,
+    parts: Parts,
     /// Values that name it.
     holders: u32,
     /// Its first settled item.
@@ -65,8 +64,9 @@ pub(crate) struct Group {
     sets: Box<[No]>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct GroupKey {
+/// Label sets and the list of profiles.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
     own: No,
     implied: No,
     profiles: No,
@@ -88,11 +88,6 @@ pub(crate) struct Value {
     ports: No,
     nets: Nets,
 }
-
-/// Stands for the key of an item: 128 bits of keyed hashes. Names would take more memory than all else. That any two of a
-/// million agree is less likely than 1 to 10^26, and nobody outside knows the keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ItemKey([u32; 4]);
 
 /// An item that changed since it was last settled.
 pub(crate) struct Settling {
@@ -116,7 +111,7 @@ impl Population {
             free_groups: Vec::new(),
             items: Vec::new(),
             numbers: ByNo::default(),
-            keys: [RandomState::new(), RandomState::new()],
+            prints: Prints::default(),
             free_items: Vec::new(),
             by_namespace: ByNo::default(),
             before: ByNo::default(),
@@ -128,20 +123,47 @@ impl Population {
     }
 
     /// Facts in compact form. The caller hands the value on, or lets go of it by [`Population::release`].
-    pub fn value(&mut self, facts: &MemberFacts) -> Value {
-        let implied = facts.implied.iter().flatten();
-        let implied = self.hold_labels(implied.map(|(name, value)| (*name, value.as_str())));
-        let own = self.hold_labels(facts.own());
-        let profiles = self.hold_profiles(&facts.profiles);
+    pub fn value(&mut self, facts: &MemberFacts<'_>) -> Value {
         let ports = match facts.ports.as_slice() {
             [] => NONE,
             ports => self.port_lists.hold(ports).0,
         };
         Value {
-            group: self.hold_group(GroupKey { own, implied, profiles }),
+            group: self.hold_group(facts),
             ports,
             nets: Nets::new(&facts.nets),
         }
+    }
+
+    /// The group of what has these labels and profiles.
+    fn hold_group(&mut self, facts: &MemberFacts<'_>) -> No {
+        let print = self.prints.of(|hash| {
+            facts.implied.hash(hash);
+            facts.own().for_each(|label| Some(label).hash(hash));
+            None::<(&str, &str)>.hash(hash);
+            facts.profiles.hash(hash);
+        });
+        if let Some(no) = self.group_numbers.get(&print).copied() {
+            self.groups[no as usize].holders += 1;
+            return no;
+        }
+        let implied = facts.implied.iter().flatten();
+        let parts = Parts {
+            implied: self.hold_labels(implied.copied()),
+            own: self.hold_labels(facts.own()),
+            profiles: self.hold_profiles(&facts.profiles),
+        };
+        let group = Group {
+            print,
+            parts,
+            holders: 1,
+            first: NONE,
+            place: 0,
+            sets: Box::default(),
+        };
+        let no = put(&mut self.groups, &mut self.free_groups, group);
+        self.group_numbers.insert(print, no);
+        no
     }
 
     fn hold_labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> No {
@@ -188,32 +210,13 @@ impl Population {
         }
     }
 
-    /// The group of a key whose parts the caller holds and hands on.
-    fn hold_group(&mut self, key: GroupKey) -> No {
-        if let Some(no) = self.group_numbers.get(&key).copied() {
-            self.groups[no as usize].holders += 1;
-            self.release_parts(key);
-            return no;
-        }
-        let group = Group {
-            key,
-            holders: 1,
-            first: NONE,
-            place: 0,
-            sets: Box::default(),
-        };
-        let no = put(&mut self.groups, &mut self.free_groups, group);
-        self.group_numbers.insert(key, no);
-        no
-    }
-
-    fn release_parts(&mut self, key: GroupKey) {
-        for labels in [key.own, key.implied] {
+    fn release_parts(&mut self, parts: Parts) {
+        for labels in [parts.own, parts.implied] {
             if let Some(labels) = self.labels.release(labels) {
                 self.release_symbols(&labels);
             }
         }
-        if let Some(names) = self.profile_lists.release(key.profiles) {
+        if let Some(names) = self.profile_lists.release(parts.profiles) {
             names.iter().for_each(|name| drop(self.symbols.release(*name)));
         }
     }
@@ -226,17 +229,17 @@ impl Population {
         let group = &mut self.groups[value.group as usize];
         group.holders -= 1;
         if group.holders == 0 {
-            let key = group.key;
+            let (print, parts) = (group.print, group.parts);
             group.sets = Box::default();
-            self.group_numbers.remove(&key);
+            self.group_numbers.remove(&print);
             self.free_groups.push(value.group);
-            self.release_parts(key);
+            self.release_parts(parts);
         }
     }
 
     /// Makes a value the one of `key`; `None`: there is no such thing.
     pub fn set(&mut self, key: &Key, value: Option<Value>) {
-        let key = self.item_key(key);
+        let key = self.prints.of_value(key);
         match value {
             Some(value) => {
                 let (items, free) = (&mut self.items, &mut self.free_items);
@@ -302,12 +305,7 @@ impl Population {
     }
 
     fn find(&self, key: &Key) -> Option<No> {
-        self.numbers.get(&self.item_key(key)).copied()
-    }
-
-    fn item_key(&self, key: &Key) -> ItemKey {
-        let [a, b] = self.keys.each_ref().map(|hash| hash.hash_one(key));
-        ItemKey([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
+        self.numbers.get(&self.prints.of_value(key)).copied()
     }
 
     /// What changed since the last time: to be settled one by one, then [`Population::forget_gone`].
@@ -370,241 +368,6 @@ impl Population {
             self.free_items.push(no);
         }
     }
-
-    /// Makes labels the ones that a profile gives; answers whether that is news.
-    pub fn set_inherited(&mut self, profile: &str, labels: &BTreeMap<String, String>) -> bool {
-        let mut numbers: Vec<(No, No)> = labels
-            .iter()
-            .map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0))
-            .collect();
-        numbers.sort_unstable();
-        let known = self.symbols.find(profile).filter(|no| self.inherited.contains_key(no));
-        let old = known.and_then(|no| self.inherited.get(&no));
-        if old.map_or(&[][..], |labels| labels) == numbers {
-            self.release_symbols(&numbers);
-            return false;
-        }
-        if let Some(no) = known
-            && let Some(old) = self.inherited.remove(&no)
-        {
-            self.release_symbols(&old);
-            self.symbols.release(no);
-        }
-        if !numbers.is_empty() {
-            let (no, _) = self.symbols.hold(profile);
-            self.inherited.insert(no, numbers.into());
-        }
-        true
-    }
-
-    /// Groups with items that inherit from one of these profiles.
-    pub fn heirs<'a>(&self, profiles: impl Iterator<Item = &'a String>) -> Vec<No> {
-        let profiles: Vec<No> = profiles.filter_map(|name| self.symbols.find(name)).collect();
-        let mut is_heir: ByNo<No, bool> = ByNo::default();
-        let groups = self.linked_groups();
-        groups
-            .filter(|no| {
-                let list = self.groups[*no as usize].key.profiles;
-                *is_heir.entry(list).or_insert_with(|| {
-                    let names = self.profile_lists.get(list);
-                    names.iter().any(|name| profiles.contains(name))
-                })
-            })
-            .collect()
-    }
-
-    /// Groups that have items.
-    pub fn linked_groups(&self) -> impl Iterator<Item = No> {
-        let groups = self.groups.iter().enumerate();
-        groups.filter(|(_, group)| group.first != NONE).map(|(no, _)| no as No)
-    }
-
-    /// Groups that have items and may be in a namespace: those that say so, and those that say nothing about it.
-    pub fn groups_in(&self, namespace: &str) -> impl Iterator<Item = No> {
-        let namespaces = [self.symbols.find(namespace), Some(NONE)];
-        let groups = namespaces.into_iter().flatten();
-        groups.filter_map(|no| self.by_namespace.get(&no)).flatten().copied()
-    }
-
-    fn namespace_of(&self, group: No) -> No {
-        let GroupKey { implied, own, .. } = self.groups[group as usize].key;
-        let labels = [implied, own].into_iter();
-        let mut named = labels.filter_map(|no| find_label(self.labels.get(no), self.namespace));
-        named.next().unwrap_or(NONE)
-    }
-
-    fn enter_namespace(&mut self, group: No) {
-        let namespace = self.namespace_of(group);
-        let groups = self.by_namespace.entry(namespace).or_default();
-        self.groups[group as usize].place = groups.len() as u32;
-        groups.push(group);
-    }
-
-    fn leave_namespace(&mut self, group: No) {
-        let namespace = self.namespace_of(group);
-        let Some(groups) = self.by_namespace.get_mut(&namespace) else {
-            return;
-        };
-        let place = self.groups[group as usize].place;
-        groups.swap_remove(place as usize);
-        match groups.get(place as usize) {
-            Some(moved) => self.groups[*moved as usize].place = place,
-            None if groups.is_empty() => drop(self.by_namespace.remove(&namespace)),
-            None => {}
-        }
-    }
-
-    /// Whether a group has items.
-    pub fn is_linked(&self, group: No) -> bool {
-        self.groups[group as usize].first != NONE
-    }
-
-    /// The sets of a group.
-    pub fn sets(&self, group: No) -> &[No] {
-        &self.groups[group as usize].sets
-    }
-
-    /// Makes these the sets of a group.
-    pub fn set_sets(&mut self, group: No, sets: Vec<No>) {
-        self.groups[group as usize].sets = sets.into();
-    }
-
-    /// Values of the settled items of a group.
-    pub fn values(&self, group: No) -> impl Iterator<Item = &Value> {
-        let first = self.groups[group as usize].first;
-        let items = std::iter::successors(Some(first).filter(|no| *no != NONE), |no| {
-            Some(self.items[*no as usize].next).filter(|no| *no != NONE)
-        });
-        items.filter_map(|no| self.items[no as usize].value.as_ref())
-    }
-
-    /// For each group with items, what an index finds by its labels, as far as it finds anything.
-    pub fn candidates(&self, index: &Index) -> Vec<(No, Vec<No>)> {
-        let of_labels: Vec<(No, Vec<No>)> = self
-            .labels
-            .iter()
-            .map(|(no, labels)| (no, index.anchored(labels)))
-            .collect();
-        let of_lists = self.profile_lists.iter().map(|(no, profiles)| {
-            let inherited = profiles.iter().filter_map(|profile| self.inherited.get(profile));
-            (no, inherited.flat_map(|labels| index.anchored(labels)).collect())
-        });
-        let (of_labels, of_lists) = (by_number(of_labels.into_iter()), by_number(of_lists));
-        let always = index.always();
-        let mut found = Vec::new();
-        for group in self.linked_groups() {
-            let key = self.groups[group as usize].key;
-            let parts = [
-                always,
-                find(&of_labels, key.implied),
-                find(&of_labels, key.own),
-                find(&of_lists, key.profiles),
-            ];
-            if parts.iter().any(|part| !part.is_empty()) {
-                let mut candidates = parts.concat();
-                candidates.sort_unstable();
-                candidates.dedup();
-                found.push((group, candidates));
-            }
-        }
-        found
-    }
-
-    /// All labels of a group by number; inherited ones that its own replace are among them.
-    pub fn label_numbers(&self, group: No) -> impl Iterator<Item = (No, No)> {
-        let key = self.groups[group as usize].key;
-        let own = [key.implied, key.own].into_iter().flat_map(|no| self.labels.get(no));
-        let profiles = self.profile_lists.get(key.profiles).iter();
-        let inherited = profiles.filter_map(|profile| self.inherited.get(profile)).flatten();
-        own.chain(inherited).copied()
-    }
-
-    /// All labels of a group.
-    pub fn label_texts(&self, group: No) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::new();
-        for (name, value) in self.label_numbers(group) {
-            // The first one wins.
-            labels
-                .entry(self.symbols.get(name).to_owned())
-                .or_insert_with(|| self.symbols.get(value).to_owned());
-        }
-        labels
-    }
-
-    /// Whether a selector picks a group.
-    pub fn matches(&self, group: No, selector: &Selector) -> bool {
-        selector.evaluate(&GroupLabels {
-            population: self,
-            group,
-        })
-    }
-
-    /// The texts, for anchors of selectors.
-    pub fn symbols(&mut self) -> &mut Table<str> {
-        &mut self.symbols
-    }
-
-    /// Members that a value puts into a set of this definition.
-    pub fn members(&self, value: &Value, def: &SetDef, mut visit: impl FnMut(Member)) {
-        match def {
-            SetDef::Selected(_) => value.nets.each(|net| visit(Member::Net(net))),
-            SetDef::NamedPort { name, protocol, .. } => {
-                let ports = match value.ports {
-                    NONE => &[],
-                    list => self.port_lists.get(list),
-                };
-                let named = ports
-                    .iter()
-                    .filter(|port| port.name == *name && port.protocol == *protocol);
-                let numbers: BTreeSet<u16> = named.map(|port| port.port).collect();
-                for number in numbers {
-                    value.nets.each(|net| {
-                        if net.prefix_len() == net.max_prefix_len() {
-                            visit(Member::Port(net.addr(), *protocol, number));
-                        }
-                    });
-                }
-            }
-            SetDef::Service(_) | SetDef::ServicePorts(_) => {}
-        }
-    }
-}
-
-/// The labels of a group, as selectors see them.
-struct GroupLabels<'a> {
-    population: &'a Population,
-    group: No,
-}
-
-impl Labels for GroupLabels<'_> {
-    fn label(&self, name: &str) -> Option<&str> {
-        let Population {
-            symbols,
-            labels,
-            profile_lists,
-            inherited,
-            groups,
-            ..
-        } = self.population;
-        let name = symbols.find(name)?;
-        let key = groups[self.group as usize].key;
-        let own = || find_label(labels.get(key.own), name);
-        let from_profiles = || {
-            let profiles = profile_lists.get(key.profiles).iter();
-            profiles
-                .filter_map(|profile| inherited.get(profile))
-                .find_map(|labels| find_label(labels, name))
-        };
-        let value = find_label(labels.get(key.implied), name)
-            .or_else(own)
-            .or_else(from_profiles)?;
-        Some(symbols.get(value))
-    }
-}
-
-fn find_label(labels: &[(No, No)], name: No) -> Option<No> {
-    let place = labels.binary_search_by_key(&name, |(name, _)| *name).ok()?;
-    Some(labels[place].1)
 }
 
 impl Default for Item {
@@ -617,21 +380,6 @@ impl Default for Item {
             was_settled: false,
         }
     }
-}
-
-fn find(list: &[Vec<No>], no: No) -> &[No] {
-    list.get(no as usize).map_or(&[], Vec::as_slice)
-}
-
-/// A list in which the place of a value is its number.
-fn by_number<T: Default>(values: impl Iterator<Item = (No, T)>) -> Vec<T> {
-    let mut list = Vec::new();
-    for (no, value) in values {
-        // Numbers come in their order.
-        list.resize_with(no as usize, T::default);
-        list.push(value);
-    }
-    list
 }
 
 fn put<T>(list: &mut Vec<T>, free: &mut Vec<No>, value: T) -> No {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use api::{Action, Key, Kind, ProfileSpec};
 
-use crate::facts::{PackedRules, problems};
+use crate::policy_facts::{PackedRules, problems};
 use crate::problem::{Effect, Problem};
-use crate::rules::{Rules, translate};
+use crate::rules::{Rules, check};
 
 /// Upstream's profile that allows everything. It exists without a resource.
 const ALLOW_ALL: &str = "projectcalico-default-allow";
@@ -50,7 +50,7 @@ impl Profiles {
 impl ProfileFacts {
     pub fn read(name: &str, spec: &ProfileSpec) -> Self {
         let key = Key::cluster(Kind::Profile, name);
-        let rules = translate(&spec.ingress, &spec.egress, None);
+        let rules = check(&spec.ingress, &spec.egress, None);
         let mut found = problems(&key, rules.faults, Effect::Closed);
         found.extend(problems(&key, rules.ignored, Effect::NotEnforced));
         Self {

@@ -62,10 +62,28 @@ impl Fault {
 
 /// Translates the rules of a policy in `namespace` (`None`: of a global policy or a profile).
 pub(crate) fn translate(ingress: &[api::Rule], egress: &[api::Rule], namespace: Option<&str>) -> Rules {
+    translate_as(Purpose::Use, ingress, egress, namespace)
+}
+
+/// Only finds out what cannot be followed in rules. Most of a cluster's are never used on a node.
+pub(crate) fn check(ingress: &[api::Rule], egress: &[api::Rule], namespace: Option<&str>) -> Rules {
+    translate_as(Purpose::Check, ingress, egress, namespace)
+}
+
+/// What a translation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Use,
+    /// Sets need no names.
+    Check,
+}
+
+fn translate_as(purpose: Purpose, ingress: &[api::Rule], egress: &[api::Rule], namespace: Option<&str>) -> Rules {
     let mut rules = Rules::default();
     for (list, written) in [("ingress", ingress), ("egress", egress)] {
         let translated = written.iter().enumerate().map(|(index, rule)| {
             let mut translator = Translator {
+                purpose,
                 field: format!("spec.{list}[{index}]"),
                 namespace,
                 protocol: rule.protocol.as_ref().and_then(Protocol::number),
@@ -84,6 +102,7 @@ pub(crate) fn translate(ingress: &[api::Rule], egress: &[api::Rule], namespace: 
 
 /// One rule's translation. What cannot be understood is noted, and then the result is not used.
 struct Translator<'a> {
+    purpose: Purpose,
     field: String,
     namespace: Option<&'a str>,
     protocol: Option<u8>,
@@ -188,6 +207,15 @@ impl Translator<'_> {
                 false => side.services.push(self.set(SetDef::ServicePorts(service))),
             }
         }
+        // Thousands of rules are kept; most of their lists have one element or none.
+        for sets in [
+            &mut side.sets,
+            &mut side.not_sets,
+            &mut side.named_ports,
+            &mut side.services,
+        ] {
+            sets.shrink_to_fit();
+        }
         self.field = outer;
         side
     }
@@ -286,6 +314,9 @@ impl Translator<'_> {
     }
 
     fn set(&mut self, def: SetDef) -> SetId {
+        if self.purpose == Purpose::Check {
+            return SetId(String::new());
+        }
         let id = def.id();
         self.out.sets.insert(id.clone(), def);
         id

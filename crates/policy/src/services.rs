@@ -41,15 +41,15 @@ impl Slice {
 
 impl Services {
     /// Makes `spec` the slice of this namespace and name.
-    pub fn set(&mut self, namespace: String, name: String, spec: Option<&KubernetesEndpointSliceSpec>) {
+    pub fn set(&mut self, namespace: &str, name: &str, spec: Option<&KubernetesEndpointSliceSpec>) {
         let new = spec.map(|spec| {
             let service = Service {
-                namespace: namespace.clone(),
+                namespace: namespace.to_owned(),
                 name: spec.service.clone(),
             };
             (service, Slice::new(spec))
         });
-        let key = (namespace, name);
+        let key = (namespace.to_owned(), name.to_owned());
         let old = self.slices.get(&key);
         if old == new.as_ref() {
             return;

@@ -17,7 +17,7 @@ use crate::state::{Member, PolicyChange, Set, SetId};
 use crate::table::{ByNo, No};
 
 /// From so many sets that are gone on, their numbers are swept out of groups.
-const SWEEP: usize = 512;
+const SWEEP: usize = if cfg!(test) { 2 } else { 512 };
 
 /// Sets in use. Their numbers are never used twice, so that a stale one names nothing.
 #[derive(Debug, Default)]

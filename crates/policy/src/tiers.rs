@@ -26,8 +26,8 @@ impl Default for Tiers {
 
 impl Tiers {
     /// Makes `spec` the tier of this name; answers whether that is news.
-    pub fn set(&mut self, name: String, spec: Option<&TierSpec>) -> bool {
-        if BuiltInTier::named(&name).is_some() {
+    pub fn set(&mut self, name: &str, spec: Option<&TierSpec>) -> bool {
+        if BuiltInTier::named(name).is_some() {
             return false;
         }
         let new = spec.map(|spec| TierFacts {
@@ -35,8 +35,8 @@ impl Tiers {
             end: spec.action().into(),
         });
         let old = match new {
-            Some(new) => self.0.insert(name, new),
-            None => self.0.remove(&name),
+            Some(new) => self.0.insert(name.to_owned(), new),
+            None => self.0.remove(name),
         };
         old != new
     }

@@ -187,7 +187,8 @@ impl CniServer {
         want: Want,
     ) -> Result<(), Error> {
         // The disk is asked at once, so that the wait for it is over when the rest is done.
-        let (made, durable) = futures::join!(self.make_visible(endpoint, known, want), self.make_durable(file));
+        let durable = self.make_durable(file, endpoint.clone());
+        let (made, durable) = futures::join!(self.make_visible(endpoint, known, want), durable);
         made.and(durable)?;
         endpoint.phase = Phase::Attached;
         self.journal().progress(endpoint).map_err(journal_error)
@@ -232,6 +233,10 @@ impl CniServer {
             self.attach(&bare, Some(for_pod)).await?;
             self.route_when_known(for_node).await
         };
+        // Before anything else can say more of it. The work is done while the two below wait.
+        if let Some(local) = self.naming().local(&bare) {
+            self.shared.parts.dataplane.announce(bare.id().to_string(), local);
+        }
         // Both come to their end, also if one fails: what is undone then is not made afterwards.
         let (written, wired) = futures::join!(write, wire);
         wired.and(written)
@@ -290,12 +295,26 @@ impl CniServer {
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
 
-    async fn make_durable(&self, file: File) -> Result<(), Error> {
-        let journal = self.journal().clone();
-        let durable = tokio::task::spawn_blocking(move || journal.make_durable(&file)).await;
-        durable
-            .unwrap_or_else(|stopped| Err(stopped.into()))
-            .map_err(journal_error)
+    /// Makes the intent durable: at once in a slot, if there is one, and then in its own file, for which nobody waits.
+    async fn make_durable(&self, file: File, intent: Endpoint) -> Result<(), Error> {
+        let (journal, intents) = (self.journal().clone(), self.shared.intents.get().cloned());
+        let durable = tokio::task::spawn_blocking(move || {
+            let Some(intents) = intents else {
+                return journal.make_durable(&file);
+            };
+            let Some(slot) = intents.note(&intent)? else {
+                return journal.make_durable(&file);
+            };
+            tokio::task::spawn_blocking(move || match journal.make_durable(&file) {
+                Ok(()) => intents.free(slot),
+                Err(error) => {
+                    tracing::error!(%error, "cni: an endpoint's file is not on the disk; its intent stays where it is")
+                }
+            });
+            Ok(())
+        });
+        let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());
+        durable.await.unwrap_or_else(stopped).map_err(journal_error)
     }
 
     /// Undoes a failed ADD; what cannot be undone now is noted and undone later.

@@ -39,6 +39,8 @@ pub struct State {
     /// Alias and addresses, by host device.
     pub devices: BTreeMap<String, (String, Vec<IpAddr>)>,
     pub routes: BTreeMap<String, LocalEndpoint>,
+    /// Endpoints that were announced and neither programmed nor taken back.
+    pub announced: BTreeSet<String>,
     /// Sizes of the batches of allocations.
     pub batches: Vec<usize>,
     /// Steps that fail.
@@ -241,6 +243,7 @@ impl World {
             .map(|e| (e.id().to_string(), server.naming().local(e).unwrap()))
             .collect();
         assert_eq!(state.routes, routes);
+        assert_eq!(state.announced, BTreeSet::new());
         let wanted: BTreeMap<_, _> = with_device()
             .map(|e| (e.wep_name.clone(), e.container_id.clone()))
             .collect();
@@ -396,6 +399,11 @@ impl Pods for World {
 }
 
 impl Dataplane for World {
+    fn announce(&self, id: String, endpoint: LocalEndpoint) {
+        assert_eq!(endpoint.addresses, Vec::<IpAddr>::new(), "{id}");
+        self.state().announced.insert(id);
+    }
+
     fn program(&self, id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let (before, after) = if endpoint.is_some() {
@@ -406,6 +414,7 @@ impl Dataplane for World {
             self.step(before).await?;
             {
                 let mut state = self.state();
+                state.announced.remove(&id);
                 match endpoint {
                     Some(endpoint) if !state.devices.contains_key(&endpoint.device) => {
                         return Err(format!("{} does not exist", endpoint.device));

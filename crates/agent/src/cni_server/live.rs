@@ -178,6 +178,12 @@ struct LoopDataplane {
 }
 
 impl Dataplane for LoopDataplane {
+    fn announce(&self, id: String, endpoint: LocalEndpoint) {
+        let endpoint = Box::new(local(endpoint));
+        // An agent that is stopping prepares nothing.
+        let _ = self.events.send(Event::Announced { id, endpoint });
+    }
+
     fn program(&self, id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>> {
         async move {
             let (done, outcome) = oneshot::channel();

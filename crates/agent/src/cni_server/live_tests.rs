@@ -21,6 +21,8 @@ use super::{CniServer, Parts, Settings};
 struct ToolDataplane;
 
 impl Dataplane for ToolDataplane {
+    fn announce(&self, _id: String, _endpoint: LocalEndpoint) {}
+
     fn program(&self, _id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>> {
         if let Some(LocalEndpoint { device, addresses, .. }) = endpoint {
             addresses

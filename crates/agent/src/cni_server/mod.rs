@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cni::journal::{Endpoint, Id, Journal};
+use cni::journal::{Endpoint, Id, Intents, Journal};
 use cni::protocol::{Reply, Request, Verb};
 use cni::{CniResult, Code, Error};
 use datastore::SharedStore;
@@ -105,6 +105,8 @@ struct Shared {
     batcher: Batcher,
     journal: Journal,
     locks: Arc<Locks>,
+    /// Where intents become durable soonest; not before [`CniServer::recover`], and not if it cannot be opened.
+    intents: OnceLock<Arc<Intents>>,
     /// The journal's endpoints, by attachment.
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
     /// There is something to finish.
@@ -118,6 +120,7 @@ impl CniServer {
             batcher: Batcher::new(parts.allocator.clone()),
             journal: Journal::new(&settings.state_dir),
             locks: Arc::default(),
+            intents: OnceLock::new(),
             endpoints: Mutex::default(),
             unfinished: Notify::new(),
             settings,

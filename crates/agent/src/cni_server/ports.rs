@@ -130,6 +130,10 @@ pub struct Wired {
 
 /// The agent's loop, which owns the host's routes.
 pub trait Dataplane: Send + Sync {
+    /// Tells of an endpoint that is being made and has no addresses yet: what they do not matter for, such as its policy, can be
+    /// prepared. [`Dataplane::program`] follows, with the endpoint or with `None`.
+    fn announce(&self, id: String, endpoint: LocalEndpoint);
+
     /// Tells of an endpoint, or with `None` that it is gone. Answers when the kernel agrees, or why it cannot.
     fn program(&self, id: String, endpoint: Option<LocalEndpoint>) -> BoxFuture<'_, Result<(), String>>;
 }

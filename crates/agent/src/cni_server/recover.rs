@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cni::journal::{Endpoint, NetnsId, Phase};
@@ -45,6 +46,30 @@ impl CniServer {
             .map(|pending| pending.id())
             .collect();
         recovered.to_remove = noted.len();
+        let (intents, lost) = match self.journal().intents() {
+            Ok((intents, held)) => {
+                let known: BTreeSet<_> = loaded.records.iter().map(Endpoint::id).collect();
+                let lost = held
+                    .into_iter()
+                    .filter(|intent| !known.contains(&intent.id()))
+                    .collect();
+                (Some(intents), lost)
+            }
+            Err(error) => {
+                tracing::error!(%error, "cni: no file for intents; each endpoint's own file is waited for");
+                (None, Vec::new())
+            }
+        };
+        // Their own files did not reach the disk.
+        for intent in lost {
+            tracing::info!(id = %intent.id(), "cni: begun before the power failed: removed");
+            self.journal().write_pending(&pending_of(&intent))?;
+            recovered.to_remove += 1;
+        }
+        if let Some(intents) = intents {
+            intents.clear()?;
+            let _ = self.shared.intents.set(Arc::new(intents));
+        }
         for endpoint in loaded.records {
             self.remember(&endpoint);
             let id = endpoint.id();

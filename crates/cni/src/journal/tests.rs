@@ -6,7 +6,7 @@ fn journal() -> (tempfile::TempDir, Journal) {
     (dir, journal)
 }
 
-fn endpoint(container: &str) -> Endpoint {
+pub(super) fn endpoint(container: &str) -> Endpoint {
     Endpoint {
         phase: Phase::Intent,
         container_id: container.into(),

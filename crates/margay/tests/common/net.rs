@@ -87,7 +87,7 @@ pub fn probe_all(probes: &[Probe], expected: &[bool]) -> Vec<bool> {
             .iter()
             .map(|index| PollFd::new(sockets[*index].as_fd(), events(index)))
             .collect();
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap();
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).expect("seconds");
         poll(&mut polled, timeout).expect("poll");
         let ready: Vec<usize> = open
             .iter()

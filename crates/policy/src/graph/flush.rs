@@ -103,14 +103,23 @@ impl Graph {
             // One that is gone gives back what it used in `endpoint`.
             if let (Some(bare), Some(item)) = (self.bare(id), self.population.item_of(&id.key())) {
                 let selecting = self.selecting(item);
-                let asked = self.here.remove(id).map(|here| here.asked).unwrap_or_default();
-                let here = Here {
-                    item,
-                    bare,
-                    selecting,
-                    asked,
-                };
-                self.here.insert(id.clone(), here);
+                match self.here.get_mut(id) {
+                    Some(here) => {
+                        here.bare = bare;
+                        here.item = item;
+                        here.selecting = selecting;
+                    }
+                    None => {
+                        let asked = Vec::new();
+                        let here = Here {
+                            item,
+                            bare,
+                            selecting,
+                            asked,
+                        };
+                        self.here.insert(id.clone(), here);
+                    }
+                }
             }
         }
         let all = again.policies.len() > FEW;
@@ -163,7 +172,7 @@ impl Graph {
         match id {
             EndpointId::Workload(key) => {
                 let local = self.locals.get(key)?;
-                let endpoint = self.counting(key, local);
+                let endpoint = super::counting(&self.stored, key, local);
                 Some(Bare::workload(&endpoint.spec, &local.journal.spec.interface_name))
             }
             EndpointId::Host(name) => Some(Bare::host(&self.hosts.get(name)?.spec)),
@@ -172,39 +181,32 @@ impl Graph {
 
     /// Puts an endpoint together again, and counts what it uses.
     fn endpoint(&mut self, id: EndpointId, again: &mut Again, changes: &mut Changes) {
-        let old_profiles = self.state.endpoints.get(&id).map(|old| old.profiles.clone());
+        let old = self.state.endpoints.get(&id).cloned();
         let old_asked = self.here.get_mut(&id).map(|here| std::mem::take(&mut here.asked));
-        let new = self.bare(&id).map(|_| self.assembled(&id));
-        let asked = match (&new, self.here.get_mut(&id)) {
-            (Some((_, asked)), Some(here)) => {
-                here.asked = asked.clone();
-                asked.as_slice()
-            }
-            _ => {
-                self.here.remove(&id);
-                &[]
-            }
-        };
-        let new = new.as_ref();
-        let profiles: &[String] = new.map_or(&[], |(endpoint, _)| &endpoint.profiles);
-        count(
-            &mut self.used.policies,
-            asked,
-            &old_asked.unwrap_or_default(),
-            &mut again.policies,
-        );
+        if !self.exists(&id) {
+            self.here.remove(&id);
+        }
+        let (new, asked) = self.assembled(&id).unzip();
+        let asked = asked.unwrap_or_default();
+        let policies = &mut self.used.policies;
+        count(policies, &asked, &old_asked.unwrap_or_default(), &mut again.policies);
+        let profiles = |endpoint: Option<&Endpoint>| endpoint.map(|it| it.profiles.clone()).unwrap_or_default();
+        let (new_profiles, old_profiles) = (profiles(new.as_ref()), profiles(old.as_deref()));
         count(
             &mut self.used.profiles,
-            profiles,
-            &old_profiles.unwrap_or_default(),
+            &new_profiles,
+            &old_profiles,
             &mut again.profiles,
         );
+        if let Some(here) = self.here.get_mut(&id) {
+            here.asked = asked;
+        }
         match new {
-            Some((endpoint, _)) if self.state.endpoints.get(&id).is_some_and(|old| **old == *endpoint) => {}
-            Some((endpoint, _)) => {
-                let endpoint = Arc::new(endpoint.clone());
-                self.state.endpoints.insert(id.clone(), endpoint.clone());
-                changes.changed.push(PolicyChange::Endpoint(id, Some(endpoint)));
+            Some(new) if old.is_some_and(|old| *old == new) => {}
+            Some(new) => {
+                let new = Arc::new(new);
+                self.state.endpoints.insert(id.clone(), new.clone());
+                changes.changed.push(PolicyChange::Endpoint(id, Some(new)));
             }
             None => {
                 if self.state.endpoints.remove(&id).is_some() {
@@ -214,12 +216,17 @@ impl Graph {
         }
     }
 
+    /// Whether there is such an endpoint here.
+    fn exists(&self, id: &EndpointId) -> bool {
+        match id {
+            EndpointId::Workload(key) => self.locals.contains_key(key),
+            EndpointId::Host(name) => self.hosts.contains_key(name),
+        }
+    }
+
     /// An endpoint with its policies, and those that are asked.
-    fn assembled(&self, id: &EndpointId) -> (Endpoint, Vec<No>) {
-        let here = self
-            .here
-            .get(id)
-            .expect("what exists before policy was entered before this");
+    fn assembled(&self, id: &EndpointId) -> Option<(Endpoint, Vec<No>)> {
+        let here = self.here.get(id)?;
         let policies = here
             .selecting
             .iter()
@@ -238,7 +245,7 @@ impl Graph {
             .unwrap_or_default();
         let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
         let endpoint = assemble(&here.bare, labels, selecting.collect(), &self.tiers, broken_profile);
-        (endpoint, asked)
+        Some((endpoint, asked))
     }
 
     /// Brings a policy into the state, or out of it.

@@ -1,3 +1,6 @@
 mod build;
+mod closed;
+mod expect;
 mod incremental;
 mod random;
+mod verdicts;

@@ -101,6 +101,7 @@ pub(crate) fn resource(random: &mut Random) -> Resource {
                     ("pcsa.trusted", &["yes", "no"]),
                     ("role", &["web"]),
                     ("tint", &["red"]),
+                    ("projectcalico.org/namespace", &["a"]),
                 ],
             );
             build::profile(name, inherited, rules(random), rules(random)).into()

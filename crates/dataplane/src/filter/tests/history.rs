@@ -276,6 +276,7 @@ fn step(world: &mut World, filter: &mut Filter, kernel: &Refusing, random: &mut 
         14 => {
             let index = random.below(4);
             let local = LocalEndpoint {
+                fresh: false,
                 device: IfName::from(DEVICES[index]),
                 addresses: vec![ip(ADDRESSES[index])],
             };

@@ -1,0 +1,239 @@
+//! What a policy says about itself, with its rules in a compact form.
+
+use api::kubernetes::K8sNetworkPolicy;
+use api::{Key, Order, PerformanceHint, PolicyType, Resource, Selector, StagedAction};
+
+use crate::problem::{Effect, Problem};
+use crate::rules::{self, FROM_ACCOUNT, Fault, Rules, all_of, in_namespace, of_accounts, of_namespaces, parse};
+
+/// What a policy says about itself, and its rules in a compact form.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PolicyFacts {
+    pub tier: Box<str>,
+    pub order: Order,
+    /// Whom it selects. If that cannot be understood: everything that it might have meant.
+    pub selector: Selector,
+    pub ingress: bool,
+    pub egress: bool,
+    pub hook: PolicyHook,
+    pub staged: bool,
+    /// Ready on every node, whether or not it selects something there.
+    pub everywhere: bool,
+    pub problems: Vec<Problem>,
+    rules: PackedRules,
+}
+
+/// Where a policy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PolicyHook {
+    /// For packets of endpoints.
+    Normal,
+    /// Also for packets that are forwarded through host endpoints.
+    NormalAndForward,
+    /// Host endpoints only.
+    PreDnat,
+    /// Host endpoints only.
+    Untracked,
+}
+
+/// The parts that all kinds of policies have.
+struct Written<'a> {
+    tier: &'a str,
+    order: Order,
+    selector: &'a str,
+    namespace_selector: &'a str,
+    account_selector: &'a str,
+    types: [bool; 2],
+    hints: &'a [PerformanceHint],
+    rules: [&'a [api::Rule]; 2],
+    hook: PolicyHook,
+    staged: bool,
+}
+
+impl PolicyFacts {
+    /// What a resource says; `None` if it is no policy, or a rehearsal of something else than setting one.
+    pub fn read(key: &Key, resource: &Resource) -> Option<Self> {
+        macro_rules! written {
+            ($spec:expr, $namespaces:expr, $hook:expr, $staged:expr) => {
+                Some(Self::new(
+                    key,
+                    &Written {
+                        tier: $spec.tier(),
+                        order: $spec.order,
+                        selector: &$spec.selector,
+                        namespace_selector: $namespaces,
+                        account_selector: &$spec.service_account_selector,
+                        types: [PolicyType::Ingress, PolicyType::Egress].map(|way| $spec.applies_to(way)),
+                        hints: &$spec.performance_hints,
+                        rules: [&$spec.ingress, &$spec.egress],
+                        hook: $hook,
+                        staged: $staged,
+                    },
+                ))
+            };
+        }
+        let is_set = |action: Option<StagedAction>| action.unwrap_or_default() == StagedAction::Set;
+        match resource {
+            Resource::NetworkPolicy(policy) => {
+                let spec = &policy.spec;
+                written!(spec, "", PolicyHook::NormalAndForward, false)
+            }
+            Resource::GlobalNetworkPolicy(policy) => {
+                let spec = &policy.spec;
+                let hook = PolicyHook::of(spec.pre_dnat, spec.do_not_track, spec.apply_on_forward);
+                written!(spec, &spec.namespace_selector, hook, false)
+            }
+            Resource::StagedNetworkPolicy(policy) if is_set(policy.spec.staged_action) => {
+                let spec = &policy.spec;
+                written!(spec, "", PolicyHook::NormalAndForward, true)
+            }
+            Resource::StagedGlobalNetworkPolicy(policy) if is_set(policy.spec.staged_action) => {
+                let spec = &policy.spec;
+                let hook = PolicyHook::of(spec.pre_dnat, spec.do_not_track, spec.apply_on_forward);
+                written!(spec, &spec.namespace_selector, hook, true)
+            }
+            Resource::StagedKubernetesNetworkPolicy(policy) if is_set(policy.spec.staged_action) => {
+                let kubernetes = K8sNetworkPolicy {
+                    metadata: policy.metadata.clone(),
+                    spec: policy.spec.enforced(),
+                };
+                let (converted, left_out) = kubernetes.to_network_policy();
+                let spec = &converted.spec;
+                let facts: Option<Self> = written!(spec, "", PolicyHook::NormalAndForward, true);
+                let left_out = left_out.into_iter().map(|problem| Fault {
+                    field: problem.field,
+                    value: problem.value.unwrap_or_default(),
+                    text: problem.message,
+                });
+                facts.map(|mut facts| {
+                    let left_out = problems(key, left_out.collect(), Effect::NotEnforced);
+                    facts.problems.extend(left_out);
+                    facts
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn new(key: &Key, written: &Written<'_>) -> Self {
+        let mut faults = Vec::new();
+        let selector = selector(key.namespace.as_deref(), written, &mut faults);
+        let [ingress, egress] = written.rules;
+        let rules = rules::check(ingress, egress, key.namespace.as_deref());
+        faults.extend(rules.faults);
+        let effect = match written.staged {
+            true => Effect::NotReported,
+            false => Effect::Closed,
+        };
+        let mut problems = problems(key, faults, effect);
+        problems.extend(self::problems(key, rules.ignored, Effect::NotEnforced));
+        Self {
+            tier: written.tier.into(),
+            order: written.order,
+            selector,
+            ingress: written.types[0],
+            egress: written.types[1] && written.hook != PolicyHook::PreDnat,
+            hook: written.hook,
+            staged: written.staged,
+            everywhere: written.hints.contains(&PerformanceHint::AssumeNeededOnEveryNode),
+            problems,
+            rules: PackedRules::new(ingress, egress),
+        }
+    }
+
+    /// Why it cannot be followed, if so.
+    pub fn broken(&self) -> Option<&Problem> {
+        self.problems
+            .iter()
+            .find(|problem| problem.effect != Effect::NotEnforced)
+    }
+
+    /// Its rules over sets.
+    pub fn rules(&self, namespace: Option<&str>) -> Rules {
+        self.rules.translate(namespace)
+    }
+}
+
+impl PolicyHook {
+    fn of(pre_dnat: bool, do_not_track: bool, apply_on_forward: bool) -> Self {
+        match (pre_dnat, do_not_track, apply_on_forward) {
+            (_, true, _) => PolicyHook::Untracked,
+            (true, false, _) => PolicyHook::PreDnat,
+            (false, false, true) => PolicyHook::NormalAndForward,
+            (false, false, false) => PolicyHook::Normal,
+        }
+    }
+}
+
+/// Whom a policy selects.
+fn selector(namespace: Option<&str>, written: &Written<'_>, faults: &mut Vec<Fault>) -> Selector {
+    let mut read = |field: &str, text: &str, turn: &dyn Fn(Selector) -> Selector| match text {
+        "" => None,
+        text => match parse(text) {
+            Ok(selector) => Some(turn(selector)),
+            Err(why) => {
+                faults.push(Fault::new(field, text, why));
+                None
+            }
+        },
+    };
+    let own = read("spec.selector", written.selector, &|selector| selector);
+    let namespaces = read("spec.namespaceSelector", written.namespace_selector, &|selector| {
+        of_namespaces(&selector)
+    });
+    let accounts = read("spec.serviceAccountSelector", written.account_selector, &|selector| {
+        // Upstream: in a namespace, `all()` means all of it, also what has no account.
+        match namespace {
+            Some(_) => selector.with_label_prefix(FROM_ACCOUNT),
+            None => of_accounts(&selector),
+        }
+    });
+    let within = namespace.map(in_namespace);
+    let all = match faults.is_empty() {
+        true => all_of([within, own, namespaces, accounts]),
+        false => within,
+    };
+    all.unwrap_or(Selector::ALL)
+}
+
+/// Faults of a resource as problems.
+pub(crate) fn problems(key: &Key, faults: Vec<Fault>, effect: Effect) -> Vec<Problem> {
+    let problem = |fault: Fault| Problem {
+        key: key.clone(),
+        field: fault.field,
+        value: fault.value,
+        text: fault.text,
+        effect,
+    };
+    faults.into_iter().map(problem).collect()
+}
+
+/// Rules as text: most policies of a cluster are not needed on a node, and a rule as a value takes 700 bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PackedRules(Box<str>);
+
+impl PackedRules {
+    pub fn new(ingress: &[api::Rule], egress: &[api::Rule]) -> Self {
+        match (ingress, egress) {
+            ([], []) => Self::default(),
+            // Rules have only text keys and finite numbers; should one not be text, it is read as what denies all.
+            rules => Self(
+                serde_json::to_string(&rules)
+                    .unwrap_or_else(|_| "unreadable".to_owned())
+                    .into(),
+            ),
+        }
+    }
+
+    /// The rules over sets; what cannot be read denies all.
+    pub fn translate(&self, namespace: Option<&str>) -> Rules {
+        if self.0.is_empty() {
+            return Rules::default();
+        }
+        let (ingress, egress) = serde_json::from_str(&self.0).unwrap_or_else(|_| {
+            let deny = || vec![api::Rule::any(api::Action::Deny)];
+            (deny(), deny())
+        });
+        rules::translate(&ingress, &egress, namespace)
+    }
+}

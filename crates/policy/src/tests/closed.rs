@@ -1,0 +1,284 @@
+//! What is missing or wrong closes the endpoints concerned, and says why.
+
+use api::{Action, PolicyType, Resource};
+use datastore::Update;
+
+use super::build::{self, Parts};
+use crate::{Effect, EndpointId, Graph, TierEnd};
+
+#[test]
+fn an_unreadable_selector_closes_the_namespace() {
+    check(
+        Parts {
+            selector: "role ==".into(),
+            ..Parts::default()
+        }
+        .namespaced("a", "p"),
+        &["a/web", "a/db"],
+        "spec.selector",
+    );
+    check(
+        Parts {
+            account_selector: "!".into(),
+            selector: "role == 'web'".into(),
+            ..Parts::default()
+        }
+        .namespaced("a", "p"),
+        &["a/web", "a/db"],
+        "spec.serviceAccountSelector",
+    );
+}
+
+#[test]
+fn an_unreadable_selector_of_a_global_policy_closes_all() {
+    check(
+        Parts {
+            selector: "global()".into(),
+            ..Parts::default()
+        }
+        .global("p"),
+        &["a/web", "a/db", "b/web", "host"],
+        "spec.selector",
+    );
+}
+
+#[test]
+fn an_unreadable_rule_closes_whom_the_policy_selects() {
+    let mut rule = api::Rule::any(Action::Allow);
+    rule.source.selector = "a in".into();
+    check(
+        Parts {
+            selector: "role == 'web'".into(),
+            egress: vec![api::Rule::any(Action::Allow), rule.clone()],
+            ..Parts::default()
+        }
+        .global("p"),
+        &["a/web", "b/web"],
+        "spec.egress[1].source.selector",
+    );
+    check(
+        build::profile("extra", Default::default(), vec![rule], vec![]).into(),
+        &["b/web"],
+        "spec.ingress[0].source.selector",
+    );
+}
+
+#[test]
+fn a_rule_that_upstream_would_refuse_is_not_guessed_at() {
+    let rule = |change: fn(&mut api::Rule)| {
+        let mut rule = api::Rule::any(Action::Allow);
+        change(&mut rule);
+        rule
+    };
+    type Change = fn(&mut api::Rule);
+    let cases: [(Change, &str); 6] = [
+        (|rule| rule.ip_version = Some(5), "ipVersion"),
+        (
+            |rule| rule.protocol = Some(api::Protocol::from_text("quic")),
+            "protocol",
+        ),
+        (
+            |rule| rule.destination.ports = vec![api::Port::Range(80, 80)],
+            "destination.ports[0]",
+        ),
+        (
+            |rule| {
+                rule.icmp = Some(api::IcmpMatch {
+                    kind: Some(8),
+                    code: None,
+                });
+            },
+            "icmp",
+        ),
+        (
+            |rule| rule.source.namespace_selector = "a == 'b' || global()".into(),
+            "source.namespaceSelector",
+        ),
+        (
+            |rule| {
+                rule.source.services = Some(api::ServiceMatch {
+                    name: "x".into(),
+                    namespace: String::new(),
+                });
+            },
+            "source.services",
+        ),
+    ];
+    for (change, field) in cases {
+        check(
+            Parts {
+                selector: "role == 'db'".into(),
+                ingress: vec![rule(change)],
+                ..Parts::default()
+            }
+            .global("p"),
+            &["a/db"],
+            &format!("spec.ingress[0].{field}"),
+        );
+    }
+}
+
+#[test]
+fn a_tier_that_does_not_exist_closes_whom_the_policy_selects() {
+    check(
+        Parts {
+            tier: "nowhere".into(),
+            selector: "role == 'db'".into(),
+            types: vec![PolicyType::Egress],
+            ..Parts::default()
+        }
+        .global("p"),
+        &["a/db"],
+        "spec.tier",
+    );
+}
+
+#[test]
+fn a_rehearsal_closes_nobody() {
+    let graph = graph(
+        Parts {
+            selector: "role ==".into(),
+            ..Parts::default()
+        }
+        .staged_global("p", false),
+    );
+    assert_eq!(graph.problems()[0].effect, Effect::NotReported);
+    assert!(
+        graph
+            .state()
+            .endpoints
+            .values()
+            .all(|endpoint| endpoint.closed.is_none())
+    );
+}
+
+#[test]
+fn http_is_reported_and_the_rest_of_the_rule_holds() {
+    let mut rule = api::Rule::any(Action::Allow);
+    rule.http = Some(api::HttpMatch::default());
+    let graph = graph(
+        Parts {
+            ingress: vec![rule],
+            ..Parts::default()
+        }
+        .global("p"),
+    );
+    let problems = graph.problems();
+    assert_eq!((problems.len(), problems[0].effect), (1, Effect::NotEnforced));
+    assert!(
+        graph
+            .state()
+            .endpoints
+            .values()
+            .all(|endpoint| endpoint.closed.is_none())
+    );
+}
+
+#[test]
+fn a_missing_profile_is_there_and_denies() {
+    let graph = graph(build::tier("t", None, None).into());
+    assert!(graph.state().profiles["gone"].missing);
+}
+
+#[test]
+fn policies_of_host_endpoints_have_their_hooks() {
+    let parts = |change: fn(&mut Parts)| {
+        let mut parts = Parts {
+            apply_on_forward: true,
+            types: vec![PolicyType::Ingress, PolicyType::Egress],
+            ..Parts::default()
+        };
+        change(&mut parts);
+        parts.global("p")
+    };
+    let hooks = |resource: Resource| {
+        let graph = graph(resource);
+        let host = graph.state().endpoints[&EndpointId::Host("host".into())].clone();
+        let tiers = [
+            &host.ingress,
+            &host.egress,
+            &host.forward.ingress,
+            &host.forward.egress,
+            &host.pre_dnat,
+            &host.untracked.ingress,
+            &host.untracked.egress,
+        ];
+        tiers.map(|direction| direction.tiers.first().map(|tier| tier.end))
+    };
+    let (deny, pass) = (Some(TierEnd::Deny), Some(TierEnd::Pass));
+    assert_eq!(hooks(parts(|_| {})), [deny, deny, deny, deny, None, None, None]);
+    let normal = hooks(parts(|parts| parts.apply_on_forward = false));
+    assert_eq!(normal, [deny, deny, None, None, None, None, None]);
+    let pre_dnat = hooks(parts(|parts| parts.pre_dnat = true));
+    assert_eq!(pre_dnat, [None, None, None, None, pass, None, None]);
+    let untracked = hooks(parts(|parts| parts.do_not_track = true));
+    assert_eq!(untracked, [None, None, None, None, None, pass, pass]);
+}
+
+#[test]
+fn nobody_claims_another_namespace() {
+    let mut liar = build::workload("n1", "b", "liar");
+    liar.metadata.labels.extend([
+        ("projectcalico.org/namespace".to_owned(), "a".to_owned()),
+        ("pcns.team".to_owned(), "x".to_owned()),
+        ("pcsa.trusted".to_owned(), "yes".to_owned()),
+        ("role".to_owned(), "web".to_owned()),
+    ]);
+    let mut graph = graph(build::tier("t", None, None).into());
+    let id = EndpointId::Workload(liar.key());
+    graph.local(liar.key(), Some(liar));
+    graph.flush();
+    let labels: Vec<_> = graph.state().endpoints[&id].labels.iter().collect();
+    let shown: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(
+        shown.join(" "),
+        "projectcalico.org/namespace=b projectcalico.org/orchestrator=k8s role=web"
+    );
+}
+
+/// Which endpoints a resource closes, and which field the reason names.
+fn check(resource: Resource, closed: &[&str], field: &str) {
+    let graph = graph(resource);
+    let name = |id: &EndpointId| match id {
+        EndpointId::Workload(key) => format!("{}/{}", key.namespace.as_ref().unwrap(), key.name),
+        EndpointId::Host(name) => name.clone(),
+    };
+    let mut seen: Vec<String> = Vec::new();
+    for (id, endpoint) in &graph.state().endpoints {
+        if let Some(why) = &endpoint.closed {
+            assert!(why.contains(&format!(" {field}: `")), "{why}");
+            seen.push(name(id));
+        }
+    }
+    seen.sort();
+    let mut wanted: Vec<&str> = closed.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(seen, wanted, "{field}");
+    let problems = graph.problems();
+    assert_eq!((problems.len(), problems[0].field.as_str()), (1, field));
+    assert_eq!(problems[0].effect, Effect::Closed);
+}
+
+/// Three pods and a host endpoint of our node, and one more resource.
+fn graph(resource: Resource) -> Graph {
+    let mut graph = Graph::new("n1");
+    for (namespace, name, profile) in [("a", "web", "gone"), ("a", "db", "gone"), ("b", "web", "extra")] {
+        let mut endpoint = build::workload("n1", namespace, name);
+        endpoint.metadata.labels.insert("role".into(), name.into());
+        endpoint.spec.profiles = vec![profile.into()];
+        graph.local(endpoint.key(), Some(endpoint));
+    }
+    let resources: [Resource; 3] = [
+        build::profile("extra", Default::default(), vec![], vec![]).into(),
+        build::host("host", "n1", "eth0").into(),
+        resource,
+    ];
+    for resource in resources {
+        graph.apply(Update {
+            key: resource.key(),
+            value: Some(resource),
+        });
+    }
+    graph.flush();
+    graph
+}
