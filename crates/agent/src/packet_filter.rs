@@ -33,11 +33,15 @@ pub struct PacketFilter {
     filter: Filter,
     kernel: Box<dyn NftKernel>,
     table: TableName,
-    /// By journal id: the endpoint's key, and what it brings for translation.
-    locals: BTreeMap<String, (Key, WorkloadEndpoint)>,
+    /// By journal id: the endpoint's key.
+    locals: BTreeMap<String, Key>,
+    /// A pod that lives here may bring other translations.
+    translate: bool,
     /// Addresses of this host's devices that are not pods'.
     links: BTreeMap<IfName, BTreeSet<IpAddr>>,
     tunnel: IfName,
+    /// The datastore has been read; the journal has.
+    read: [bool; 2],
     /// The kernel's table has to be read again.
     look: bool,
     /// Why the kernel could not be asked or told, last.
@@ -90,8 +94,10 @@ impl PacketFilter {
             kernel,
             table: TableName(TABLE.to_owned()),
             locals: BTreeMap::new(),
+            translate: true,
             links: BTreeMap::new(),
             tunnel,
+            read: [false; 2],
             look: true,
             broken: None,
             applied: Applied::default(),
@@ -128,6 +134,7 @@ impl PacketFilter {
 
     /// Takes what one resource is now.
     pub fn apply(&mut self, update: Update) {
+        self.translate |= update.key.kind == Kind::WorkloadEndpoint && self.graph.pod(&update.key).is_some();
         self.graph.apply(update);
     }
 
@@ -137,18 +144,18 @@ impl PacketFilter {
         self.filter
             .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
         let key = endpoint.as_ref().map(|(_, resource)| resource.key());
-        if let Some((old, _)) = old
+        if let Some(old) = old
             && Some(&old) != key.as_ref()
             // A new container of the same pod may have it by now.
-            && !self.locals.values().any(|(other, _)| *other == old)
+            && !self.locals.values().any(|other| *other == old)
         {
             self.graph.local(old, None);
         }
         if let Some((_, resource)) = endpoint {
-            self.graph.local(resource.key(), Some(resource.clone()));
-            self.locals.insert(id.to_owned(), (resource.key(), resource));
+            self.locals.insert(id.to_owned(), resource.key());
+            self.graph.local(resource.key(), Some(resource));
         }
-        self.filter.nat(self.translations());
+        self.translate = true;
     }
 
     /// Takes the node's state: pools, nodes and settings.
@@ -239,9 +246,27 @@ impl PacketFilter {
         }
     }
 
-    /// The datastore has been read: the picture is complete.
+    /// The datastore has been read.
     pub fn in_sync(&mut self) {
-        self.filter.in_sync();
+        self.read[0] = true;
+        self.complete();
+    }
+
+    /// The journal has been read: the pods that live here are known.
+    pub fn endpoints_loaded(&mut self) {
+        self.read[1] = true;
+        self.complete();
+    }
+
+    /// With both the picture is complete. Without the journal, pods that an earlier agent has let in would look gone.
+    fn complete(&mut self) {
+        if self.is_complete() {
+            self.filter.in_sync();
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.read == [true; 2]
     }
 
     /// Tries again what failed.
@@ -254,8 +279,14 @@ impl PacketFilter {
 
     /// Brings the kernel's table to what policy says.
     pub async fn settle(&mut self) {
-        for change in self.graph.flush() {
-            self.filter.policy(change);
+        // Half a picture may have a profile that allows, and not yet the policy that denies.
+        if self.is_complete() {
+            for change in self.graph.flush() {
+                self.filter.policy(change);
+            }
+            if std::mem::take(&mut self.translate) {
+                self.filter.nat(self.translations());
+            }
         }
         for _ in 0..TURNS {
             if (self.look || self.filter.wants_look()) && !self.read().await {
@@ -317,7 +348,7 @@ impl PacketFilter {
         if let Some(why) = &self.broken {
             return Some(Err(format!("policy cannot be enforced: {why}")));
         }
-        let Some((key, _)) = self.locals.get(id) else {
+        let Some(key) = self.locals.get(id) else {
             return Some(Ok(()));
         };
         let enforced = self.filter.is_enforced(&EndpointId::Workload(key.clone()));
@@ -342,7 +373,10 @@ impl PacketFilter {
         let problems = self.graph.problems().into_iter().map(|problem| problem.to_string());
         FilterReport {
             broken: self.broken.clone(),
-            problems: problems.chain(refused.iter().map(shown)).collect(),
+            problems: problems
+                .chain(missing_profiles(state))
+                .chain(refused.iter().map(shown))
+                .collect(),
             endpoints: state.endpoints.len(),
             enforced: enforced.count(),
             policies: state.policies.len(),
@@ -372,7 +406,9 @@ impl PacketFilter {
     /// Floating IPs and host ports of the pods that are here.
     fn translations(&self) -> Nat {
         let mut nat = Nat::default();
-        for (_, resource) in self.locals.values() {
+        // A pod whose container was replaced may be there twice, by journal id.
+        let keys: BTreeSet<&Key> = self.locals.values().collect();
+        for resource in keys.into_iter().filter_map(|key| self.graph.pod(key)) {
             let spec = &resource.spec;
             nat.floating_ips
                 .extend(spec.ip_nats.iter().map(|translation| FloatingIp {
@@ -395,6 +431,23 @@ impl PacketFilter {
         }
         nat
     }
+}
+
+/// Profiles that endpoints refer to in vain: these are closed as far as no policy and no other profile allows.
+fn missing_profiles(state: &PolicyState) -> impl Iterator<Item = String> {
+    let missing = state.profiles.iter().filter(|(_, profile)| profile.missing);
+    missing.map(|(name, _)| {
+        let mut users = state
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.profiles.contains(name));
+        let first = users.next().map(|(id, _)| id.to_string()).unwrap_or_default();
+        let more = match users.count() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        format!("profile {name} of {first}{more} does not exist, and allows nothing")
+    })
 }
 
 fn shown(problem: &dataplane::filter::Problem) -> String {

@@ -29,8 +29,11 @@ pub enum Event {
     Fib(Vec<bgp::FibChange>),
     /// BGP has heard from its peers: stale routes may go.
     BgpConverged,
-    /// The journal was read: interfaces of forgotten pods may go.
-    EndpointsLoaded,
+    /// The journal was read, and its endpoints were handed over.
+    EndpointsLoaded {
+        /// All of it could be read: interfaces of forgotten pods may go.
+        all: bool,
+    },
     /// A pod came or went; answered when the kernel agrees.
     Endpoint {
         /// Journal id.
@@ -213,7 +216,12 @@ impl<K: Kernel> Loop<K> {
             Event::Filter(event) => self.filter.event(event),
             Event::Fib(changes) => changes.into_iter().for_each(|change| self.dataplane.fib(change)),
             Event::BgpConverged => self.dataplane.allow_cleanup(Cleanup::Bgp),
-            Event::EndpointsLoaded => self.dataplane.allow_cleanup(Cleanup::Endpoints),
+            Event::EndpointsLoaded { all } => {
+                self.filter.endpoints_loaded();
+                if all {
+                    self.dataplane.allow_cleanup(Cleanup::Endpoints);
+                }
+            }
             Event::Endpoint { id, endpoint, done } => {
                 match endpoint.is_some() {
                     true => self.waiting.entry(id.clone()).or_default().push(done),

@@ -143,12 +143,12 @@ const LABEL_VALUE: &str =
     "must be at most 63 letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit";
 
 /// Whether a label may be called this.
-pub(crate) fn is_label_key(key: &str) -> bool {
+pub fn is_label_key(key: &str) -> bool {
     is_qualified_name(key, Capitals::Yes)
 }
 
 /// Whether a label may have this value.
-pub(crate) fn is_label_value(value: &str) -> bool {
+pub fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_name_part(value)
 }
 

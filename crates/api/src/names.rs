@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256};
 
+pub use crate::metadata::{is_label_key, is_label_value};
 pub use workload_endpoint::{
     NameError, WorkloadEndpointIds, parse_workload_endpoint_name, workload_endpoint_name, workload_endpoint_prefix,
 };

@@ -16,7 +16,7 @@ use kernel::IpipFlavour;
 use linux::netns;
 
 use crate::lock::Lock;
-use crate::record::{FABRIC_NAME, Folder, NodeRecord, POD_PREFIX, PodRecord, Record};
+use crate::record::{DEFAULT_NAMESPACE, FABRIC_NAME, Folder, NodeRecord, POD_PREFIX, PodRecord, Record};
 use crate::spec::{ClusterSpec, Wishes};
 use crate::{LabError, agents, exec, network, pods, processes, spec};
 
@@ -200,7 +200,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, LabError> {
         .map_err(LabError::io("starting"))
 }
 
-async fn write_resources(store: &SharedStore, resources: &[Resource]) -> Result<(), LabError> {
+pub(crate) async fn write_resources(store: &SharedStore, resources: &[Resource]) -> Result<(), LabError> {
     for resource in resources {
         let mut resource = resource.clone().with_defaults();
         let metadata = resource.metadata_mut();
@@ -225,7 +225,7 @@ fn planned(folder: &Folder, spec: &ClusterSpec, flavour: String) -> Record {
         pods: spec
             .pods
             .iter()
-            .map(|plan| PodRecord::planned(folder, &plan.name, &plan.node))
+            .map(|plan| PodRecord::planned(folder, DEFAULT_NAMESPACE, &plan.name, &plan.node))
             .collect(),
         ipip: flavour,
         complete: false,

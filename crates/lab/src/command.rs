@@ -13,7 +13,8 @@ use kernel::IpFamily;
 
 use crate::cluster::{self, Up};
 use crate::icmp::{self, Echo};
-use crate::record::{DEFAULT_NAME, Folder, Record};
+use crate::pods::NewPod;
+use crate::record::{DEFAULT_NAME, DEFAULT_NAMESPACE, Folder, Record};
 use crate::spec::{Families, Wishes, usage};
 use crate::topology::Topology;
 use crate::{LabError, agents, capture, exec, network, pods, processes, status, tour};
@@ -118,13 +119,19 @@ pub enum PodCommand {
         /// Its node
         #[arg(long)]
         node: String,
+        /// Its namespace; one that is new gets its profiles. The lab calls the pod NAMESPACE/NAME
+        #[arg(long, default_value = DEFAULT_NAMESPACE)]
+        namespace: String,
+        /// A label, as often as needed
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
         /// Which lab.
         #[command(flatten)]
         lab: Lab,
     },
     /// Detach and remove a pod
     Delete {
-        /// Its name
+        /// Its name, NAMESPACE/NAME outside the namespace `default`
         name: String,
         /// Which lab.
         #[command(flatten)]
@@ -270,9 +277,21 @@ fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
         Command::Up(args) => up(args, &mut progress, out),
         Command::Status(lab) => status::show(&lab.folder(), out),
         Command::Tour(lab) => tour::walk(&lab.folder(), out),
-        Command::Pod(PodCommand::Add { name, node, lab }) => {
-            let pod = pods::add(&lab.folder(), checked_name("pod", name)?, node, &mut progress)?;
-            say(out, &format!("pod {name} on {node}: {}", pod.shown()))
+        Command::Pod(PodCommand::Add {
+            name,
+            node,
+            namespace,
+            labels,
+            lab,
+        }) => {
+            let wanted = NewPod {
+                namespace: checked_name("namespace", namespace)?,
+                name: checked_name("pod", name)?,
+                node,
+                labels: labels.iter().cloned().collect(),
+            };
+            let pod = pods::add(&lab.folder(), &wanted, &mut progress)?;
+            say(out, &format!("pod {} on {node}: {}", pod.name, pod.shown()))
         }
         Command::Pod(PodCommand::Delete { name, lab }) => {
             pods::delete(&lab.folder(), name, &mut progress)?;
@@ -488,6 +507,18 @@ fn checked_name<'a>(what: &str, name: &'a str) -> Result<&'a str, LabError> {
         name,
         "is no DNS label: up to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit",
     ))
+}
+
+/// `key=value`, as Kubernetes takes it.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    match api::names::is_label_key(key) && api::names::is_label_value(value) {
+        true => Ok((key.to_string(), value.to_string())),
+        false => Err(
+            "a label has a name such as `app` or `example.org/app`, and up to 63 of A-Z, a-z, 0-9, `-`, `_` and `.`"
+                .into(),
+        ),
+    }
 }
 
 fn lab_name(text: &str) -> Result<String, String> {

@@ -7,17 +7,21 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use api::names::{WorkloadEndpointIds, workload_endpoint_name};
+use api::resource::WorkloadEndpoint;
+use api::{Metadata, WorkloadEndpointSpec};
+use datastore::StoreError;
 use kernel::IpFamily;
 
 use linux::link;
 use linux::netns::{self, Netns};
 use serde_json::{Value, json};
 
-use crate::cluster::{refuse_taken, require_root};
+use crate::cluster::{refuse_taken, require_root, runtime, store, write_resources};
 use crate::lock::Lock;
 use crate::network::{create_netns, inside, open_socket, refused};
 use crate::record::{Folder, PodRecord, Record};
-use crate::{LabError, exec, processes};
+use crate::{LabError, exec, processes, spec};
 
 /// How many plugins run at once while a lab comes up.
 const AT_ONCE: usize = 8;
@@ -58,17 +62,31 @@ pub fn add_all(folder: &Folder, record: &mut Record) -> Result<(), LabError> {
     folder.write(record)
 }
 
+/// A pod as it is asked for.
+#[derive(Clone, Debug)]
+pub struct NewPod<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name there.
+    pub name: &'a str,
+    /// Its node.
+    pub node: &'a str,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// Adds a pod to a running lab.
-pub fn add(folder: &Folder, name: &str, node: &str, say: &mut dyn FnMut(&str)) -> Result<PodRecord, LabError> {
+pub fn add(folder: &Folder, pod: &NewPod<'_>, say: &mut dyn FnMut(&str)) -> Result<PodRecord, LabError> {
     require_root()?;
     let _lock = Lock::take(folder, say)?;
     let mut record = folder.read()?;
-    record.node(node)?;
-    if record.place(name).is_ok() {
-        return Err(crate::spec::usage("pod", name, "is in the lab already"));
+    record.node(pod.node)?;
+    let planned = PodRecord::planned(folder, pod.namespace, pod.name, pod.node);
+    if record.place(&planned.name).is_ok() {
+        return Err(crate::spec::usage("pod", &planned.name, "is in the lab already"));
     }
-    let planned = PodRecord::planned(folder, name, node);
     refuse_taken(&planned.netns)?;
+    runtime()?.block_on(announce(folder, &planned, pod))?;
     record.pods.push(planned.clone());
     folder.write(&record)?;
     match make(folder, &record, &planned) {
@@ -102,6 +120,53 @@ pub(crate) fn remove(folder: &Folder, record: &mut Record, pod: &PodRecord) -> R
     netns::delete(&pod.netns).map_err(LabError::io(format!("network namespace {}", pod.netns)))?;
     record.pods.retain(|known| known.name != pod.name);
     folder.write(record)
+}
+
+/// What a cluster knows of a pod before a runtime attaches it: its namespace, and its labels.
+async fn announce(folder: &Folder, planned: &PodRecord, pod: &NewPod<'_>) -> Result<(), LabError> {
+    let store = store(folder).await?;
+    for profile in spec::profiles(pod.namespace) {
+        if store.get(&profile.key()).await?.is_none() {
+            write_resources(&store, &[profile.into()]).await?;
+        }
+    }
+    if pod.labels.is_empty() {
+        return Ok(());
+    }
+    let endpoint = workload_endpoint(planned, &pod.labels)?;
+    // What an earlier pod of this name has left is not this one's.
+    match store.delete(&endpoint.key(), None).await {
+        Err(StoreError::NotFound(_)) => {}
+        other => drop(other?),
+    }
+    write_resources(&store, &[endpoint.into()]).await
+}
+
+/// The pod as it is known before it has an address. The plugin completes it, and keeps the labels.
+fn workload_endpoint(pod: &PodRecord, labels: &BTreeMap<String, String>) -> Result<WorkloadEndpoint, LabError> {
+    let ids = WorkloadEndpointIds {
+        node: pod.node.clone(),
+        orchestrator: "k8s".into(),
+        pod: pod.short_name().into(),
+        endpoint: INTERFACE.into(),
+        ..WorkloadEndpointIds::default()
+    };
+    let name = workload_endpoint_name(&ids).map_err(|error| LabError::Refused(error.to_string()))?;
+    Ok(WorkloadEndpoint {
+        metadata: Metadata {
+            labels: labels.clone(),
+            ..Metadata::namespaced(&pod.namespace, &name)
+        },
+        spec: WorkloadEndpointSpec {
+            orchestrator: ids.orchestrator,
+            node: ids.node,
+            pod: ids.pod,
+            endpoint: ids.endpoint,
+            container_id: pod.container_id.clone(),
+            ..WorkloadEndpointSpec::default()
+        },
+        status: None,
+    })
 }
 
 fn replace(record: &mut Record, pod: PodRecord) {
@@ -140,8 +205,7 @@ pub fn plugin(folder: &Folder, record: &Record, pod: &PodRecord, verb: &'static 
     };
     let mut command = Command::new(folder.bin().join("calico"));
     exec::environment(folder, node, &mut command);
-    let name = &pod.name;
-    let id = &pod.container_id;
+    let (namespace, name, id) = (&pod.namespace, pod.short_name(), &pod.container_id);
     command
         .env(
             processes::MARK,
@@ -154,7 +218,9 @@ pub fn plugin(folder: &Folder, record: &Record, pod: &PodRecord, verb: &'static 
         .env("CNI_PATH", folder.bin())
         .env(
             "CNI_ARGS",
-            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"),
+            format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={id}"
+            ),
         )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -54,11 +54,14 @@ pub struct NodeRecord {
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRecord {
-    /// Its name.
+    /// What the lab calls it: its name, with its namespace in front (`shop/web`) unless that is `default`.
     pub name: String,
+    /// Its namespace in the cluster.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
     /// Its node.
     pub node: String,
-    /// Its namespace.
+    /// Its network namespace.
     pub netns: String,
     /// The container id that the runtime tells the plugin.
     pub container_id: String,
@@ -68,6 +71,8 @@ pub struct PodRecord {
     pub host_device: Option<String>,
 }
 
+/// The namespace of pods that are given none.
+pub const DEFAULT_NAMESPACE: &str = "default";
 /// Where all labs have their folders.
 pub const LABS: &str = "/run/margay-lab";
 /// Name of the lab that commands mean if none is given.
@@ -219,15 +224,26 @@ impl NodeRecord {
 
 impl PodRecord {
     /// A pod that is to be made, with a container id that no earlier pod had.
-    pub fn planned(folder: &Folder, name: &str, node: &str) -> Self {
+    pub fn planned(folder: &Folder, namespace: &str, name: &str, node: &str) -> Self {
+        // Neither names nor namespaces have dots or slashes.
+        let (place, netns) = match namespace {
+            DEFAULT_NAMESPACE => (name.to_string(), format!("{POD_PREFIX}{name}")),
+            other => (format!("{other}/{name}"), format!("{POD_PREFIX}{other}.{name}")),
+        };
         Self {
-            name: name.to_string(),
+            name: place,
+            namespace: namespace.to_string(),
             node: node.to_string(),
-            netns: folder.netns(&format!("{POD_PREFIX}{name}")),
+            netns: folder.netns(&netns),
             container_id: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
             addresses: Vec::new(),
             host_device: None,
         }
+    }
+
+    /// Its name in its namespace.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 
     /// Its address of a family.
@@ -242,6 +258,10 @@ impl PodRecord {
     pub fn shown(&self) -> String {
         joined(self.addresses.iter().copied())
     }
+}
+
+fn default_namespace() -> String {
+    DEFAULT_NAMESPACE.to_string()
 }
 
 fn joined(addresses: impl Iterator<Item = IpAddr>) -> String {
@@ -331,7 +351,7 @@ mod tests {
                 .to_vec(),
             agent: true,
         };
-        let mut pod = PodRecord::planned(&folder, "web", "n1");
+        let mut pod = PodRecord::planned(&folder, DEFAULT_NAMESPACE, "web", "n1");
         pod.addresses = vec!["192.168.0.1".parse().unwrap(), "fd00:192:168::1".parse().unwrap()];
         Record {
             fabric: folder.netns(FABRIC_NAME),
@@ -350,6 +370,21 @@ mod tests {
         assert_eq!(Folder::of("lab").netns("n1"), "n1");
         assert_eq!(Folder::of("big").netns("n1"), "big.n1");
         assert_eq!(Folder::of("big").lock(), Path::new("/run/margay-lab/big.lock"));
+    }
+
+    #[test]
+    fn pods_of_other_namespaces_carry_them_in_front() {
+        let folder = Folder::of("big");
+        for (namespace, name, netns) in [
+            ("default", "web", "big.pod-web"),
+            ("shop", "shop/web", "big.pod-shop.web"),
+        ] {
+            let pod = PodRecord::planned(&folder, namespace, "web", "n1");
+            assert_eq!(
+                (pod.name.as_str(), pod.netns.as_str(), pod.short_name()),
+                (name, netns, "web")
+            );
+        }
     }
 
     #[test]

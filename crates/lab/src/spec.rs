@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kernel::IpFamily;
 
 use crate::LabError;
+use crate::record::DEFAULT_NAMESPACE;
 use crate::topology::Topology;
 
 /// Most nodes that fit into the fabric's /24 above `.6`.
@@ -97,7 +98,7 @@ impl ClusterSpec {
                 resources.push(resource_of(node).into());
             }
         }
-        for profile in profiles() {
+        for profile in profiles(DEFAULT_NAMESPACE) {
             if !resources.iter().any(|resource| resource.key() == profile.key()) {
                 resources.push(profile.into());
             }
@@ -131,17 +132,17 @@ impl ClusterSpec {
     }
 }
 
-/// What a Kubernetes cluster has for its namespace `default` and the service account of that name: the pods' profiles. A pod
-/// whose profile is missing may talk to nobody.
-fn profiles() -> [Profile; 2] {
-    let mut namespace = Profile::new("kns.default", ProfileSpec::default());
+/// What a Kubernetes cluster has for a namespace and its service account `default`: the pods' profiles. A pod whose profile is
+/// missing may talk to nobody.
+pub(crate) fn profiles(name: &str) -> [Profile; 2] {
+    let mut namespace = Profile::new(format!("kns.{name}"), ProfileSpec::default());
     namespace.spec.ingress = vec![Rule::any(Action::Allow)];
     namespace.spec.egress = vec![Rule::any(Action::Allow)];
     for label in ["projectcalico.org/name", "kubernetes.io/metadata.name"] {
         let label = format!("pcns.{label}");
-        namespace.spec.labels_to_apply.insert(label, "default".into());
+        namespace.spec.labels_to_apply.insert(label, name.to_owned());
     }
-    let mut account = Profile::new("ksa.default.default", ProfileSpec::default());
+    let mut account = Profile::new(format!("ksa.{name}.default"), ProfileSpec::default());
     let label = "pcsa.projectcalico.org/name".to_owned();
     account.spec.labels_to_apply.insert(label, "default".into());
     [namespace, account]

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api::resource::WorkloadEndpoint;
 use api::{HostEndpointSpec, Key, WorkloadEndpointSpec};
 use ipnet::IpNet;
 
@@ -66,6 +67,14 @@ impl Bare {
 pub(crate) struct Selecting<'a> {
     pub key: &'a Key,
     pub facts: &'a PolicyFacts,
+}
+
+/// Whether what the store has of a pod replaces what the journal says. Not if it is about another container, such as the one
+/// before: the store tells the news later than the runtime. Nor if it has no addresses yet.
+pub(crate) fn replaces(stored: &WorkloadEndpoint, journal: &WorkloadEndpoint) -> bool {
+    let containers = [&stored.spec.container_id, &journal.spec.container_id];
+    let is_same = containers[0] == containers[1] || containers.iter().any(|id| id.is_empty());
+    is_same && !stored.spec.ip_networks.is_empty()
 }
 
 /// The problem of a policy whose tier does not exist. Nobody knows where in the order it would come.
@@ -207,4 +216,32 @@ fn direction(
         }
     }
     direction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_says_of_another_container_or_of_no_address_does_not_count() {
+        let endpoint = |container: &str, net: &str| {
+            let mut endpoint = WorkloadEndpoint::new("p", api::WorkloadEndpointSpec::default());
+            endpoint.spec.container_id = container.into();
+            endpoint.spec.ip_networks = net.parse().into_iter().collect();
+            endpoint
+        };
+        for (container, net, counts) in [
+            ("c1", "10.0.0.1/32", true),
+            ("", "10.0.0.1/32", true),
+            ("c2", "10.0.0.1/32", false),
+            ("c1", "", false),
+        ] {
+            let stored = endpoint(container, net);
+            assert_eq!(
+                replaces(&stored, &endpoint("c1", "10.0.0.2/32")),
+                counts,
+                "{container} {net}"
+            );
+        }
+    }
 }

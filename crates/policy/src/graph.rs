@@ -11,7 +11,7 @@ use api::{
 };
 use datastore::Update;
 
-use crate::assemble::{Bare, missing_tier};
+use crate::assemble::{Bare, missing_tier, replaces};
 use crate::member_facts::MemberFacts;
 use crate::policies::Policies;
 use crate::policy_facts::PolicyFacts;
@@ -141,7 +141,7 @@ impl Graph {
 
     /// Records that a pod lives on this node (with the WorkloadEndpoint that its journal entry amounts to), or no longer
     /// does. Only this decides whether it has policy; what the store has of the same key for this node replaces its labels,
-    /// profiles, addresses and ports.
+    /// profiles, addresses and ports, unless that is about another container or has no addresses yet.
     pub fn local(&mut self, key: Key, endpoint: Option<WorkloadEndpoint>) {
         self.dirty.endpoints.insert(EndpointId::Workload(key.clone()));
         match endpoint {
@@ -163,6 +163,11 @@ impl Graph {
                 self.population.set(&key, stored.or(local.shadowed));
             }
         }
+    }
+
+    /// What counts of a pod that lives here: what the store has of it for this node, else what the journal says.
+    pub fn pod(&self, key: &Key) -> Option<&WorkloadEndpoint> {
+        self.locals.get(key).map(|local| counting(&self.stored, key, local))
     }
 
     /// What policy says as of the last flush.
@@ -216,8 +221,8 @@ impl Graph {
     /// Counts a pod that lives here as what the store says, else as what the journal says.
     fn place_local(&mut self, key: &Key) {
         if let Some(local) = self.locals.get(key) {
-            let endpoint = self.stored.get(key).unwrap_or(&local.journal);
-            let value = self.population.value(&endpoint.into());
+            let facts = counting(&self.stored, key, local).into();
+            let value = self.population.value(&facts);
             self.population.set(key, Some(value));
         }
     }
@@ -253,4 +258,10 @@ where
     for<'a> &'a Object<S>: TryFrom<&'a Resource>,
 {
     value.and_then(|value| value.try_into().ok())
+}
+
+/// What the store has of a pod that lives here, if that counts, else what the journal says.
+fn counting<'a>(stored: &'a HashMap<Key, WorkloadEndpoint, Seed>, key: &Key, local: &'a Local) -> &'a WorkloadEndpoint {
+    let stored = stored.get(key).filter(|stored| replaces(stored, &local.journal));
+    stored.unwrap_or(&local.journal)
 }

@@ -10,7 +10,7 @@ use api::resource::WorkloadEndpoint;
 use api::{Key, Resource};
 use ipnet::IpNet;
 
-use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier};
+use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces};
 use crate::member_facts::MemberFacts;
 use crate::policy_facts::PolicyFacts;
 use crate::problem::Problem;
@@ -69,7 +69,7 @@ impl<'a> World<'a> {
             }
             match resource {
                 Resource::WorkloadEndpoint(endpoint) => match locals.get(&key) {
-                    Some(journal) if endpoint.spec.node == node => {
+                    Some(journal) if endpoint.spec.node == node && replaces(endpoint, journal) => {
                         world.local(&key, endpoint, &journal.spec.interface_name);
                     }
                     Some(_) => {}

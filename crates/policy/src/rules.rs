@@ -147,7 +147,10 @@ impl Translator<'_> {
             family: version
                 .or(of_icmp)
                 .or_else(|| family_of(&source.nets))
-                .or_else(|| family_of(&destination.nets)),
+                .or_else(|| family_of(&destination.nets))
+                // As upstream: what is said about addresses of one family says nothing about the other.
+                .or_else(|| family_of(&source.not_nets))
+                .or_else(|| family_of(&destination.not_nets)),
             protocol: self.protocol,
             not_protocol: rule.not_protocol.as_ref().and_then(Protocol::number),
             icmp,
@@ -388,4 +391,36 @@ fn family_of(nets: &[IpNet]) -> Option<Family> {
     };
     let first = family(nets.first()?);
     nets.iter().all(|net| family(net) == first).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_family_say_nothing_about_the_other() {
+        let nets = |text: &[&str]| text.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        for (within, except, family) in [
+            (&[][..], &[][..], None),
+            (&["10.0.0.0/8"], &[], Some(Family::V4)),
+            (&[], &["10.0.0.0/8"], Some(Family::V4)),
+            (&[], &["fd00::/8", "fe80::/10"], Some(Family::V6)),
+            (&[], &["fd00::/8", "10.0.0.0/8"], None),
+        ] {
+            let mut rule = api::Rule::any(api::Action::Allow);
+            for side in 0..2 {
+                let end = EntityRule {
+                    nets: nets(within),
+                    not_nets: nets(except),
+                    ..EntityRule::default()
+                };
+                match side {
+                    0 => rule.source = end,
+                    _ => (rule.source, rule.destination) = (EntityRule::default(), end),
+                }
+                let rules = translate(std::slice::from_ref(&rule), &[], None);
+                assert_eq!(rules.ingress[0].family, family, "{within:?} {except:?}");
+            }
+        }
+    }
 }

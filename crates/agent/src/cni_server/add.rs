@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 
+use api::resource::WorkloadEndpoint;
 use cni::journal::{Endpoint, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
@@ -15,6 +16,9 @@ use futures::channel::oneshot;
 use super::endpoint::{link_of, pending_of, result_of};
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
+
+/// Where the half of ADD that writes tells the half that wires what was written.
+type Tell = oneshot::Sender<(Endpoint, Option<WorkloadEndpoint>)>;
 
 impl CniServer {
     /// Attaches a container. The same request again answers the same, and repairs what is broken.
@@ -110,15 +114,9 @@ impl CniServer {
             tracing::info!(id = %existing.id(), difference, "cni: attached before, but not intact: made anew");
             return Ok(false);
         }
-        if self
-            .program(&existing.id(), self.naming().local(existing))
-            .await
-            .is_err()
-        {
-            return Ok(false);
-        }
-        self.write_workload_endpoint(existing).await?;
-        Ok(true)
+        let stored = self.write_workload_endpoint(existing).await?;
+        let local = self.naming().local(existing).map(|local| as_stored(local, stored));
+        Ok(self.program(&existing.id(), local).await.is_ok())
     }
 
     /// The addresses of a broken endpoint, if it still holds them.
@@ -208,10 +206,11 @@ impl CniServer {
             None => self.allocate(want).await?,
         };
         endpoint.addresses = given.addresses;
-        let write = self.write_unless(given.endpoint_created, endpoint);
+        let (to_node, for_node) = oneshot::channel();
+        let write = self.write_and_tell(given.endpoint_created, endpoint, to_node);
         let wire = async {
             self.attach(endpoint, None).await?;
-            self.route(endpoint).await
+            self.route_when_known(for_node).await
         };
         let (written, wired) = futures::join!(write, wire);
         wired.and(written)
@@ -228,16 +227,11 @@ impl CniServer {
             endpoint.addresses = given.addresses;
             // Who no longer listens has failed, and says so itself.
             let _ = to_pod.send(endpoint.addresses.clone());
-            let _ = to_node.send(endpoint.clone());
-            self.write_unless(given.endpoint_created, endpoint).await
+            self.write_and_tell(given.endpoint_created, endpoint, to_node).await
         };
         let wire = async {
             self.attach(&bare, Some(for_pod)).await?;
-            match for_node.await {
-                Ok(named) => self.route(&named).await,
-                // There are no addresses: the other half says why.
-                Err(_) => Ok(()),
-            }
+            self.route_when_known(for_node).await
         };
         // Before anything else can say more of it. The work is done while the two below wait.
         if let Some(local) = self.naming().local(&bare) {
@@ -248,10 +242,26 @@ impl CniServer {
         wired.and(written)
     }
 
-    async fn write_unless(&self, created: bool, endpoint: &Endpoint) -> Result<(), Error> {
-        match created {
-            true => Ok(()),
-            false => self.write_workload_endpoint(endpoint).await,
+    /// Writes the WorkloadEndpoint, unless it was created with the addresses, and tells what it is. If there was one before,
+    /// its labels count for the first packet already.
+    async fn write_and_tell(&self, created: bool, endpoint: &Endpoint, tell: Tell) -> Result<(), Error> {
+        let stored = match created {
+            true => None,
+            false => self.write_workload_endpoint(endpoint).await?,
+        };
+        // Who no longer listens has failed, and says so itself.
+        let _ = tell.send((endpoint.clone(), stored));
+        Ok(())
+    }
+
+    async fn route_when_known(
+        &self,
+        known: oneshot::Receiver<(Endpoint, Option<WorkloadEndpoint>)>,
+    ) -> Result<(), Error> {
+        match known.await {
+            Ok((endpoint, stored)) => self.route(&endpoint, stored).await,
+            // There are no addresses or no WorkloadEndpoint: the other half says why.
+            Err(_) => Ok(()),
         }
     }
 
@@ -272,15 +282,15 @@ impl CniServer {
         self.shared.parts.pods.attach(link, later).await.map_err(not_wired)
     }
 
-    /// The host's routes to the pod.
-    async fn route(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    /// The host's routes to the pod, after its policy.
+    async fn route(&self, endpoint: &Endpoint, stored: Option<WorkloadEndpoint>) -> Result<(), Error> {
         if link_of(endpoint).is_none() {
             return Ok(());
         }
-        let local = self
-            .naming()
-            .local(endpoint)
-            .map(|local| LocalEndpoint { fresh: true, ..local });
+        let local = self.naming().local(endpoint).map(|local| LocalEndpoint {
+            fresh: true,
+            ..as_stored(local, stored)
+        });
         let programmed = self.program(&endpoint.id(), local).await;
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
@@ -319,6 +329,14 @@ impl CniServer {
             tracing::error!(id = %endpoint.id(), %error, "cni: cannot remove the record of a failed ADD");
         }
     }
+}
+
+/// With the WorkloadEndpoint as the datastore has it, where there is one; which of its versions it is does not matter.
+fn as_stored(local: LocalEndpoint, stored: Option<WorkloadEndpoint>) -> LocalEndpoint {
+    let Some(mut resource) = stored else { return local };
+    let metadata = &mut resource.metadata;
+    (metadata.uid, metadata.resource_version, metadata.creation_timestamp) = (None, None, None);
+    LocalEndpoint { resource, ..local }
 }
 
 /// IPv6 has to be prepared in the pod before its interface is there, so such a pod is wired when its addresses are known.

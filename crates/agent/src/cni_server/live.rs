@@ -133,9 +133,8 @@ async fn recover(
         });
     }
     // A record that cannot be read may be a live pod's: then no interface is swept.
-    if recovered.damaged == 0 {
-        let _ = events.send(Event::EndpointsLoaded);
-    }
+    let all = recovered.damaged == 0;
+    let _ = events.send(Event::EndpointsLoaded { all });
 }
 
 async fn follow_readiness(mut facts: watch::Receiver<Facts>, say: watch::Sender<Readiness>) {

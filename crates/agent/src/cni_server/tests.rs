@@ -4,6 +4,7 @@ use cni::config::Attachment;
 use cni::journal::{Pending, Phase};
 use cni::protocol::{self, Reply, Role, Verb};
 use cni::{Code, Version};
+use datastore::Store;
 use serde_json::json;
 
 use super::fakes::World;
@@ -40,6 +41,22 @@ async fn add_answers_the_wiring_of_a_pod() {
     );
     assert_eq!(wep.spec.ip_networks, ["10.0.0.0/32".parse().unwrap()]);
     world.assert_consistent(&server).await;
+}
+
+#[tokio::test]
+async fn labels_that_the_datastore_has_already_count_for_the_first_packet() {
+    let world = World::new(4);
+    let server = world.server().await;
+    world.add(&server, "old", "p").await.unwrap();
+    let mut stored = world.weps().await["n1-k8s-p-eth0"].clone();
+    stored.metadata.labels.insert("role".into(), "db".into());
+    let revision = world.store.get(&stored.key()).await.unwrap().unwrap().revision;
+    world.store.update(stored.into(), &revision).await.unwrap();
+    world.add(&server, "new", "p").await.unwrap();
+    let state = world.state();
+    let told = &state.routes["new/eth0"].resource;
+    assert_eq!(told.metadata.labels.get("role").map(String::as_str), Some("db"));
+    assert_eq!(told.spec.container_id, "new");
 }
 
 #[tokio::test]
@@ -117,7 +134,12 @@ async fn what_cannot_be_undone_at_once_is_undone_later() {
         let world = World::new(4);
         let server = world.server().await;
         world.fail(&["program", undo]);
-        assert_eq!(world.add(&server, "a", "p").await.unwrap_err().code, Code::Dataplane);
+        // A pod is let in when the datastore knows it.
+        let code = match undo {
+            "store" => Code::TryAgain,
+            _ => Code::Dataplane,
+        };
+        assert_eq!(world.add(&server, "a", "p").await.unwrap_err().code, code);
         // It is in the way of the next one until it is done.
         if undo != "unprogram" {
             assert_eq!(

@@ -12,10 +12,11 @@ use super::CniServer;
 const ATTEMPTS: usize = 16;
 
 impl CniServer {
-    /// Creates the WorkloadEndpoint, or makes an older container's ours.
-    pub(super) async fn write_workload_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    /// Creates the WorkloadEndpoint, or makes an older container's ours. Answers what the datastore has then: others may
+    /// have put labels on it. An attachment without a device has none.
+    pub(super) async fn write_workload_endpoint(&self, endpoint: &Endpoint) -> Result<Option<WorkloadEndpoint>, Error> {
         if endpoint.wep_name.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let wait = self.shared.settings.store_wait * 3;
         let written = tokio::time::timeout(wait, self.put(self.new_workload_endpoint(endpoint))).await;
@@ -25,18 +26,21 @@ impl CniServer {
                 wait.as_secs()
             )))
         };
-        written.unwrap_or_else(|_| late()).map_err(|error| match error {
-            StoreError::Refused(_) => Error::new(
-                Code::Datastore,
-                "the datastore refused the WorkloadEndpoint",
-                error.to_string(),
-            ),
-            _ => Error::new(
-                Code::TryAgain,
-                "the WorkloadEndpoint cannot be written now",
-                error.to_string(),
-            ),
-        })
+        written
+            .unwrap_or_else(|_| late())
+            .map(Some)
+            .map_err(|error| match error {
+                StoreError::Refused(_) => Error::new(
+                    Code::Datastore,
+                    "the datastore refused the WorkloadEndpoint",
+                    error.to_string(),
+                ),
+                _ => Error::new(
+                    Code::TryAgain,
+                    "the WorkloadEndpoint cannot be written now",
+                    error.to_string(),
+                ),
+            })
     }
 
     /// As it is created.
@@ -63,20 +67,20 @@ impl CniServer {
         }
     }
 
-    async fn put(&self, wanted: WorkloadEndpoint) -> Result<(), StoreError> {
+    async fn put(&self, wanted: WorkloadEndpoint) -> Result<WorkloadEndpoint, StoreError> {
         let store = &self.shared.parts.store;
         for _ in 0..ATTEMPTS {
             match store.create(wanted.clone().into()).await {
                 Err(StoreError::Exists(_)) => {}
-                other => return other.map(drop),
+                other => return other.map(|_| wanted),
             }
             let Some((current, revision)) = self.get(&wanted.key()).await? else {
                 continue;
             };
             let next = adopt(current, &wanted);
-            match store.update(next.into(), &revision).await {
+            match store.update(next.clone().into(), &revision).await {
                 Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {}
-                other => return other.map(drop),
+                other => return other.map(|_| next),
             }
         }
         Err(StoreError::Conflict(wanted.key()))

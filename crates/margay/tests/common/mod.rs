@@ -1,6 +1,9 @@
 //! A lab for a test: up when made, down when dropped, also when the test fails.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod cluster;
+pub mod net;
+
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,6 +72,41 @@ impl Lab {
             .find_map(|word| word.strip_suffix("/32"))
             .unwrap_or_else(|| panic!("pod {pod} has no /32"))
             .to_string()
+    }
+
+    /// Names of the nodes.
+    pub fn nodes(&self) -> Vec<String> {
+        let nodes = self.ctl(&["get", "nodes", "-o", "name"]);
+        nodes
+            .lines()
+            .map(|line| line.trim_start_matches("Node/").to_owned())
+            .collect()
+    }
+
+    /// The network namespace of a node.
+    pub fn node_place(&self, node: &str) -> String {
+        format!("{}.{node}", self.name)
+    }
+
+    /// Adds a pod.
+    pub fn add_pod(&self, namespace: &str, name: &str, node: &str, labels: &[(&str, &str)]) -> cluster::Pod {
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut args = vec!["pod", "add", name, "--node", node, "--namespace", namespace];
+        labels.iter().for_each(|label| args.extend(["--label", label]));
+        let said = self.lab(&args);
+        let addresses = said.trim().rsplit(' ').next().unwrap_or_default();
+        let addresses = addresses.split(',').map(|address| address.parse().expect("an address"));
+        let (shown, place) = match namespace {
+            "default" => (name.to_owned(), format!("{}.pod-{name}", self.name)),
+            other => (format!("{other}/{name}"), format!("{}.pod-{other}.{name}", self.name)),
+        };
+        cluster::Pod {
+            name: shown,
+            namespace: namespace.to_owned(),
+            pod: name.to_owned(),
+            place,
+            addresses: addresses.collect(),
+        }
     }
 
     /// Waits for something that happens by itself.

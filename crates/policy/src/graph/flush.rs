@@ -172,7 +172,7 @@ impl Graph {
         match id {
             EndpointId::Workload(key) => {
                 let local = self.locals.get(key)?;
-                let endpoint = self.stored.get(key).unwrap_or(&local.journal);
+                let endpoint = super::counting(&self.stored, key, local);
                 Some(Bare::workload(&endpoint.spec, &local.journal.spec.interface_name))
             }
             EndpointId::Host(name) => Some(Bare::host(&self.hosts.get(name)?.spec)),

@@ -138,6 +138,7 @@ pub(crate) fn workload(random: &mut Random) -> (Key, WorkloadEndpoint) {
     endpoint.spec.ip_networks = some(random, 3, |random| {
         random.pick(&ADDRESSES).parse::<std::net::IpAddr>().unwrap().into()
     });
+    endpoint.spec.container_id = random.pick(&["", "c1", "c1", "c2"]).into();
     endpoint.spec.profiles = profiles(random);
     endpoint.spec.service_account_name = random.pick(&["", "default", "other"]).into();
     endpoint.spec.interface_name = random.pick(&["", "cali1", "cali2"]).into();
