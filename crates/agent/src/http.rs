@@ -22,7 +22,7 @@ use crate::AgentError;
 use crate::metrics;
 use crate::run::Event;
 use crate::speaker::Command;
-use crate::status::{Identity, Report};
+use crate::status::{DropReport, Identity, Report};
 
 /// How long a loop may take to answer before the agent counts as hung.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +47,22 @@ impl Sources {
     /// Asks every loop and puts the answers together; the error names the loop that does not answer.
     pub async fn report(&self) -> Result<Report, String> {
         self.report_within(PATIENCE).await
+    }
+
+    /// The same with what was dropped, for which the rules' counters are read. A kernel that does not say them is no reason
+    /// to say nothing.
+    pub async fn full_report(&self) -> Result<Report, String> {
+        let (reply, drops) = oneshot::channel();
+        let _ = self.events.send(Event::Drops(reply));
+        let (mut report, drops) = futures::try_join!(
+            self.report_within(PATIENCE),
+            within(PATIENCE, drops, "the dataplane loop")
+        )?;
+        match drops {
+            Ok(drops) => report.policy.drops = DropReport::of(&drops),
+            Err(error) => report.problems.push(format!("counters of drops: {error}")),
+        }
+        Ok(report)
     }
 
     async fn report_within(&self, patience: Duration) -> Result<Report, String> {
@@ -110,14 +126,14 @@ async fn readiness(State(sources): State<Sources>) -> Response {
 }
 
 async fn status(State(sources): State<Sources>) -> Response {
-    match sources.report().await {
+    match sources.full_report().await {
         Ok(report) => Json(report).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
 async fn prometheus(State(sources): State<Sources>) -> Response {
-    match sources.report().await {
+    match sources.full_report().await {
         Ok(report) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&report)).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
@@ -184,7 +200,9 @@ pub fn ask(socket: &Path) -> Result<Report, AgentError> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::filter::DropCause;
     use jiff::Timestamp;
+    use kernel::nft::Count;
 
     use super::*;
     use crate::status::ProbeSummary;
@@ -216,8 +234,15 @@ mod tests {
 
     async fn answer_loop(mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            if let Event::Report(reply) = event {
-                let _ = reply.send(parts(|_, _, _| {}).1);
+            match event {
+                Event::Report(reply) => drop(reply.send(parts(|_, _, _| {}).1)),
+                Event::Drops(reply) => {
+                    let count = Count { packets: 3, bytes: 180 };
+                    drop(reply.send(Ok(
+                        [(DropCause::Policy("NetworkPolicy default/db".into()), count)].into(),
+                    )));
+                }
+                _ => {}
             }
         }
     }
@@ -263,6 +288,16 @@ mod tests {
                     "Registered NOT READY NotRegistered: not registered yet\n",
                 ),
                 ("/metrics", "200", "margay_ready 0\n"),
+                (
+                    "/metrics",
+                    "200",
+                    "margay_policy_dropped_packets_total{cause=\"policy\",name=\"NetworkPolicy default/db\"} 3\n",
+                ),
+                (
+                    "/status",
+                    "200",
+                    "\"drops\":[{\"cause\":\"policy\",\"name\":\"NetworkPolicy default/db\",",
+                ),
                 ("/nothing", "404", ""),
             ] {
                 let answer = get(what, path.clone()).await.expect("no panic");

@@ -16,9 +16,11 @@ use api::resource::WorkloadEndpoint;
 use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
-use dataplane::filter::{Cluster, Concerns, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel};
+use dataplane::filter::{
+    Cluster, Concerns, DropCause, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel, rewritten,
+};
 use datastore::Update;
-use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
+use kernel::nft::{ChainName, Count, NftError, NftEvent, NftKernel, RuleState, TableName, Transaction};
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
@@ -41,6 +43,7 @@ pub struct PacketFilter {
     /// Why the kernel could not be asked or told, last.
     broken: Option<String>,
     applied: Applied,
+    drops: Drops,
 }
 
 /// What the packet filter counts.
@@ -93,6 +96,7 @@ impl PacketFilter {
             look: true,
             broken: None,
             applied: Applied::default(),
+            drops: Drops::default(),
         }
     }
 
@@ -263,9 +267,11 @@ impl PacketFilter {
             let Some(transaction) = self.filter.transaction() else {
                 return;
             };
+            let ending = self.ending(&transaction).await;
             let result = self.kernel.apply(&transaction).await;
             match &result {
                 Ok(_) => {
+                    self.drops.retire(&ending);
                     self.applied.transactions += 1;
                     self.applied.changes += transaction.changes.len() as u64;
                     self.applied.last = started.elapsed();
@@ -330,6 +336,26 @@ impl PacketFilter {
     /// The table's rules with their counters, by chain.
     pub async fn rules(&mut self) -> Result<BTreeMap<ChainName, Vec<RuleState>>, NftError> {
         self.kernel.rules(&self.table).await
+    }
+
+    /// Packets dropped so far, by cause: reads the counters of all rules.
+    pub async fn drops(&mut self) -> Result<BTreeMap<DropCause, Count>, NftError> {
+        let rules = self.rules().await?;
+        self.drops.seen(&rules);
+        Ok(self.drops.totals())
+    }
+
+    /// What the rules that a transaction throws away have counted. Counters are no reason to keep a change back.
+    async fn ending(&mut self, transaction: &Transaction) -> BTreeMap<ChainName, Vec<RuleState>> {
+        let read = match rewritten(transaction) {
+            Some(chains) if chains.is_empty() => return BTreeMap::new(),
+            Some(chains) => self.kernel.rules_of(&self.table, &chains).await,
+            None => self.kernel.rules(&self.table).await,
+        };
+        read.unwrap_or_else(|error| {
+            tracing::debug!(%error, "packet filter: counters of rules that go were not read");
+            BTreeMap::new()
+        })
     }
 
     /// What is told of it.

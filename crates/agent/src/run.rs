@@ -1,14 +1,15 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
+use dataplane::filter::DropCause;
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
 use ipnet::IpNet;
-use kernel::nft::NftEvent;
+use kernel::nft::{Count, NftEvent};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -41,6 +42,8 @@ pub enum Event {
     },
     /// Somebody wants to know.
     Report(oneshot::Sender<DataplaneReport>),
+    /// Somebody wants to know what was dropped, by cause.
+    Drops(oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>),
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -73,6 +76,8 @@ pub struct Loop<K> {
     myself: mpsc::UnboundedSender<Event>,
     waiting: HashMap<String, Vec<Waiter>>,
     leaving: Vec<Waiter>,
+    /// Who wants to know what was dropped.
+    counting: Vec<oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>>,
     switch_due: bool,
     sync: SyncState,
     synced: bool,
@@ -137,6 +142,7 @@ impl<K: Kernel> Loop<K> {
             myself,
             waiting: HashMap::new(),
             leaving: Vec::new(),
+            counting: Vec::new(),
             switch_due: false,
             sync: SyncState::Connecting,
             synced: false,
@@ -212,6 +218,7 @@ impl<K: Kernel> Loop<K> {
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
+            Event::Drops(reply) => self.counting.push(reply),
             Event::Retry => {
                 self.dataplane.retry();
                 self.filter.retry();
@@ -249,6 +256,7 @@ impl<K: Kernel> Loop<K> {
             }
         }
         self.answer_waiting();
+        self.answer_counting().await;
         self.schedule_switch();
         self.configure_bgp();
         let (pod_mtu, synced) = (self.dataplane.pod_mtu(), self.synced);
@@ -358,6 +366,16 @@ impl<K: Kernel> Loop<K> {
             waiters.drain(..).for_each(|waiter| drop(waiter.send(outcome.clone())));
             false
         });
+    }
+
+    /// One reading of the counters answers all who asked.
+    async fn answer_counting(&mut self) {
+        if self.counting.is_empty() {
+            return;
+        }
+        let drops = self.filter.drops().await.map_err(|error| error.to_string());
+        let asked = self.counting.drain(..);
+        asked.for_each(|reply| drop(reply.send(drops.clone())));
     }
 
     fn report(&self) -> DataplaneReport {

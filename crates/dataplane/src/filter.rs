@@ -11,6 +11,7 @@
 
 mod base;
 mod dispatch;
+mod drops;
 mod early;
 mod endpoint;
 mod felix;
@@ -29,6 +30,7 @@ mod table;
 mod tests;
 mod wanted;
 
+pub use drops::{DropCause, Drops, rewritten};
 pub use machine::{Filter, TABLE};
 pub use refused::{Concerns, Problem};
 pub use settings::{

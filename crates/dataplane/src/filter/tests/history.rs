@@ -278,6 +278,7 @@ fn step(world: &mut World, filter: &mut Filter, kernel: &Refusing, random: &mut 
             let local = LocalEndpoint {
                 device: IfName::from(DEVICES[index]),
                 addresses: vec![ip(ADDRESSES[index])],
+                fresh: false,
             };
             let id = format!("pod{index}");
             world.locals.retain(|(there, _)| *there != id);

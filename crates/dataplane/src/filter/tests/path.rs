@@ -124,6 +124,7 @@ fn the_journal_knows_better_what_a_device_may_send() {
     let local = LocalEndpoint {
         device: IfName::from("cali1"),
         addresses: vec![ip("10.0.0.7")],
+        fresh: false,
     };
     filter.endpoint("pod".into(), Some(local));
     check(
@@ -224,6 +225,7 @@ fn a_pod_without_policy_is_closed() {
     let local = LocalEndpoint {
         device: IfName::from("cali9"),
         addresses: vec![ip("10.0.0.9")],
+        fresh: false,
     };
     filter.endpoint("new".into(), Some(local));
     check(

@@ -389,6 +389,7 @@ fn a_device_that_two_endpoints_claim_is_whose_address_the_journal_says() {
     let local = crate::LocalEndpoint {
         device: kernel::IfName::from("cali1"),
         addresses: vec![ip("10.0.0.2")],
+        fresh: false,
     };
     filter.endpoint("pod".into(), Some(local));
     filter.table();
