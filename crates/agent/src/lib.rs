@@ -14,6 +14,7 @@ pub mod autodetect;
 pub mod claims;
 pub mod cni_server;
 pub mod config;
+pub mod cut;
 pub mod error;
 pub mod http;
 pub mod membership;

@@ -79,6 +79,14 @@ pub fn text(report: &Report) -> String {
         out.sample("margay_policy_transactions_total", &[("result", result)], count);
     }
 
+    out.family(
+        "margay_policy_flows_cut_total",
+        "counter",
+        "Established flows that were cut, by reason.",
+    );
+    for (reason, count) in [("forbidden", policy.flows_forbidden), ("pod-gone", policy.flows_gone)] {
+        out.sample("margay_policy_flows_cut_total", &[("reason", reason)], count);
+    }
     for (name, help, value) in [
         (
             "margay_policy_dropped_packets_total",

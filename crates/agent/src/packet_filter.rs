@@ -22,7 +22,11 @@ use dataplane::filter::{
 use datastore::Update;
 use kernel::nft::{ChainName, Count, NftError, NftEvent, NftKernel, RuleState, TableName, Transaction};
 use kernel::{IfName, KernelEvent, Observation};
+use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyState};
+
+use crate::cut::Work;
+use crate::cut::judge::{self, Judge};
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -44,6 +48,18 @@ pub struct PacketFilter {
     broken: Option<String>,
     applied: Applied,
     drops: Drops,
+    cutting: Cutting,
+}
+
+/// Whose flows are to be looked at once the kernel has what policy says.
+#[derive(Debug, Default)]
+struct Cutting {
+    /// Whether flows that a change forbids are cut.
+    forbidden: bool,
+    /// The datastore has been read: what denies is not just not known yet.
+    in_sync: bool,
+    changed: BTreeSet<EndpointId>,
+    gone: BTreeSet<IpAddr>,
 }
 
 /// What the packet filter counts.
@@ -59,6 +75,10 @@ pub struct Applied {
     pub looks: u64,
     /// How long the last transaction took, from being asked for to being acknowledged.
     pub last: Duration,
+    /// Flows cut because policy forbids them now.
+    pub flows_forbidden: u64,
+    /// Flows cut because their pod is gone.
+    pub flows_gone: u64,
 }
 
 /// What is told of it.
@@ -97,7 +117,13 @@ impl PacketFilter {
             broken: None,
             applied: Applied::default(),
             drops: Drops::default(),
+            cutting: Cutting::default(),
         }
+    }
+
+    /// Whether established flows are cut when a change of policy forbids them.
+    pub fn cut_forbidden_flows(&mut self, cut: bool) {
+        self.cutting.forbidden = cut;
     }
 
     /// Whether resources of this kind are policy's.
@@ -136,6 +162,7 @@ impl PacketFilter {
     /// Takes a pod of this node, or forgets it.
     pub fn endpoint(&mut self, id: &str, endpoint: Option<(&LocalEndpoint, WorkloadEndpoint)>) {
         let old = self.locals.remove(id);
+        let before: Option<BTreeSet<IpAddr>> = old.as_ref().map(|(_, pod)| addresses(pod).collect());
         self.filter
             .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
         let key = endpoint.as_ref().map(|(_, resource)| resource.key());
@@ -149,6 +176,10 @@ impl PacketFilter {
         if let Some((_, resource)) = endpoint {
             self.graph.local(resource.key(), Some(resource.clone()));
             self.locals.insert(id.to_owned(), (resource.key(), resource));
+        }
+        if let Some(before) = before {
+            let still: BTreeSet<IpAddr> = self.locals.values().flat_map(|(_, pod)| addresses(pod)).collect();
+            self.cutting.gone.extend(before.difference(&still));
         }
         self.filter.nat(self.translations());
     }
@@ -244,6 +275,7 @@ impl PacketFilter {
     /// The datastore has been read: the picture is complete.
     pub fn in_sync(&mut self) {
         self.filter.in_sync();
+        self.cutting.in_sync = true;
     }
 
     /// Tries again what failed.
@@ -256,7 +288,13 @@ impl PacketFilter {
 
     /// Brings the kernel's table to what policy says.
     pub async fn settle(&mut self) {
-        for change in self.graph.flush() {
+        let changes = self.graph.flush();
+        if self.cutting.forbidden {
+            self.cutting
+                .changed
+                .extend(judge::concerned(self.graph.state(), &changes));
+        }
+        for change in changes {
             self.filter.policy(change);
         }
         for _ in 0..TURNS {
@@ -326,6 +364,38 @@ impl PacketFilter {
         };
         let enforced = self.filter.is_enforced(&EndpointId::Workload(key.clone()));
         enforced.then_some(Ok(()))
+    }
+
+    /// Whose flows to look at now: of pods that the kernel has another policy for, and of pods that are gone.
+    pub fn flows_to_cut(&mut self) -> Work {
+        let gone = std::mem::take(&mut self.cutting.gone);
+        if self.broken.is_some() || !self.cutting.in_sync {
+            let changed = BTreeSet::new();
+            return Work { changed, gone };
+        }
+        let (filter, endpoints) = (&self.filter, &self.graph.state().endpoints);
+        let mut changed = BTreeSet::new();
+        self.cutting.changed.retain(|id| {
+            let enforced = filter.is_enforced(id);
+            if enforced && let Some(endpoint) = endpoints.get(id) {
+                changed.extend(endpoint.addresses.iter().copied());
+            }
+            endpoints.contains_key(id) && !enforced
+        });
+        Work { changed, gone }
+    }
+
+    /// Those of these flows that policy forbids now.
+    pub fn forbidden(&self, flows: Vec<Flow>) -> Vec<Flow> {
+        let own = self.links.values().flatten().copied().collect();
+        let judge = Judge::new(self.graph.state(), &own);
+        flows.into_iter().filter(|flow| judge.forbids(flow)).collect()
+    }
+
+    /// Counts flows that were cut.
+    pub fn flows_cut(&mut self, forbidden: usize, gone: usize) {
+        self.applied.flows_forbidden += forbidden as u64;
+        self.applied.flows_gone += gone as u64;
     }
 
     /// What policy says on this node.
@@ -402,6 +472,10 @@ impl PacketFilter {
         }
         nat
     }
+}
+
+fn addresses(pod: &WorkloadEndpoint) -> impl Iterator<Item = IpAddr> {
+    pod.spec.ip_networks.iter().map(|net| net.addr())
 }
 
 fn shown(problem: &dataplane::filter::Problem) -> String {

@@ -11,8 +11,10 @@ use datastore::SyncEvent;
 use ipnet::IpNet;
 use kernel::nft::{Count, NftEvent};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
+use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cut::Work;
 use crate::packet_filter::PacketFilter;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
@@ -39,6 +41,15 @@ pub enum Event {
         endpoint: Option<Box<(LocalEndpoint, WorkloadEndpoint)>>,
         /// Told when its routes and its policy are in the kernel, or why they cannot be.
         done: oneshot::Sender<Result<(), String>>,
+    },
+    /// Flows of pods that policy says something else about; answered with those that it forbids.
+    Flows(Vec<Flow>, oneshot::Sender<Vec<Flow>>),
+    /// So many flows were cut.
+    FlowsCut {
+        /// Policy forbids them.
+        forbidden: usize,
+        /// Their pods are gone.
+        gone: usize,
     },
     /// Somebody wants to know.
     Report(oneshot::Sender<DataplaneReport>),
@@ -74,6 +85,8 @@ pub struct Loop<K> {
     facts: watch::Sender<Facts>,
     /// For events that the loop sends to itself, later.
     myself: mpsc::UnboundedSender<Event>,
+    /// Hears whose flows to look at.
+    cutter: mpsc::UnboundedSender<Work>,
     waiting: HashMap<String, Vec<Waiter>>,
     leaving: Vec<Waiter>,
     /// Who wants to know what was dropped.
@@ -113,7 +126,7 @@ pub struct Applied {
 }
 
 impl<K: Kernel> Loop<K> {
-    /// A loop over these parts. `bgp` gets the configuration, `facts` what others follow.
+    /// A loop over these parts. `bgp` gets the configuration, `facts` what others follow, `cutter` whose flows to look at.
     pub fn new(
         graph: Graph,
         dataplane: Dataplane,
@@ -123,6 +136,7 @@ impl<K: Kernel> Loop<K> {
         bgp: mpsc::UnboundedSender<speaker::Command>,
         facts: watch::Sender<Facts>,
         myself: mpsc::UnboundedSender<Event>,
+        cutter: mpsc::UnboundedSender<Work>,
     ) -> Self {
         let mut dataplane = dataplane;
         dataplane.hold_switches();
@@ -140,6 +154,7 @@ impl<K: Kernel> Loop<K> {
             },
             facts,
             myself,
+            cutter,
             waiting: HashMap::new(),
             leaving: Vec::new(),
             counting: Vec::new(),
@@ -215,6 +230,8 @@ impl<K: Kernel> Loop<K> {
                 self.filter.endpoint(&id, local.as_ref().zip(resource));
                 self.dataplane.endpoint(id, local);
             }
+            Event::Flows(flows, reply) => drop(reply.send(self.filter.forbidden(flows))),
+            Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
@@ -256,6 +273,10 @@ impl<K: Kernel> Loop<K> {
             }
         }
         self.answer_waiting();
+        let flows = self.filter.flows_to_cut();
+        if !flows.is_empty() {
+            let _ = self.cutter.send(flows);
+        }
         self.answer_counting().await;
         self.schedule_switch();
         self.configure_bgp();

@@ -29,7 +29,7 @@ use crate::packet_filter::PacketFilter;
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, claims, speaker};
+use crate::{AgentError, Options, claims, cut, speaker};
 
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
@@ -124,7 +124,9 @@ async fn serve(
         tracing::error!(%error, "nf_tables cannot be used: policy cannot be enforced on this node");
         futures::stream::pending().boxed()
     });
-    let filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
+    let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
+    filter.cut_forbidden_flows(config.cut_forbidden_flows);
+    let (cutter, flows_to_cut) = mpsc::unbounded_channel();
     let main_loop = Loop::new(
         graph,
         dataplane,
@@ -134,6 +136,7 @@ async fn serve(
         bgp.clone(),
         facts_out,
         events.clone(),
+        cutter,
     );
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
@@ -147,6 +150,10 @@ async fn serve(
     tasks.spawn(
         "nf_tables' events",
         never_fails(feed(nft_events.map(Event::Filter), events.clone())),
+    );
+    tasks.spawn(
+        "the cutting of flows",
+        never_fails(cut::run(flows_to_cut, events.clone())),
     );
     tasks.spawn(
         "the log level",

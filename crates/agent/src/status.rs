@@ -190,6 +190,12 @@ pub struct PolicyReport {
     pub failed: u64,
     /// How long the last one took, in microseconds.
     pub last_microseconds: u64,
+    /// Flows cut because policy forbids them now.
+    #[serde(default)]
+    pub flows_forbidden: u64,
+    /// Flows cut because their pod is gone.
+    #[serde(default)]
+    pub flows_gone: u64,
     /// What was dropped; empty if nothing was, or if nobody asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drops: Vec<DropReport>,
@@ -286,6 +292,8 @@ impl Report {
             transactions: filter.applied.transactions,
             failed: filter.applied.failed,
             last_microseconds: u64::try_from(filter.applied.last.as_micros()).unwrap_or(u64::MAX),
+            flows_forbidden: filter.applied.flows_forbidden,
+            flows_gone: filter.applied.flows_gone,
             drops: Vec::new(),
         };
         Self {

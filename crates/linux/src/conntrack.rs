@@ -82,6 +82,8 @@ pub struct FlowFilter {
     pub port: Option<u16>,
 }
 
+/// Another flow announced it (FTP's data).
+pub const EXPECTED: u32 = 1;
 /// The flow was seen in both directions.
 pub const SEEN_REPLY: u32 = 1 << 1;
 /// The source was translated.
