@@ -2,8 +2,9 @@
 //! first packet.
 //!
 //! After a change of policy is in the kernel, the flows of the pods concerned are judged ([`judge`]) and those that are denied
-//! now are forgotten, so that their next packet is a new flow's first. The flows of a pod that is gone are forgotten as well:
-//! its address will be another pod's. Reading the kernel's flows takes long where there are many; it happens beside the loop,
+//! now are marked as ended; a rule drops what comes on them. They are not just forgotten: then the next packet, whichever side
+//! sends it, would be a new flow's first, and what the answering side may send is another question. A flow that policy allows
+//! again is forgotten, and begins anew. So are the flows of a pod that is gone: its address will be another pod's. Reading the kernel's flows takes long where there are many; it happens beside the loop,
 //! which judges some at a time. Never touches flows of other zones, nor those that another flow has announced.
 
 use std::collections::BTreeSet;
@@ -89,17 +90,22 @@ async fn pass(
         .into_iter()
         .filter(|flow| flow.zone == 0)
         .partition(|flow| of_gone.picks(flow));
-    let mut forbidden = Vec::new();
+    let gone_flows = gone.len();
+    let (mut forbidden, mut forgotten) = (Vec::new(), gone);
     for some in live.chunks(AT_ONCE) {
         let (reply, judged) = oneshot::channel();
         let _ = events.send(Event::Flows(some.to_vec(), reply));
-        forbidden.extend(judged.await.map_err(|_| "the dataplane loop has ended".to_string())?);
+        let judged = judged.await.map_err(|_| "the dataplane loop has ended".to_string())?;
+        forbidden.extend(judged.forbidden);
+        forgotten.extend(judged.pardoned);
     }
-    if gone.is_empty() && forbidden.is_empty() {
+    if forbidden.is_empty() && forgotten.is_empty() {
         return Ok((0, 0));
     }
     aside(kernel, move |kernel| {
-        Ok((kernel.delete(&forbidden)?, kernel.delete(&gone)?))
+        let ended = kernel.end(&forbidden)?;
+        let deleted = kernel.delete(&forgotten)?;
+        Ok((ended, deleted.min(gone_flows)))
     })
     .await
 }

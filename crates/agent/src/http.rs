@@ -8,17 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::IfName;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
+use crate::flows::{FlowReport, Flows};
 use crate::metrics;
 use crate::run::Event;
 use crate::speaker::Command;
@@ -41,6 +44,8 @@ pub struct Sources {
     pub identity: Arc<Mutex<Identity>>,
     /// The tunnel, for its counters.
     pub tunnel: IfName,
+    /// What flows there were.
+    pub flows: Flows,
 }
 
 impl Sources {
@@ -94,6 +99,7 @@ fn router(sources: Sources) -> Router {
         .route("/readiness", get(readiness))
         .route("/status", get(status))
         .route("/metrics", get(prometheus))
+        .route("/flows", get(flow_records))
         .with_state(sources)
 }
 
@@ -139,6 +145,18 @@ async fn prometheus(State(sources): State<Sources>) -> Response {
     }
 }
 
+/// Which flow records.
+#[derive(Deserialize)]
+struct Wanted {
+    /// Those that changed after this number.
+    #[serde(default)]
+    after: u64,
+}
+
+async fn flow_records(State(sources): State<Sources>, Query(wanted): Query<Wanted>) -> Response {
+    Json(sources.flows.report(wanted.after)).into_response()
+}
+
 /// Opens the health port.
 pub async fn serve_tcp(
     address: SocketAddr,
@@ -173,6 +191,15 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 
 /// Asks the agent on `socket` for its report. Blocking; for command lines.
 pub fn ask(socket: &Path) -> Result<Report, AgentError> {
+    get_json(socket, "/status")
+}
+
+/// Asks the agent on `socket` for the flow records that changed after the number. Blocking; for command lines.
+pub fn ask_flows(socket: &Path, after: u64) -> Result<FlowReport, AgentError> {
+    get_json(socket, &format!("/flows?after={after}"))
+}
+
+fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AgentError> {
     use std::io::{Read, Write};
     let what = format!("no agent answers on {}; is it running on this node?", socket.display());
     let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
@@ -183,7 +210,7 @@ pub fn ask(socket: &Path) -> Result<Report, AgentError> {
     timed.map_err(AgentError::io(what.clone()))?;
     // HTTP/1.0: the answer ends with the connection, so there is no chunking to undo.
     stream
-        .write_all(b"GET /status HTTP/1.0\r\n\r\n")
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
         .map_err(AgentError::io(what.clone()))?;
     let mut answer = String::new();
     let read = stream.take(MOST).read_to_string(&mut answer);
@@ -224,6 +251,7 @@ mod tests {
             bgp,
             identity: Arc::new(Mutex::new(identity)),
             tunnel: IfName::from("none0"),
+            flows: Flows::default(),
         };
         Played {
             sources,

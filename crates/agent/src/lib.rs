@@ -16,6 +16,7 @@ pub mod cni_server;
 pub mod config;
 pub mod cut;
 pub mod error;
+pub mod flows;
 pub mod http;
 pub mod membership;
 pub mod metrics;

@@ -26,7 +26,8 @@ use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyState};
 
 use crate::cut::Work;
-use crate::cut::judge::{self, Judge};
+use crate::cut::judge::{self, Judge, Judged};
+use crate::flows::Flows;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -49,6 +50,8 @@ pub struct PacketFilter {
     applied: Applied,
     drops: Drops,
     cutting: Cutting,
+    /// Hears which device is whose.
+    records: Flows,
 }
 
 /// Whose flows are to be looked at once the kernel has what policy says.
@@ -118,12 +121,22 @@ impl PacketFilter {
             applied: Applied::default(),
             drops: Drops::default(),
             cutting: Cutting::default(),
+            records: Flows::default(),
         }
+    }
+
+    /// Flow records get the pods' names.
+    pub fn name_pods_for(&mut self, records: Flows) {
+        self.records = records;
     }
 
     /// Whether established flows are cut when a change of policy forbids them.
     pub fn cut_forbidden_flows(&mut self, cut: bool) {
         self.cutting.forbidden = cut;
+        self.filter.settings(Settings {
+            cut_flows: cut,
+            ..Settings::default()
+        });
     }
 
     /// Whether resources of this kind are policy's.
@@ -163,6 +176,7 @@ impl PacketFilter {
     pub fn endpoint(&mut self, id: &str, endpoint: Option<(&LocalEndpoint, WorkloadEndpoint)>) {
         let old = self.locals.remove(id);
         let before: Option<BTreeSet<IpAddr>> = old.as_ref().map(|(_, pod)| addresses(pod).collect());
+        self.name_pod(old.as_ref(), endpoint.as_ref().map(|(local, pod)| (*local, pod)));
         self.filter
             .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
         let key = endpoint.as_ref().map(|(_, resource)| resource.key());
@@ -182,6 +196,17 @@ impl PacketFilter {
             self.cutting.gone.extend(before.difference(&still));
         }
         self.filter.nat(self.translations());
+    }
+
+    fn name_pod(&self, old: Option<&(Key, WorkloadEndpoint)>, new: Option<(&LocalEndpoint, &WorkloadEndpoint)>) {
+        if let Some((_, old)) = old {
+            self.records.name(&IfName(old.spec.interface_name.clone()), None);
+        }
+        if let Some((local, pod)) = new {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let name = format!("{namespace}/{}", pod.spec.pod);
+            self.records.name(&local.device, Some(name));
+        }
     }
 
     /// Takes the node's state: pools, nodes and settings.
@@ -212,7 +237,10 @@ impl PacketFilter {
             vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
             services: Vec::new(),
         });
-        self.filter.settings(Settings::from(&*state.settings.felix));
+        self.filter.settings(Settings {
+            cut_flows: self.cutting.forbidden,
+            ..Settings::from(&*state.settings.felix)
+        });
     }
 
     /// Takes the host's devices as they are.
@@ -385,11 +413,10 @@ impl PacketFilter {
         Work { changed, gone }
     }
 
-    /// Those of these flows that policy forbids now.
-    pub fn forbidden(&self, flows: Vec<Flow>) -> Vec<Flow> {
+    /// What is to happen to these flows by what policy says now.
+    pub fn judge(&self, flows: Vec<Flow>) -> Judged {
         let own = self.links.values().flatten().copied().collect();
-        let judge = Judge::new(self.graph.state(), &own);
-        flows.into_iter().filter(|flow| judge.forbids(flow)).collect()
+        Judge::new(self.graph.state(), &own).judge(flows)
     }
 
     /// Counts flows that were cut.

@@ -15,6 +15,7 @@ use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::Work;
+use crate::cut::judge::Judged;
 use crate::packet_filter::PacketFilter;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
@@ -42,8 +43,8 @@ pub enum Event {
         /// Told when its routes and its policy are in the kernel, or why they cannot be.
         done: oneshot::Sender<Result<(), String>>,
     },
-    /// Flows of pods that policy says something else about; answered with those that it forbids.
-    Flows(Vec<Flow>, oneshot::Sender<Vec<Flow>>),
+    /// Flows of pods that policy says something else about; answered with what is to happen to them.
+    Flows(Vec<Flow>, oneshot::Sender<Judged>),
     /// So many flows were cut.
     FlowsCut {
         /// Policy forbids them.
@@ -230,7 +231,7 @@ impl<K: Kernel> Loop<K> {
                 self.filter.endpoint(&id, local.as_ref().zip(resource));
                 self.dataplane.endpoint(id, local);
             }
-            Event::Flows(flows, reply) => drop(reply.send(self.filter.forbidden(flows))),
+            Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
             Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
             Event::Report(reply) => {
                 let _ = reply.send(self.report());

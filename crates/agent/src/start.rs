@@ -22,6 +22,7 @@ use tokio::task::{Id, JoinSet};
 
 use crate::cni_server::{self, Deps};
 use crate::config::Config;
+use crate::flows::Flows;
 use crate::http::{self, Sources};
 use crate::membership::{Membership, concerns};
 use crate::nft::Nft;
@@ -29,7 +30,7 @@ use crate::packet_filter::PacketFilter;
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, claims, cut, speaker};
+use crate::{AgentError, Options, claims, cut, flows, speaker};
 
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
@@ -124,8 +125,10 @@ async fn serve(
         tracing::error!(%error, "nf_tables cannot be used: policy cannot be enforced on this node");
         futures::stream::pending().boxed()
     });
+    let flows = Flows::default();
     let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
     filter.cut_forbidden_flows(config.cut_forbidden_flows);
+    filter.name_pods_for(flows.clone());
     let (cutter, flows_to_cut) = mpsc::unbounded_channel();
     let main_loop = Loop::new(
         graph,
@@ -152,6 +155,10 @@ async fn serve(
         never_fails(feed(nft_events.map(Event::Filter), events.clone())),
     );
     tasks.spawn(
+        "the flow records",
+        never_fails(flows::run(flows.clone(), facts.clone())),
+    );
+    tasks.spawn(
         "the cutting of flows",
         never_fails(cut::run(flows_to_cut, events.clone())),
     );
@@ -168,6 +175,7 @@ async fn serve(
         bgp: bgp.clone(),
         identity: identity.clone(),
         tunnel,
+        flows,
     };
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
     tasks.spawn("the agent's socket", async {

@@ -12,7 +12,7 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_status, version, write};
+use crate::{CtlError, delete, get, ipam_show, node_flows, node_status, version, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -190,6 +190,8 @@ pub struct IpamShowArgs {
 pub enum NodeCommand {
     /// What the agent of this node says of itself
     Status(NodeStatusArgs),
+    /// What policy decided about whom on this node (with flowLogsLocalReporter)
+    Flows(NodeFlowsArgs),
 }
 
 /// Flags of `node status`.
@@ -201,6 +203,20 @@ pub struct NodeStatusArgs {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatusFormat,
+}
+
+/// Flags of `node flows`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeFlowsArgs {
+    /// The agent's run directory
+    #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// How to show them; `json` with --follow is a record a line
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: StatusFormat,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// How `node status` shows its report.
@@ -268,6 +284,7 @@ pub async fn perform_on(
         Command::Validate(args) => write::validate(args, stdin, out),
         Command::Ipam(IpamCommand::Show(args)) => ipam_show::show(args, &store().await?, out).await,
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
+        Command::Node(NodeCommand::Flows(args)) => node_flows::flows(args, out),
         Command::Version(args) => version::version(args, &store, out).await,
     }
 }

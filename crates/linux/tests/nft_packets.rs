@@ -314,6 +314,7 @@ fn cases() -> Vec<(Vec<Match>, Vec<Kind>)> {
         ),
         (vec![Match::Conntrack(BTreeSet::new())], vec![]),
         (vec![Match::Translated], vec![]),
+        (vec![Match::Ended], vec![]),
         (vec![Match::DestinationIsLocal], vec![]),
         (vec![Match::SourceIsLocal], vec![]),
     ];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use linux::conntrack::{Detail, EXPECTED, Flow};
+use linux::conntrack::{Detail, ENDED, EXPECTED, Flow};
 use policy::evaluate::{Outcome, Packet, Way, evaluate};
 use policy::{EndpointId, PolicyChange, PolicyState, Rule};
 
@@ -63,6 +63,15 @@ fn sets_of(rule: &Rule) -> impl Iterator<Item = &policy::SetId> {
     })
 }
 
+/// What is to happen to flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Forbidden: to be ended.
+    pub forbidden: Vec<Flow>,
+    /// Ended, but no longer forbidden: to be forgotten, so that they can begin again.
+    pub pardoned: Vec<Flow>,
+}
+
 /// Judges flows by what policy says now.
 pub struct Judge<'a> {
     state: &'a PolicyState,
@@ -84,6 +93,19 @@ impl<'a> Judge<'a> {
             pods: pods.collect(),
             own,
         }
+    }
+
+    /// Sorts out what has to change.
+    pub fn judge(&self, flows: Vec<Flow>) -> Judged {
+        let mut judged = Judged::default();
+        for flow in flows {
+            match (self.forbids(&flow), flow.status & ENDED != 0) {
+                (true, false) => judged.forbidden.push(flow),
+                (false, true) => judged.pardoned.push(flow),
+                (true, true) | (false, false) => {}
+            }
+        }
+        judged
     }
 
     /// Whether the flow's first packet would be dropped today. One that another flow announced (FTP's data) was not let in by
@@ -274,6 +296,25 @@ mod tests {
         ] {
             assert_eq!(judge.forbids(&flow(text, status)), forbidden, "{text}");
         }
+    }
+
+    #[test]
+    fn a_flow_is_ended_once_and_pardoned_when_it_may_be_again() {
+        let state = state();
+        let own = BTreeSet::new();
+        let flows = [
+            ("10.0.0.1 > 10.0.0.2:22", 0),
+            ("10.0.0.3 > 10.0.0.2:22", ENDED),
+            ("10.0.0.1 > 10.0.0.2:5432", ENDED),
+            ("10.0.0.1 > 10.0.0.3:5432", 0),
+        ];
+        let [forbidden, ended, pardoned, fine] = flows.map(|(text, status)| flow(text, status));
+        let judged = Judge::new(&state, &own).judge(vec![forbidden.clone(), ended, pardoned.clone(), fine]);
+        let expected = Judged {
+            forbidden: vec![forbidden],
+            pardoned: vec![pardoned],
+        };
+        assert_eq!(judged, expected);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum DropCause {
     TunnelFromPod,
     /// IP-in-IP or VXLAN from a host that is no node.
     TunnelFromStranger,
+    /// Its flow was allowed once; a change of policy has ended it.
+    FlowCut,
     /// Conntrack can make no sense of it.
     Invalid,
     /// From a pod to its own host (`defaultEndpointToHostAction`).
@@ -70,6 +72,7 @@ impl DropCause {
             "DHCP server in a pod" | "DHCPv6 server in a pod" => Self::DhcpServer,
             "IP-in-IP from a pod" | "VXLAN from a pod" => Self::TunnelFromPod,
             "IP-in-IP from a host that is no node" | "VXLAN from a host that is no node" => Self::TunnelFromStranger,
+            "flow cut by policy" => Self::FlowCut,
             "invalid" => Self::Invalid,
             "defaultEndpointToHostAction" => Self::ToHost,
             "service loop" => Self::ServiceLoop,
@@ -92,6 +95,7 @@ impl DropCause {
             Self::DhcpServer => "dhcp-server",
             Self::TunnelFromPod => "tunnel-from-pod",
             Self::TunnelFromStranger => "tunnel-from-stranger",
+            Self::FlowCut => "flow-cut",
             Self::Invalid => "invalid",
             Self::ToHost => "to-host",
             Self::ServiceLoop => "service-loop",
@@ -111,6 +115,7 @@ impl DropCause {
             | Self::DhcpServer
             | Self::TunnelFromPod
             | Self::TunnelFromStranger
+            | Self::FlowCut
             | Self::Invalid
             | Self::ToHost
             | Self::ServiceLoop
@@ -270,6 +275,7 @@ mod tests {
         check("deny Profile kns.default ingress 3", "profile", Some("kns.default"));
         check("end of tier security", "end-of-tier", Some("security"));
         check("no profile allows: default/n1-k8s-cali1-eth0", "no-profile", None);
+        check("flow cut by policy", "flow-cut", None);
         check("unknown NetworkPolicy default/db", "closed", None);
         check("refused: NetworkPolicy default/db", "closed", None);
         check("default/web: tier x does not exist", "closed", None);
