@@ -4,71 +4,12 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::Lab;
-use linux::netns::Netns;
+use common::talk::{answers, apply, connect, echo, forbid, inside};
 use serde_json::Value;
-
-/// Where the lab of this name keeps a pod.
-fn inside(lab: &Lab, pod: &str) -> Netns {
-    let path = format!("/run/netns/{}.pod-{pod}", lab.name);
-    Netns::open(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Answers every connection with what it hears, as long as the test runs.
-fn echo(lab: &Lab, pod: &str, port: u16) {
-    let listener = inside(lab, pod)
-        .run(move || TcpListener::bind(("0.0.0.0", port)))
-        .unwrap()
-        .unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (&stream, &stream);
-                std::io::copy(&mut from, &mut to)
-            });
-        }
-    });
-}
-
-/// A connection from a pod.
-fn connect(lab: &Lab, pod: &str, to: &str, port: u16) -> std::io::Result<TcpStream> {
-    let to = SocketAddr::new(to.parse().unwrap(), port);
-    let stream = inside(lab, pod).run(move || TcpStream::connect_timeout(&to, Duration::from_secs(1)))??;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-fn answers(stream: &mut TcpStream) -> bool {
-    let mut answer = [0; 4];
-    stream
-        .write_all(b"ping")
-        .and_then(|()| stream.read_exact(&mut answer))
-        .is_ok()
-}
-
-/// Applies a resource in short form.
-fn apply(lab: &Lab, kind: &str, name: &str, spec: &str) {
-    let text = format!(
-        r#"{{"apiVersion":"projectcalico.org/v3","kind":"{kind}","metadata":{{"name":"{name}"}},"spec":{spec}}}"#
-    );
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), text).expect("written");
-    lab.ctl(&["apply", "-f", &file.path().to_string_lossy()]);
-}
-
-/// Pods may not reach `to` from `from`; everything else is as it was.
-fn forbid(lab: &Lab, name: &str, from: &str, to: &str) {
-    let spec = format!(
-        r#"{{"selector":"all()","order":10,"types":["Ingress"],"ingress":[
-            {{"action":"Deny","source":{{"nets":["{from}/32"]}},"destination":{{"nets":["{to}/32"]}}}},{{"action":"Allow"}}]}}"#
-    );
-    apply(lab, "GlobalNetworkPolicy", name, &spec);
-}
 
 /// How long a flow went on after now: until an answer did not come.
 fn ends_after(stream: &mut TcpStream) -> Duration {
@@ -116,7 +57,7 @@ fn a_policy_ends_the_flows_that_it_forbids_and_no_others() {
     let mut fed = connect(&lab, bad, &address, 5433).expect("it is open");
     assert!(answers(&mut forbidden) && answers(&mut allowed) && is_fed(&mut fed));
 
-    forbid(&lab, "cut", &bad_address, &address);
+    forbid(&lab, "cut", &bad_address, &[&address]);
     let (lasted, fed_for) = (ends_after(&mut forbidden), stops_after(&mut fed));
     println!("cut after {lasted:?}, {fed_for:?}");
     assert!(
@@ -132,7 +73,7 @@ fn a_policy_ends_the_flows_that_it_forbids_and_no_others() {
     assert!(before > 0);
     let text = lab.exec(FAR, &["calicoctl", "node", "status"]);
     assert!(text.contains("  dropped      policy "), "{text}");
-    forbid(&lab, "cut", "192.0.2.1", &address);
+    forbid(&lab, "cut", "192.0.2.1", &[&address]);
     lab.eventually("the policy is written again", || {
         connect(&lab, bad, &address, 5432).is_ok()
     });
@@ -194,7 +135,7 @@ fn flows_are_recorded_while_that_is_asked_for() {
     let (bad, good, server) = ("pod-0-1", "pod-0-2", "pod-0-3");
     let (bad_address, address) = (lab.address(bad), lab.address(server));
     echo(&lab, server, 5432);
-    forbid(&lab, "guard", &bad_address, &address);
+    forbid(&lab, "guard", &bad_address, &[&address]);
     let records = || -> Value {
         let text = lab.exec(NEAR, &["calicoctl", "node", "flows", "-o", "json"]);
         serde_json::from_str(&text).expect("JSON")

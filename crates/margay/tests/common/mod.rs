@@ -1,6 +1,8 @@
 //! A lab for a test: up when made, down when dropped, also when the test fails.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod talk;
+
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
