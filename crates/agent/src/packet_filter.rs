@@ -8,6 +8,8 @@
 //!
 //! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
 
+mod flows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -17,17 +19,16 @@ use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
 use dataplane::filter::{
-    Cluster, Concerns, DropCause, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel, rewritten,
+    Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel,
 };
 use datastore::Update;
-use kernel::nft::{ChainName, Count, NftError, NftEvent, NftKernel, RuleState, TableName, Transaction};
+use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
 use kernel::{IfName, KernelEvent, Observation};
-use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyState};
 
-use crate::cut::Work;
-use crate::cut::judge::{self, Judge, Judged};
+use crate::cut::judge;
 use crate::flows::Flows;
+use flows::Cutting;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -52,17 +53,6 @@ pub struct PacketFilter {
     cutting: Cutting,
     /// Hears which device is whose.
     records: Flows,
-}
-
-/// Whose flows are to be looked at once the kernel has what policy says.
-#[derive(Debug, Default)]
-struct Cutting {
-    /// Whether flows that a change forbids are cut.
-    forbidden: bool,
-    /// The datastore has been read: what denies is not just not known yet.
-    in_sync: bool,
-    changed: BTreeSet<EndpointId>,
-    gone: BTreeSet<IpAddr>,
 }
 
 /// What the packet filter counts.
@@ -128,15 +118,6 @@ impl PacketFilter {
     /// Flow records get the pods' names.
     pub fn name_pods_for(&mut self, records: Flows) {
         self.records = records;
-    }
-
-    /// Whether established flows are cut when a change of policy forbids them.
-    pub fn cut_forbidden_flows(&mut self, cut: bool) {
-        self.cutting.forbidden = cut;
-        self.filter.settings(Settings {
-            cut_flows: cut,
-            ..Settings::default()
-        });
     }
 
     /// Whether resources of this kind are policy's.
@@ -394,37 +375,6 @@ impl PacketFilter {
         enforced.then_some(Ok(()))
     }
 
-    /// Whose flows to look at now: of pods that the kernel has another policy for, and of pods that are gone.
-    pub fn flows_to_cut(&mut self) -> Work {
-        let gone = std::mem::take(&mut self.cutting.gone);
-        if self.broken.is_some() || !self.cutting.in_sync {
-            let changed = BTreeSet::new();
-            return Work { changed, gone };
-        }
-        let (filter, endpoints) = (&self.filter, &self.graph.state().endpoints);
-        let mut changed = BTreeSet::new();
-        self.cutting.changed.retain(|id| {
-            let enforced = filter.is_enforced(id);
-            if enforced && let Some(endpoint) = endpoints.get(id) {
-                changed.extend(endpoint.addresses.iter().copied());
-            }
-            endpoints.contains_key(id) && !enforced
-        });
-        Work { changed, gone }
-    }
-
-    /// What is to happen to these flows by what policy says now.
-    pub fn judge(&self, flows: Vec<Flow>) -> Judged {
-        let own = self.links.values().flatten().copied().collect();
-        Judge::new(self.graph.state(), &own).judge(flows)
-    }
-
-    /// Counts flows that were cut.
-    pub fn flows_cut(&mut self, forbidden: usize, gone: usize) {
-        self.applied.flows_forbidden += forbidden as u64;
-        self.applied.flows_gone += gone as u64;
-    }
-
     /// What policy says on this node.
     pub fn policy(&self) -> &PolicyState {
         self.graph.state()
@@ -433,26 +383,6 @@ impl PacketFilter {
     /// The table's rules with their counters, by chain.
     pub async fn rules(&mut self) -> Result<BTreeMap<ChainName, Vec<RuleState>>, NftError> {
         self.kernel.rules(&self.table).await
-    }
-
-    /// Packets dropped so far, by cause: reads the counters of all rules.
-    pub async fn drops(&mut self) -> Result<BTreeMap<DropCause, Count>, NftError> {
-        let rules = self.rules().await?;
-        self.drops.seen(&rules);
-        Ok(self.drops.totals())
-    }
-
-    /// What the rules that a transaction throws away have counted. Counters are no reason to keep a change back.
-    async fn ending(&mut self, transaction: &Transaction) -> BTreeMap<ChainName, Vec<RuleState>> {
-        let read = match rewritten(transaction) {
-            Some(chains) if chains.is_empty() => return BTreeMap::new(),
-            Some(chains) => self.kernel.rules_of(&self.table, &chains).await,
-            None => self.kernel.rules(&self.table).await,
-        };
-        read.unwrap_or_else(|error| {
-            tracing::debug!(%error, "packet filter: counters of rules that go were not read");
-            BTreeMap::new()
-        })
     }
 
     /// What is told of it.

@@ -99,6 +99,18 @@ pub struct Loop<K> {
     applied: Applied,
 }
 
+/// Whom the loop tells what.
+pub struct Listeners {
+    /// BGP's configuration.
+    pub bgp: mpsc::UnboundedSender<speaker::Command>,
+    /// What others follow.
+    pub facts: watch::Sender<Facts>,
+    /// The loop itself, later.
+    pub myself: mpsc::UnboundedSender<Event>,
+    /// Whose flows to look at.
+    pub cutter: mpsc::UnboundedSender<Work>,
+}
+
 type Waiter = oneshot::Sender<Result<(), String>>;
 
 /// How long after a pool's mode changed packets take the new way: by then every node is ready to receive them.
@@ -127,18 +139,21 @@ pub struct Applied {
 }
 
 impl<K: Kernel> Loop<K> {
-    /// A loop over these parts. `bgp` gets the configuration, `facts` what others follow, `cutter` whose flows to look at.
+    /// A loop over these parts.
     pub fn new(
         graph: Graph,
         dataplane: Dataplane,
         filter: PacketFilter,
         kernel: K,
         tunnel: IfName,
-        bgp: mpsc::UnboundedSender<speaker::Command>,
-        facts: watch::Sender<Facts>,
-        myself: mpsc::UnboundedSender<Event>,
-        cutter: mpsc::UnboundedSender<Work>,
+        listeners: Listeners,
     ) -> Self {
+        let Listeners {
+            bgp,
+            facts,
+            myself,
+            cutter,
+        } = listeners;
         let mut dataplane = dataplane;
         dataplane.hold_switches();
         Self {

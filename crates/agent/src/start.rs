@@ -28,7 +28,7 @@ use crate::membership::{Membership, concerns};
 use crate::nft::Nft;
 use crate::packet_filter::PacketFilter;
 use crate::register::OwnAddresses;
-use crate::run::{Event, Facts, Loop};
+use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
 use crate::{AgentError, Options, claims, cut, flows, speaker};
 
@@ -130,17 +130,13 @@ async fn serve(
     filter.cut_forbidden_flows(config.cut_forbidden_flows);
     filter.name_pods_for(flows.clone());
     let (cutter, flows_to_cut) = mpsc::unbounded_channel();
-    let main_loop = Loop::new(
-        graph,
-        dataplane,
-        filter,
-        kernel,
-        tunnel.clone(),
-        bgp.clone(),
-        facts_out,
-        events.clone(),
+    let listeners = Listeners {
+        bgp: bgp.clone(),
+        facts: facts_out,
+        myself: events.clone(),
         cutter,
-    );
+    };
+    let main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
         "the BGP loop",

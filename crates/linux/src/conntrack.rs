@@ -128,7 +128,7 @@ impl Conntrack {
 
     /// Deletes these flows; how many were still there.
     pub fn delete(&mut self, flows: &[Flow]) -> Result<usize, Failure> {
-        self.each(DELETE, flows, |bytes, flow| write_key(bytes, flow))
+        self.each(DELETE, flows, write_key)
     }
 
     /// Marks these flows as [`ENDED`], for rules to see; how many were still there. The entry stays: without it the next packet

@@ -101,8 +101,8 @@ fn a_policy_ends_the_flows_that_it_forbids_and_no_others() {
 fn push(lab: &Lab, pod: &str, port: u16) {
     let listener = inside(lab, pod)
         .run(move || TcpListener::bind(("0.0.0.0", port)))
-        .unwrap()
-        .unwrap();
+        .expect("the pod's namespace")
+        .expect("the port is free");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             std::thread::spawn(move || while stream.write_all(&[0; 1000]).is_ok() {});

@@ -20,8 +20,8 @@ pub fn inside(lab: &Lab, pod: &str) -> Netns {
 pub fn echo(lab: &Lab, pod: &str, port: u16) {
     let listener = inside(lab, pod)
         .run(move || TcpListener::bind(("0.0.0.0", port)))
-        .unwrap()
-        .unwrap();
+        .expect("the pod's namespace")
+        .expect("the port is free");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
@@ -34,7 +34,7 @@ pub fn echo(lab: &Lab, pod: &str, port: u16) {
 
 /// A connection from a pod.
 pub fn connect(lab: &Lab, pod: &str, to: &str, port: u16) -> std::io::Result<TcpStream> {
-    let to = SocketAddr::new(to.parse().unwrap(), port);
+    let to = SocketAddr::new(to.parse().expect("an address"), port);
     let stream = inside(lab, pod).run(move || TcpStream::connect_timeout(&to, Duration::from_secs(1)))??;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.set_nodelay(true)?;
