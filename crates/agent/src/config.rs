@@ -348,10 +348,12 @@ mod tests {
             "ipip: None",
             "health: Some(127.0.0.1:9099)",
             "interface_prefix: \"cali\"",
+            "cut_forbidden_flows: true",
         ];
         check("", Ok(&defaults));
         check(
-            "--node-name= --as= --router-id= --ipip= --ip= --ip6= --interface-prefix= --health-host= --health-port=",
+            "--node-name= --as= --router-id= --ipip= --ip= --ip6= --interface-prefix= --health-host= --health-port= \
+             --cut-forbidden-flows=",
             Ok(&defaults),
         );
     }
@@ -359,6 +361,7 @@ mod tests {
     #[test]
     fn every_option_has_its_effect() {
         check("--node-name K8S-Node1", Ok(&["node_name: \"k8s-node1\""]));
+        check("--cut-forbidden-flows no", Ok(&["cut_forbidden_flows: false"]));
         check("--ip 10.0.0.1", Ok(&["ipv4: Fixed(10.0.0.1/32)"]));
         check(
             "--ip 10.0.0.1/24 --ip6 fd00::1",

@@ -99,8 +99,12 @@ fn router(sources: Sources) -> Router {
         .route("/readiness", get(readiness))
         .route("/status", get(status))
         .route("/metrics", get(prometheus))
-        .route("/flows", get(flow_records))
         .with_state(sources)
+}
+
+/// What only this machine is told: who talks to whom.
+fn private(sources: Sources) -> Router {
+    Router::new().route("/flows", get(flow_records)).with_state(sources)
 }
 
 async fn liveness(State(sources): State<Sources>) -> Response {
@@ -181,7 +185,8 @@ pub fn serve_unix(
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(AgentError::io(format!("socket {}", path.display())))?;
-    Ok(axum::serve(listener, router(sources)).into_future())
+    let all = router(sources.clone()).merge(private(sources));
+    Ok(axum::serve(listener, all).into_future())
 }
 
 /// Where the agent of a run directory answers.
@@ -326,6 +331,7 @@ mod tests {
                     "200",
                     "\"drops\":[{\"cause\":\"policy\",\"name\":\"NetworkPolicy default/db\",",
                 ),
+                ("/flows?after=7", "200", "\"enabled\":false,\"number\":0,"),
                 ("/nothing", "404", ""),
             ] {
                 let answer = get(what, path.clone()).await.expect("no panic");
