@@ -85,6 +85,10 @@ pub struct Options {
     /// First letters of the host side of pod interfaces
     #[arg(long, env = "FELIX_INTERFACEPREFIX", default_value = "cali", value_name = "PREFIX")]
     pub interface_prefix: String,
+
+    /// When policy changes, cut established flows that it forbids now; false: only new flows are judged
+    #[arg(long, env = "MARGAY_CUT_FORBIDDEN_FLOWS", default_value = "true", value_parser = switch, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub cut_forbidden_flows: bool,
 }
 
 /// The checked configuration.
@@ -112,6 +116,8 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     /// Prefix of pod interfaces on the host.
     pub interface_prefix: String,
+    /// Established flows are cut when a change of policy forbids them.
+    pub cut_forbidden_flows: bool,
 }
 
 /// Where an address of the node comes from.
@@ -203,7 +209,17 @@ impl Config {
             state_dir: options.state_dir.clone(),
             health: health_address(&or(&options.health_host, "localhost"), options.health_port)?,
             interface_prefix,
+            cut_forbidden_flows: options.cut_forbidden_flows,
         })
+    }
+}
+
+/// A variable that is set to nothing means the default.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "" | "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is neither true nor false".into()),
     }
 }
 
@@ -332,10 +348,12 @@ mod tests {
             "ipip: None",
             "health: Some(127.0.0.1:9099)",
             "interface_prefix: \"cali\"",
+            "cut_forbidden_flows: true",
         ];
         check("", Ok(&defaults));
         check(
-            "--node-name= --as= --router-id= --ipip= --ip= --ip6= --interface-prefix= --health-host= --health-port=",
+            "--node-name= --as= --router-id= --ipip= --ip= --ip6= --interface-prefix= --health-host= --health-port= \
+             --cut-forbidden-flows=",
             Ok(&defaults),
         );
     }
@@ -343,6 +361,7 @@ mod tests {
     #[test]
     fn every_option_has_its_effect() {
         check("--node-name K8S-Node1", Ok(&["node_name: \"k8s-node1\""]));
+        check("--cut-forbidden-flows no", Ok(&["cut_forbidden_flows: false"]));
         check("--ip 10.0.0.1", Ok(&["ipv4: Fixed(10.0.0.1/32)"]));
         check(
             "--ip 10.0.0.1/24 --ip6 fd00::1",

@@ -8,22 +8,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::IfName;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
+use crate::flows::{FlowReport, Flows};
 use crate::metrics;
 use crate::policy_view::PolicyView;
 use crate::run::Event;
 use crate::speaker::Command;
-use crate::status::{Identity, Report};
+use crate::status::{DropReport, Identity, Report};
 
 /// How long a loop may take to answer before the agent counts as hung.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,12 +45,30 @@ pub struct Sources {
     pub identity: Arc<Mutex<Identity>>,
     /// The tunnel, for its counters.
     pub tunnel: IfName,
+    /// What flows there were.
+    pub flows: Flows,
 }
 
 impl Sources {
     /// Asks every loop and puts the answers together; the error names the loop that does not answer.
     pub async fn report(&self) -> Result<Report, String> {
         self.report_within(PATIENCE).await
+    }
+
+    /// The same with what was dropped, for which the rules' counters are read. A kernel that does not say them is no reason
+    /// to say nothing.
+    pub async fn full_report(&self) -> Result<Report, String> {
+        let (reply, drops) = oneshot::channel();
+        let _ = self.events.send(Event::Drops(reply));
+        let (mut report, drops) = futures::try_join!(
+            self.report_within(PATIENCE),
+            within(PATIENCE, drops, "the dataplane loop")
+        )?;
+        match drops {
+            Ok(drops) => report.policy.drops = DropReport::of(&drops),
+            Err(error) => report.problems.push(format!("counters of drops: {error}")),
+        }
+        Ok(report)
     }
 
     async fn report_within(&self, patience: Duration) -> Result<Report, String> {
@@ -83,6 +104,11 @@ fn router(sources: Sources) -> Router {
         .with_state(sources)
 }
 
+/// What only this machine is told: who talks to whom.
+fn private(sources: Sources) -> Router {
+    Router::new().route("/flows", get(flow_records)).with_state(sources)
+}
+
 async fn liveness(State(sources): State<Sources>) -> Response {
     match sources.report().await {
         Ok(_) => (StatusCode::OK, "live\n").into_response(),
@@ -112,7 +138,7 @@ async fn readiness(State(sources): State<Sources>) -> Response {
 }
 
 async fn status(State(sources): State<Sources>) -> Response {
-    match sources.report().await {
+    match sources.full_report().await {
         Ok(report) => Json(report).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
@@ -128,10 +154,22 @@ async fn policy(State(sources): State<Sources>) -> Response {
 }
 
 async fn prometheus(State(sources): State<Sources>) -> Response {
-    match sources.report().await {
+    match sources.full_report().await {
         Ok(report) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&report)).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+/// Which flow records.
+#[derive(Deserialize)]
+struct Wanted {
+    /// Those that changed after this number.
+    #[serde(default)]
+    after: u64,
+}
+
+async fn flow_records(State(sources): State<Sources>, Query(wanted): Query<Wanted>) -> Response {
+    Json(sources.flows.report(wanted.after)).into_response()
 }
 
 /// Opens the health port.
@@ -158,7 +196,8 @@ pub fn serve_unix(
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(AgentError::io(format!("socket {}", path.display())))?;
-    Ok(axum::serve(listener, router(sources)).into_future())
+    let all = router(sources.clone()).merge(private(sources));
+    Ok(axum::serve(listener, all).into_future())
 }
 
 /// Where the agent of a run directory answers.
@@ -168,15 +207,20 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 
 /// Asks the agent on `socket` for its report. Blocking; for command lines.
 pub fn ask(socket: &Path) -> Result<Report, AgentError> {
-    ask_for(socket, "/status")
+    get_json(socket, "/status")
 }
 
-/// Asks the agent on `socket` what there is to policy on its node. Blocking.
+/// Asks the agent on `socket` what there is to policy on its node. Blocking; for command lines.
 pub fn ask_policy(socket: &Path) -> Result<PolicyView, AgentError> {
-    ask_for(socket, "/policy")
+    get_json(socket, "/policy")
 }
 
-fn ask_for<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AgentError> {
+/// Asks the agent on `socket` for the flow records that changed after the number. Blocking; for command lines.
+pub fn ask_flows(socket: &Path, after: u64) -> Result<FlowReport, AgentError> {
+    get_json(socket, &format!("/flows?after={after}"))
+}
+
+fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AgentError> {
     use std::io::{Read, Write};
     let what = format!("no agent answers on {}; is it running on this node?", socket.display());
     let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
@@ -204,7 +248,9 @@ fn ask_for<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use dataplane::filter::DropCause;
     use jiff::Timestamp;
+    use kernel::nft::Count;
 
     use super::*;
     use crate::status::ProbeSummary;
@@ -226,6 +272,7 @@ mod tests {
             bgp,
             identity: Arc::new(Mutex::new(identity)),
             tunnel: IfName::from("none0"),
+            flows: Flows::default(),
         };
         Played {
             sources,
@@ -239,6 +286,12 @@ mod tests {
             match event {
                 Event::Report(reply) => drop(reply.send(parts(|_, _, _| {}).1)),
                 Event::Policy(reply) => drop(reply.send(PolicyView::default())),
+                Event::Drops(reply) => {
+                    let count = Count { packets: 3, bytes: 180 };
+                    drop(reply.send(Ok(
+                        [(DropCause::Policy("NetworkPolicy default/db".into()), count)].into(),
+                    )));
+                }
                 _ => {}
             }
         }
@@ -286,6 +339,17 @@ mod tests {
                 ),
                 ("/metrics", "200", "margay_ready 0\n"),
                 ("/policy", "200", "{\"endpoints\":[],"),
+                (
+                    "/metrics",
+                    "200",
+                    "margay_policy_dropped_packets_total{cause=\"policy\",name=\"NetworkPolicy default/db\"} 3\n",
+                ),
+                (
+                    "/status",
+                    "200",
+                    "\"drops\":[{\"cause\":\"policy\",\"name\":\"NetworkPolicy default/db\",",
+                ),
+                ("/flows?after=7", "200", "\"enabled\":false,\"number\":0,"),
                 ("/nothing", "404", ""),
             ] {
                 let answer = get(what, path.clone()).await.expect("no panic");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::status::Report;
+use crate::status::{DropReport, Report};
 
 /// Renders the report.
 pub fn text(report: &Report) -> String {
@@ -77,6 +77,32 @@ pub fn text(report: &Report) -> String {
     );
     for (result, count) in [("done", policy.transactions), ("refused", policy.failed)] {
         out.sample("margay_policy_transactions_total", &[("result", result)], count);
+    }
+
+    out.family(
+        "margay_policy_flows_cut_total",
+        "counter",
+        "Established flows that were cut, by reason.",
+    );
+    for (reason, count) in [("forbidden", policy.flows_forbidden), ("pod-gone", policy.flows_gone)] {
+        out.sample("margay_policy_flows_cut_total", &[("reason", reason)], count);
+    }
+    for (name, help, value) in [
+        (
+            "margay_policy_dropped_packets_total",
+            "Packets that the packet filter dropped or refused, by cause.",
+            (|drops| drops.packets) as fn(&DropReport) -> u64,
+        ),
+        ("margay_policy_dropped_bytes_total", "Their bytes.", |drops| drops.bytes),
+    ] {
+        out.family(name, "counter", help);
+        for drops in &policy.drops {
+            let labels = [
+                ("cause", drops.cause.as_str()),
+                ("name", drops.name.as_deref().unwrap_or_default()),
+            ];
+            out.sample(name, &labels, value(drops));
+        }
     }
 
     out.family("margay_bgp_routes", "gauge", "Prefixes with a usable path.");

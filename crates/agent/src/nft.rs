@@ -1,6 +1,6 @@
 //! nf_tables as the agent has it: opened when it can be. A kernel without it is a reason that status shows, not the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::BoxStream;
@@ -39,6 +39,14 @@ impl NftKernel for Nft {
         table: &'a TableName,
     ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
         async { self.live()?.rules(table).await }.boxed()
+    }
+
+    fn rules_of<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        chains: &'a BTreeSet<ChainName>,
+    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+        async { self.live()?.rules_of(table, chains).await }.boxed()
     }
 
     fn generation(&mut self) -> BoxFuture<'_, Result<Generation, NftError>> {

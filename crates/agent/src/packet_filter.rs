@@ -8,6 +8,8 @@
 //!
 //! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
 
+mod flows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,13 +18,18 @@ use api::resource::WorkloadEndpoint;
 use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
-use dataplane::filter::{Cluster, Concerns, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel};
+use dataplane::filter::{
+    Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel,
+};
 use datastore::Update;
 use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
+use crate::cut::judge;
+use crate::flows::Flows;
 use crate::policy_view::{Known, PolicyView};
+use flows::Cutting;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -33,8 +40,8 @@ pub struct PacketFilter {
     filter: Filter,
     kernel: Box<dyn NftKernel>,
     table: TableName,
-    /// By journal id: the endpoint's key.
-    locals: BTreeMap<String, Key>,
+    /// By journal id: the endpoint's key, its device and its addresses.
+    locals: BTreeMap<String, (Key, LocalEndpoint)>,
     /// A pod that lives here may bring other translations.
     translate: bool,
     /// Addresses of this host's devices that are not pods'.
@@ -47,6 +54,10 @@ pub struct PacketFilter {
     /// Why the kernel could not be asked or told, last.
     broken: Option<String>,
     applied: Applied,
+    drops: Drops,
+    cutting: Cutting,
+    /// Hears which device is whose.
+    records: Flows,
 }
 
 /// What the packet filter counts.
@@ -62,6 +73,10 @@ pub struct Applied {
     pub looks: u64,
     /// How long the last transaction took, from being asked for to being acknowledged.
     pub last: Duration,
+    /// Flows cut because policy forbids them now.
+    pub flows_forbidden: u64,
+    /// Flows cut because their pod is gone.
+    pub flows_gone: u64,
 }
 
 /// What is told of it.
@@ -101,7 +116,15 @@ impl PacketFilter {
             look: true,
             broken: None,
             applied: Applied::default(),
+            drops: Drops::default(),
+            cutting: Cutting::default(),
+            records: Flows::default(),
         }
+    }
+
+    /// Flow records get the pods' names.
+    pub fn name_pods_for(&mut self, records: Flows) {
+        self.records = records;
     }
 
     /// Whether resources of this kind are policy's.
@@ -144,18 +167,35 @@ impl PacketFilter {
         self.filter
             .endpoint(id.to_owned(), endpoint.as_ref().map(|(local, _)| (*local).clone()));
         let key = endpoint.as_ref().map(|(_, resource)| resource.key());
-        if let Some(old) = old
-            && Some(&old) != key.as_ref()
+        if let Some((old, _)) = &old
+            && Some(old) != key.as_ref()
             // A new container of the same pod may have it by now.
-            && !self.locals.values().any(|other| *other == old)
+            && !self.locals.values().any(|(other, _)| other == old)
         {
-            self.graph.local(old, None);
+            self.graph.local(old.clone(), None);
         }
-        if let Some((_, resource)) = endpoint {
-            self.locals.insert(id.to_owned(), resource.key());
+        if let Some((_, old)) = &old {
+            self.records.name(&old.device, None);
+        }
+        if let Some((local, resource)) = endpoint {
+            let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
+            let name = format!("{namespace}/{}", resource.spec.pod);
+            self.records.name(&local.device, Some(name));
+            self.locals.insert(id.to_owned(), (resource.key(), local.clone()));
             self.graph.local(resource.key(), Some(resource));
         }
+        if let Some((_, old)) = old {
+            let still: BTreeSet<IpAddr> = self.local_addresses().collect();
+            let gone = old.addresses.into_iter().filter(|address| !still.contains(address));
+            self.cutting.gone.extend(gone);
+        }
         self.translate = true;
+    }
+
+    fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.locals
+            .values()
+            .flat_map(|(_, local)| local.addresses.iter().copied())
     }
 
     /// Takes the node's state: pools, nodes and settings.
@@ -186,7 +226,10 @@ impl PacketFilter {
             vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
             services: Vec::new(),
         });
-        self.filter.settings(Settings::from(&*state.settings.felix));
+        self.filter.settings(Settings {
+            cut_flows: self.cutting.forbidden,
+            ..Settings::from(&*state.settings.felix)
+        });
     }
 
     /// Takes the host's devices as they are.
@@ -262,6 +305,7 @@ impl PacketFilter {
     fn complete(&mut self) {
         if self.is_complete() {
             self.filter.in_sync();
+            self.cutting.in_sync = true;
         }
     }
 
@@ -281,7 +325,13 @@ impl PacketFilter {
     pub async fn settle(&mut self) {
         // Half a picture may have a profile that allows, and not yet the policy that denies.
         if self.is_complete() {
-            for change in self.graph.flush() {
+            let changes = self.graph.flush();
+            if self.cutting.forbidden {
+                self.cutting
+                    .changed
+                    .extend(judge::concerned(self.graph.state(), &changes));
+            }
+            for change in changes {
                 self.filter.policy(change);
             }
             if std::mem::take(&mut self.translate) {
@@ -296,9 +346,11 @@ impl PacketFilter {
             let Some(transaction) = self.filter.transaction() else {
                 return;
             };
+            let ending = self.ending(&transaction).await;
             let result = self.kernel.apply(&transaction).await;
             match &result {
                 Ok(_) => {
+                    self.drops.retire(&ending);
                     self.applied.transactions += 1;
                     self.applied.changes += transaction.changes.len() as u64;
                     self.applied.last = started.elapsed();
@@ -348,7 +400,7 @@ impl PacketFilter {
         if let Some(why) = &self.broken {
             return Some(Err(format!("policy cannot be enforced: {why}")));
         }
-        let Some(key) = self.locals.get(id) else {
+        let Some((key, _)) = self.locals.get(id) else {
             return Some(Ok(()));
         };
         let enforced = self.filter.is_enforced(&EndpointId::Workload(key.clone()));
@@ -407,7 +459,7 @@ impl PacketFilter {
     fn translations(&self) -> Nat {
         let mut nat = Nat::default();
         // A pod whose container was replaced may be there twice, by journal id.
-        let keys: BTreeSet<&Key> = self.locals.values().collect();
+        let keys: BTreeSet<&Key> = self.locals.values().map(|(key, _)| key).collect();
         for resource in keys.into_iter().filter_map(|key| self.graph.pod(key)) {
             let spec = &resource.spec;
             nat.floating_ips

@@ -1,17 +1,21 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
+use dataplane::filter::DropCause;
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
 use ipnet::IpNet;
-use kernel::nft::NftEvent;
+use kernel::nft::{Count, NftEvent};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
+use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cut::Work;
+use crate::cut::judge::Judged;
 use crate::packet_filter::PacketFilter;
 use crate::policy_view::PolicyView;
 use crate::speaker;
@@ -54,6 +58,17 @@ pub enum Event {
     Report(oneshot::Sender<DataplaneReport>),
     /// Somebody wants to see policy, with counters.
     Policy(oneshot::Sender<PolicyView>),
+    /// Flows of pods that policy says something else about; answered with what is to happen to them.
+    Flows(Vec<Flow>, oneshot::Sender<Judged>),
+    /// So many flows were cut.
+    FlowsCut {
+        /// Policy forbids them.
+        forbidden: usize,
+        /// Their pods are gone.
+        gone: usize,
+    },
+    /// Somebody wants to know what was dropped, by cause.
+    Drops(oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>),
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -84,15 +99,31 @@ pub struct Loop<K> {
     facts: watch::Sender<Facts>,
     /// For events that the loop sends to itself, later.
     myself: mpsc::UnboundedSender<Event>,
+    /// Hears whose flows to look at.
+    cutter: mpsc::UnboundedSender<Work>,
     waiting: HashMap<String, Vec<Waiter>>,
     /// Who wants to see policy.
     viewers: Vec<oneshot::Sender<PolicyView>>,
     leaving: Vec<Waiter>,
+    /// Who wants to know what was dropped.
+    counting: Vec<oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>>,
     switch_due: bool,
     sync: SyncState,
     synced: bool,
     observe: bool,
     applied: Applied,
+}
+
+/// Whom the loop tells what.
+pub struct Listeners {
+    /// BGP's configuration.
+    pub bgp: mpsc::UnboundedSender<speaker::Command>,
+    /// What others follow.
+    pub facts: watch::Sender<Facts>,
+    /// The loop itself, later.
+    pub myself: mpsc::UnboundedSender<Event>,
+    /// Whose flows to look at.
+    pub cutter: mpsc::UnboundedSender<Work>,
 }
 
 type Waiter = oneshot::Sender<Result<(), String>>;
@@ -123,21 +154,21 @@ pub struct Applied {
 }
 
 impl<K: Kernel> Loop<K> {
-    /// A loop over these parts. `bgp` gets the configuration, `facts` what others follow.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all parts of the agent meet here, each of a type of its own"
-    )]
+    /// A loop over these parts.
     pub fn new(
         graph: Graph,
         dataplane: Dataplane,
         filter: PacketFilter,
         kernel: K,
         tunnel: IfName,
-        bgp: mpsc::UnboundedSender<speaker::Command>,
-        facts: watch::Sender<Facts>,
-        myself: mpsc::UnboundedSender<Event>,
+        listeners: Listeners,
     ) -> Self {
+        let Listeners {
+            bgp,
+            facts,
+            myself,
+            cutter,
+        } = listeners;
         let mut dataplane = dataplane;
         dataplane.hold_switches();
         Self {
@@ -154,9 +185,11 @@ impl<K: Kernel> Loop<K> {
             },
             facts,
             myself,
+            cutter,
             waiting: HashMap::new(),
             viewers: Vec::new(),
             leaving: Vec::new(),
+            counting: Vec::new(),
             switch_due: false,
             sync: SyncState::Connecting,
             synced: false,
@@ -242,6 +275,9 @@ impl<K: Kernel> Loop<K> {
                 let _ = reply.send(self.report());
             }
             Event::Policy(reply) => self.viewers.push(reply),
+            Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
+            Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
+            Event::Drops(reply) => self.counting.push(reply),
             Event::Retry => {
                 self.dataplane.retry();
                 self.filter.retry();
@@ -280,6 +316,11 @@ impl<K: Kernel> Loop<K> {
         }
         self.answer_waiting();
         self.show_policy().await;
+        let flows = self.filter.flows_to_cut();
+        if !flows.is_empty() {
+            let _ = self.cutter.send(flows);
+        }
+        self.answer_counting().await;
         self.schedule_switch();
         self.configure_bgp();
         let (pod_mtu, synced) = (self.dataplane.pod_mtu(), self.synced);
@@ -399,6 +440,16 @@ impl<K: Kernel> Loop<K> {
         let view = self.filter.view().await;
         let viewers = self.viewers.drain(..);
         viewers.for_each(|viewer| drop(viewer.send(view.clone())));
+    }
+
+    /// One reading of the counters answers all who asked.
+    async fn answer_counting(&mut self) {
+        if self.counting.is_empty() {
+            return;
+        }
+        let drops = self.filter.drops().await.map_err(|error| error.to_string());
+        let asked = self.counting.drain(..);
+        asked.for_each(|reply| drop(reply.send(drops.clone())));
     }
 
     fn report(&self) -> DataplaneReport {

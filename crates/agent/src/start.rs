@@ -22,14 +22,15 @@ use tokio::task::{Id, JoinSet};
 
 use crate::cni_server::{self, Deps};
 use crate::config::Config;
+use crate::flows::Flows;
 use crate::http::{self, Sources};
 use crate::membership::{Membership, concerns};
 use crate::nft::Nft;
 use crate::packet_filter::PacketFilter;
 use crate::register::OwnAddresses;
-use crate::run::{Event, Facts, Loop};
+use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, claims, speaker};
+use crate::{AgentError, Options, claims, cut, flows, speaker};
 
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
@@ -124,17 +125,18 @@ async fn serve(
         tracing::error!(%error, "nf_tables cannot be used: policy cannot be enforced on this node");
         futures::stream::pending().boxed()
     });
-    let filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
-    let main_loop = Loop::new(
-        graph,
-        dataplane,
-        filter,
-        kernel,
-        tunnel.clone(),
-        bgp.clone(),
-        facts_out,
-        events.clone(),
-    );
+    let flows = Flows::default();
+    let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
+    filter.cut_forbidden_flows(config.cut_forbidden_flows);
+    filter.name_pods_for(flows.clone());
+    let (cutter, flows_to_cut) = mpsc::unbounded_channel();
+    let listeners = Listeners {
+        bgp: bgp.clone(),
+        facts: facts_out,
+        myself: events.clone(),
+        cutter,
+    };
+    let main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
         "the BGP loop",
@@ -149,6 +151,14 @@ async fn serve(
         never_fails(feed(nft_events.map(Event::Filter), events.clone())),
     );
     tasks.spawn(
+        "the flow records",
+        never_fails(flows::run(flows.clone(), facts.clone())),
+    );
+    tasks.spawn(
+        "the cutting of flows",
+        never_fails(cut::run(flows_to_cut, events.clone())),
+    );
+    tasks.spawn(
         "the log level",
         never_fails(follow_severity(facts.clone(), set_severity)),
     );
@@ -161,6 +171,7 @@ async fn serve(
         bgp: bgp.clone(),
         identity: identity.clone(),
         tunnel,
+        flows,
     };
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
     tasks.spawn("the agent's socket", async {

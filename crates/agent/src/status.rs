@@ -1,10 +1,13 @@
 //! What the agent tells people: one report, the same for `node status`, readiness and metrics.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dataplane::RouteClass;
+use dataplane::filter::DropCause;
 use jiff::Timestamp;
 use kernel::IpipCounters;
+use kernel::nft::Count;
 use serde::{Deserialize, Serialize};
 
 use crate::packet_filter::FilterReport;
@@ -187,6 +190,30 @@ pub struct PolicyReport {
     pub failed: u64,
     /// How long the last one took, in microseconds.
     pub last_microseconds: u64,
+    /// Flows cut because policy forbids them now.
+    #[serde(default)]
+    pub flows_forbidden: u64,
+    /// Flows cut because their pod is gone.
+    #[serde(default)]
+    pub flows_gone: u64,
+    /// What was dropped; empty if nothing was, or if nobody asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drops: Vec<DropReport>,
+}
+
+/// What was dropped for one cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropReport {
+    /// The cause as a word.
+    pub cause: String,
+    /// Which policy, profile or tier, if it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What start-up knows and the loops do not.
@@ -265,6 +292,9 @@ impl Report {
             transactions: filter.applied.transactions,
             failed: filter.applied.failed,
             last_microseconds: u64::try_from(filter.applied.last.as_micros()).unwrap_or(u64::MAX),
+            flows_forbidden: filter.applied.flows_forbidden,
+            flows_gone: filter.applied.flows_gone,
+            drops: Vec::new(),
         };
         Self {
             node: identity.node.clone(),
@@ -286,6 +316,19 @@ impl Report {
             pod_mtu: loops.dataplane.mtu.pod,
             bgp,
         }
+    }
+}
+
+impl DropReport {
+    /// As people and programs are told.
+    pub fn of(drops: &BTreeMap<DropCause, Count>) -> Vec<Self> {
+        let report = |(cause, count): (&DropCause, &Count)| Self {
+            cause: cause.word().to_owned(),
+            name: cause.name().map(str::to_owned),
+            packets: count.packets,
+            bytes: count.bytes,
+        };
+        drops.iter().map(report).collect()
     }
 }
 

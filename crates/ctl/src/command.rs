@@ -12,7 +12,7 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_policy, node_status, version, why, write};
+use crate::{CtlError, delete, get, ipam_show, node_flows, node_policy, node_status, version, why, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -197,6 +197,8 @@ pub enum NodeCommand {
     Status(NodeStatusArgs),
     /// Network policy of this node: endpoints, policies, sets, and what the kernel's rules have counted
     Policy(node_policy::NodePolicyArgs),
+    /// What policy decided about whom on this node (with flowLogsLocalReporter)
+    Flows(NodeFlowsArgs),
 }
 
 /// Flags of `node status`.
@@ -208,6 +210,20 @@ pub struct NodeStatusArgs {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatusFormat,
+}
+
+/// Flags of `node flows`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeFlowsArgs {
+    /// The agent's run directory
+    #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// How to show them; `json` with --follow is a record a line
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: StatusFormat,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// How `node status` shows its report.
@@ -279,6 +295,7 @@ pub async fn perform_on(
         Command::Explain(args) => why::explain(args, &store, out).await,
         Command::Policy(why::PolicyCommand::Test(args)) => why::policy_test::test(args, &store, stdin, out).await,
         Command::Policy(why::PolicyCommand::Diff(args)) => why::policy_diff::diff(args, &store, stdin, out).await,
+        Command::Node(NodeCommand::Flows(args)) => node_flows::flows(args, out),
         Command::Version(args) => version::version(args, &store, out).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use agent::status::{BgpPeerReport, Report};
+use agent::status::{BgpPeerReport, DropReport, Report};
 
 use crate::command::{NodeStatusArgs, StatusFormat};
 use crate::{CtlError, output};
@@ -89,10 +89,26 @@ pub fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             class.class, class.installed, class.wanted, class.failed
         )?;
     }
+    if !report.policy.drops.is_empty() {
+        writeln!(out, "  dropped      {}", dropped(&report.policy.drops))?;
+    }
     for problem in &report.problems {
         writeln!(out, "  problem      {problem}")?;
     }
     Ok(())
+}
+
+/// Sums by cause: `policy 12, spoofed 3 (packets)`.
+fn dropped(drops: &[DropReport]) -> String {
+    let mut sums: Vec<(&str, u64)> = Vec::new();
+    for drops in drops {
+        match sums.iter_mut().find(|(cause, _)| *cause == drops.cause) {
+            Some((_, sum)) => *sum += drops.packets,
+            None => sums.push((&drops.cause, drops.packets)),
+        }
+    }
+    let parts: Vec<String> = sums.iter().map(|(cause, sum)| format!("{cause} {sum}")).collect();
+    format!("{} (packets)", parts.join(", "))
 }
 
 fn peer_row(peer: &BgpPeerReport) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! `node status`: what the agent says of itself, as people read it.
 
-use agent::status::{BgpPeerReport, BgpReport, Condition, IpipReport, KernelClassReport, Report};
+use agent::status::{
+    BgpPeerReport, BgpReport, Condition, DropReport, IpipReport, KernelClassReport, PolicyReport, Report,
+};
 
 fn peer(name: &str, address: &str, state: &str, info: Option<&str>) -> BgpPeerReport {
     BgpPeerReport {
@@ -24,6 +26,15 @@ fn condition(name: &str, ok: bool, required: bool) -> Condition {
     }
 }
 
+fn drops(cause: &str, name: Option<&str>, packets: u64) -> DropReport {
+    DropReport {
+        cause: cause.into(),
+        name: name.map(str::to_string),
+        packets,
+        bytes: packets * 60,
+    }
+}
+
 #[test]
 fn sessions_come_first_then_conditions_then_the_rest() {
     let peers = vec![
@@ -32,7 +43,14 @@ fn sessions_come_first_then_conditions_then_the_rest() {
         peer("Global_10_0_0_1", "10.0.0.1", "Idle", None),
     ];
     let report = Report {
-        policy: Default::default(),
+        policy: PolicyReport {
+            drops: vec![
+                drops("policy", Some("NetworkPolicy default/db"), 3),
+                drops("policy", Some("NetworkPolicy default/web"), 4),
+                drops("spoofed", None, 1),
+            ],
+            ..PolicyReport::default()
+        },
         node: "a".into(),
         version: "1.2.3".into(),
         pid: 42,
@@ -93,6 +111,7 @@ The node is NOT ready.
   tunl0        bpf: no driver
   Pod MTU      1480
   block routes 2 of 3 installed, 1 failed
+  dropped      policy 7, spoofed 1 (packets)
   problem      route 10.1.0.0/26: no way
 ";
     assert_eq!(String::from_utf8(out).expect("text"), expected);

@@ -12,6 +12,7 @@
 mod base;
 mod comments;
 mod dispatch;
+mod drops;
 mod early;
 mod endpoint;
 mod felix;
@@ -31,6 +32,7 @@ mod tests;
 mod wanted;
 
 pub use comments::{endpoint_chains, policy_comment, profile_comment};
+pub use drops::{DropCause, Drops, rewritten};
 pub use machine::{Filter, TABLE};
 pub use refused::{Concerns, Problem};
 pub use settings::{

@@ -194,6 +194,8 @@ pub enum Match {
     Conntrack(BTreeSet<CtState>),
     /// The flow's destination was translated.
     Translated,
+    /// The flow has been ended: its entry has a fixed time to live, which nothing else here gives it.
+    Ended,
     /// `mark & mask == value`; the value lies within the mask.
     Mark {
         /// Bits to look at.

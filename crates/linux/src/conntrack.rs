@@ -1,10 +1,12 @@
-//! The kernel's table of flows: finding and cutting them.
+//! The kernel's table of flows: finding, ending and deleting them.
 //!
-//! For flows that a new policy forbids: once its entry is gone, a flow's next packet is a new flow's first.
+//! Once its entry is gone, a flow's next packet is a new flow's first, whichever side it comes from. For flows that a new policy
+//! forbids that is not enough; they are marked as ended.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use kernel::IpFamily;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
@@ -82,13 +84,21 @@ pub struct FlowFilter {
     pub port: Option<u16>,
 }
 
+/// Another flow announced it (FTP's data).
+pub const EXPECTED: u32 = 1;
 /// The flow was seen in both directions.
 pub const SEEN_REPLY: u32 = 1 << 1;
 /// The source was translated.
 pub const SOURCE_TRANSLATED: u32 = 1 << 4;
 /// The destination was translated.
 pub const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// [`Conntrack::end`] was here (the kernel: the entry's time is fixed, packets do not prolong it).
+pub const ENDED: u32 = 1 << 10;
 
+/// The flow is not the first to go when there is no room.
+const ASSURED: u32 = 1 << 2;
+
+const NEW: u16 = 0;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
 /// So many entries are deleted by one call.
@@ -118,29 +128,45 @@ impl Conntrack {
 
     /// Deletes these flows; how many were still there.
     pub fn delete(&mut self, flows: &[Flow]) -> Result<usize, Failure> {
-        let mut deleted = 0;
+        self.each(DELETE, flows, write_key)
+    }
+
+    /// Marks these flows as [`ENDED`], for rules to see; how many were still there. The entry stays: without it the next packet
+    /// of either side would be a new flow's first, and it might be the answering side's, which other rules let in.
+    pub fn end(&mut self, flows: &[Flow]) -> Result<usize, Failure> {
+        self.each(NEW, flows, |bytes, flow| {
+            write_key(bytes, flow);
+            // What the kernel may have set meanwhile must not be taken back.
+            bytes.be32(STATUS, flow.status | SEEN_REPLY | ASSURED | ENDED);
+            bytes.be32(TIMEOUT, ended_for(flow.original.protocol).as_secs() as u32);
+        })
+    }
+
+    /// Does the same to each of these flows; how many were still there.
+    fn each(&mut self, operation: u16, flows: &[Flow], write: impl Fn(&mut Bytes, &Flow)) -> Result<usize, Failure> {
+        let mut done = 0;
         for some in flows.chunks(AT_ONCE) {
             let first = self.0.sequences(some.len() as u32);
             let last = first + some.len() as u32 - 1;
             let mut bytes = Bytes(Vec::with_capacity(some.len() * 128));
             for (sequence, flow) in (first..).zip(some) {
                 let ack = if sequence == last { NLM_F_ACK } else { 0 };
-                let target = target(DELETE, Some(IpFamily::of(&flow.original.source)));
-                bytes.message(target, NLM_F_REQUEST | ack, sequence, |bytes| write_key(bytes, flow));
+                let target = target(operation, Some(IpFamily::of(&flow.original.source)));
+                bytes.message(target, NLM_F_REQUEST | ack, sequence, |bytes| write(bytes, flow));
             }
             let answer = self.0.batch(&bytes.0, last, |_| ())?;
             let gone = answer.failures.len();
-            // One that ended meanwhile, or whose place is another's now, is as good as deleted.
+            // One that went meanwhile (or is just going), or whose place is another's now, is no failure.
             let real = answer
                 .failures
                 .into_iter()
-                .find(|(_, failure)| failure.errno() != Some(libc::ENOENT));
+                .find(|(_, failure)| !matches!(failure.errno(), Some(libc::ENOENT | libc::EBUSY)));
             if let Some((_, failure)) = real {
                 return Err(failure);
             }
-            deleted += some.len() - gone.min(some.len());
+            done += some.len() - gone.min(some.len());
         }
-        Ok(deleted)
+        Ok(done)
     }
 
     /// Deletes the flows that the filter picks; how many.
@@ -184,9 +210,19 @@ impl FlowFilter {
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const TIMEOUT: u16 = 7;
 const MARK: u16 = 8;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+
+/// How long an ended flow's entry stays. TCP's ends may be silent for days and still believe in their connection.
+fn ended_for(protocol: u8) -> Duration {
+    const TCP: u8 = 6;
+    match protocol {
+        TCP => Duration::from_secs(5 * 24 * 3600),
+        _ => Duration::from_secs(3600),
+    }
+}
 
 fn target(operation: u16, family: Option<IpFamily>) -> Target {
     let family = match family {

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use ipip_support::Ns;
 use kernel::IpFamily;
 use kernel::nft::*;
-use linux::conntrack::{Conntrack, DESTINATION_TRANSLATED, FlowFilter, SEEN_REPLY};
+use linux::conntrack::{Conntrack, DESTINATION_TRANSLATED, ENDED, FlowFilter, SEEN_REPLY};
 use linux::nflog::{NflogEvent, NflogSettings};
 use linux::nft::LiveNft;
 
@@ -314,6 +314,7 @@ fn cases() -> Vec<(Vec<Match>, Vec<Kind>)> {
         ),
         (vec![Match::Conntrack(BTreeSet::new())], vec![]),
         (vec![Match::Translated], vec![]),
+        (vec![Match::Ended], vec![]),
         (vec![Match::DestinationIsLocal], vec![]),
         (vec![Match::SourceIsLocal], vec![]),
     ];
@@ -643,6 +644,7 @@ fn addresses_are_translated_and_flows_are_seen_and_cut() {
         ),
         counted(vec![Match::Translated]),
         counted(vec![Match::Conntrack([CtState::Established].into())]),
+        counted(vec![Match::Ended]),
     ]);
     net.server.sh("ip -6 addr add 2001:db8:2::98 dev eth0 nodad");
     let (to, from) = (
@@ -657,7 +659,7 @@ fn addresses_are_translated_and_flows_are_seen_and_cut() {
     assert_eq!(from.recv_from(&mut buffer).unwrap().1, service);
     from.send_to(b"c", service).unwrap();
     to.recv_from(&mut buffer).unwrap();
-    assert_eq!(net.counts("checks"), [2, 1]);
+    assert_eq!(net.counts("checks"), [2, 1, 0]);
 
     // The flow, as others see it.
     let mut conntrack = net.router.run(Conntrack::open).unwrap();
@@ -681,7 +683,17 @@ fn addresses_are_translated_and_flows_are_seen_and_cut() {
     // Its next packet is a new flow's first.
     from.send_to(b"d", service).unwrap();
     to.recv_from(&mut buffer).unwrap();
-    assert_eq!(net.counts("checks"), [3, 1]);
+    assert_eq!(net.counts("checks"), [3, 1, 0]);
+    // One that is ended stays, and its packets are known as such, whichever side sends them.
+    let flows = conntrack.list(&FlowFilter::of(SERVER[0].parse().unwrap())).unwrap();
+    assert_eq!(conntrack.end(&flows).unwrap(), 1);
+    let ended = conntrack.list(&FlowFilter::of(SERVER[0].parse().unwrap())).unwrap();
+    assert_eq!((ended.len(), ended[0].status & ENDED), (1, ENDED));
+    from.send_to(b"e", service).unwrap();
+    to.recv_from(&mut buffer).unwrap();
+    assert_eq!(net.counts("checks"), [4, 2, 1]);
+    assert_eq!(conntrack.delete(&ended).unwrap(), 1);
+    assert_eq!(conntrack.end(&ended).unwrap(), 0, "it is gone");
 
     let (to, from) = (
         net.udp(&net.server, SERVER[1], 53),

@@ -106,7 +106,8 @@ impl Frame<'_> {
 
     /// Forwarded packets, where they come from.
     fn forward_from(&self) -> Vec<Rule> {
-        let mut rules = vec![established()];
+        let mut rules = self.ended();
+        rules.push(established());
         rules.extend(self.pods(Way::In, "cali-from-wl-dispatch"));
         rules.extend(self.accepted_early(Prefix::FromHostForward));
         rules.extend(self.to_hosts(Prefix::FromHostForward));
@@ -134,6 +135,7 @@ impl Frame<'_> {
         if self.cluster.vxlan {
             rules.push(goto(self.vxlan(), "cali-vxlan"));
         }
+        rules.extend(self.ended());
         rules.push(established());
         rules.extend(self.pods(Way::In, "cali-wl-to-host"));
         rules.extend(self.accepted_early(Prefix::FromHost));
@@ -166,9 +168,10 @@ impl Frame<'_> {
     /// refused the old device has to do, except for pods of this host.
     fn output(&self) -> Vec<Rule> {
         if !self.hosts.contains_key(&Prefix::ToHost) {
-            return Vec::new();
+            return self.ended();
         }
-        let mut rules = vec![established()];
+        let mut rules = self.ended();
+        rules.push(established());
         match self.settings.deny {
             DenyAction::Drop => rules.push(accept(
                 vec![Match::Translated],
@@ -242,6 +245,12 @@ impl Frame<'_> {
         rules.push(lookup(Way::Out, TO_ENDPOINT));
         rules.push(drop(self.settings, Stage::Untracked, Vec::new(), "pod without policy"));
         rules
+    }
+
+    /// Flows that a change of policy has forbidden, both directions.
+    fn ended(&self) -> Vec<Rule> {
+        let ended = || drop(self.settings, Stage::Normal, vec![Match::Ended], "flow cut by policy");
+        self.settings.cut_flows.then(ended).into_iter().collect()
     }
 
     /// Packets that conntrack can make no sense of.

@@ -236,6 +236,8 @@ impl<'a> Walk<'a> {
                 .is_some_and(|key| self.find(&key, set).is_some() != *negate),
             Match::Conntrack(states) => states.contains(&packet.state),
             Match::Translated => packet.translated,
+            // The interpreter's packets are of flows that nobody has ended.
+            Match::Ended => false,
             Match::Mark { mask, value, negate } => (packet.mark & mask == *value) != *negate,
             Match::DestinationIsLocal => packet.to_here,
             Match::SourceIsLocal => packet.from_here,

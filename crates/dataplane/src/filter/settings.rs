@@ -26,6 +26,8 @@ pub struct Settings {
     pub log_prefix: String,
     /// Copies of packets that policy decided go to NFLOG groups 1 (to an endpoint) and 2 (from one).
     pub flow_logs: bool,
+    /// Packets of flows that were marked as ended are dropped (the agent's own setting).
+    pub cut_flows: bool,
     /// `allowIPIPPacketsFromWorkloads`.
     pub allow_ipip_from_pods: bool,
     /// `allowVXLANPacketsFromWorkloads`.
@@ -182,6 +184,7 @@ impl Default for Settings {
             deny: DenyAction::Drop,
             log_prefix: "calico-packet".into(),
             flow_logs: false,
+            cut_flows: false,
             allow_ipip_from_pods: false,
             allow_vxlan_from_pods: false,
             disable_invalid_check: false,

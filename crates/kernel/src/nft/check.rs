@@ -131,6 +131,7 @@ impl Match {
             | Self::Icmp { .. }
             | Self::Conntrack(_)
             | Self::Translated
+            | Self::Ended
             | Self::DestinationIsLocal
             | Self::SourceIsLocal => Ok(()),
         }

@@ -3,7 +3,7 @@
 //! It takes the same examination as the live one ([`super::contract`]). Beyond the port a test can be somebody else
 //! ([`FakeNft::stranger`]), make transactions fail, count packets, and read what has been done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -202,6 +202,18 @@ impl NftKernel for FakeNft {
         table: &'a TableName,
     ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
         Box::pin(async move { self.lock().ask(|inner| inner.tables.rules(table)) })
+    }
+
+    fn rules_of<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        chains: &'a BTreeSet<ChainName>,
+    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+        Box::pin(async move {
+            let mut rules = self.lock().ask(|inner| inner.tables.rules(table))?;
+            rules.retain(|chain, _| chains.contains(chain));
+            Ok(rules)
+        })
     }
 
     fn generation(&mut self) -> BoxFuture<'_, Result<Generation, NftError>> {

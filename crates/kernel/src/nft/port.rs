@@ -36,6 +36,14 @@ pub trait NftKernel: Send {
         table: &'a TableName,
     ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>>;
 
+    /// The rules of these chains alone, of those that exist: a question for each. What a rule says may be missing; its
+    /// number, its comment and its count are right.
+    fn rules_of<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        chains: &'a BTreeSet<ChainName>,
+    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>>;
+
     /// The generation now.
     fn generation(&mut self) -> BoxFuture<'_, Result<Generation, NftError>>;
 

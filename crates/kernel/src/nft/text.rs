@@ -72,6 +72,8 @@ fn one_match(part: &Match, protocol: Option<u8>) -> String {
             format!("ct state {}", states.join(","))
         }
         Match::Translated => "ct status dnat".into(),
+        // nft has no word for it.
+        Match::Ended => "ct status 0x400".into(),
         Match::Mark { mask, value, negate } => {
             let relation = if *negate { "!=" } else { "==" };
             format!("meta mark & {mask:#010x} {relation} {value:#010x}")

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use kernel::IpFamily;
 use kernel::nft::{Count, CtState, End, Field, KeyType, Match, Rule, Statement, Verdict, Way};
 
+use crate::conntrack::ENDED;
+
 use super::expr::*;
 
 /// A rule as the kernel has it: one, or two for what one cannot say.
@@ -134,6 +136,7 @@ impl Compiler {
                 self.flow(FLOW_STATE, bits);
             }
             Match::Translated => self.flow(FLOW_STATUS, STATUS_DESTINATION_TRANSLATED),
+            Match::Ended => self.flow(FLOW_STATUS, ENDED),
             Match::Mark { mask, value, negate } => {
                 self.meta(META_MARK);
                 if *mask != u32::MAX {

@@ -1,6 +1,6 @@
 //! Reading a table back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kernel::nft::{
     BaseChain, ChainKind, ChainName, ChainState, Element, Generation, RuleState, SetName, SetState, TableName,
@@ -93,6 +93,20 @@ pub(super) fn rules(socket: &mut Socket, table: &TableName) -> Result<BTreeMap<C
     })
 }
 
+/// The rules of these chains, without the sets of ports that belong to rules.
+pub(super) fn rules_of_chains(
+    socket: &mut Socket,
+    table: &TableName,
+    chains: &BTreeSet<ChainName>,
+) -> Result<BTreeMap<ChainName, Vec<RuleState>>, Failure> {
+    let mut rules = BTreeMap::new();
+    for chain in chains {
+        let (here, _) = rules_of_chain(socket, table, chain)?;
+        rules.insert(chain.clone(), here);
+    }
+    Ok(rules_of(rules, &HashMap::new()))
+}
+
 /// Reads until nothing changed meanwhile. `read` answers `None` if it noticed itself.
 fn at_one_moment<T>(
     socket: &mut Socket,
@@ -146,18 +160,10 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
     let mut rules: BTreeMap<ChainName, Vec<Parsed>> = BTreeMap::new();
     let mut whole = whole;
     for chain in chains.keys() {
-        let ask = |bytes: &mut Bytes| {
-            bytes.text(1, &table.0);
-            bytes.text(2, &chain.0);
-        };
         let mut here = Vec::new();
-        whole = whole
-            && socket.dump(target(GET_RULE, INET), ask, &mut here, Vec::clear, |rules, payload| {
-                let read = payload
-                    .get(GENERIC..)
-                    .and_then(|attributes| read_rule(attributes, &table.0));
-                rules.extend(read);
-            })?;
+        if whole {
+            (here, whole) = rules_of_chain(socket, table, chain)?;
+        }
         if !here.is_empty() {
             rules.insert(chain.clone(), here);
         }
@@ -188,6 +194,22 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
         sets,
         port_sets,
     }))
+}
+
+/// The rules of one chain, and whether nothing changed meanwhile.
+fn rules_of_chain(socket: &mut Socket, table: &TableName, chain: &ChainName) -> Result<(Vec<Parsed>, bool), Failure> {
+    let ask = |bytes: &mut Bytes| {
+        bytes.text(1, &table.0);
+        bytes.text(2, &chain.0);
+    };
+    let mut here = Vec::new();
+    let whole = socket.dump(target(GET_RULE, INET), ask, &mut here, Vec::clear, |rules, payload| {
+        let read = payload
+            .get(GENERIC..)
+            .and_then(|attributes| read_rule(attributes, &table.0));
+        rules.extend(read);
+    })?;
+    Ok((here, whole))
 }
 
 fn rules_of(

@@ -12,7 +12,7 @@ mod expr;
 mod parse;
 mod set;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -45,6 +45,8 @@ struct Inner {
 
 /// Work of so many bytes is done where others do not wait for it.
 const LARGE: usize = 256 * 1024;
+/// The rules of so many chains are read on the calling thread.
+const FEW: usize = 16;
 /// A transaction that the kernel wants again is sent so often.
 const ATTEMPTS: usize = 5;
 
@@ -143,6 +145,21 @@ impl NftKernel for LiveNft {
         Box::pin(async move {
             let table = table.clone();
             self.aside(move |inner| dump::rules(&mut inner.socket, &table).map_err(|unread| unread.about(&table)))
+                .await
+        })
+    }
+
+    fn rules_of<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        chains: &'a BTreeSet<ChainName>,
+    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+        Box::pin(async move {
+            if chains.len() <= FEW {
+                return dump::rules_of_chains(&mut self.lock().socket, table, chains).map_err(broken);
+            }
+            let (table, chains) = (table.clone(), chains.clone());
+            self.aside(move |inner| dump::rules_of_chains(&mut inner.socket, &table, &chains).map_err(broken))
                 .await
         })
     }

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use kernel::IpFamily;
 use kernel::nft::{CtState, End, Field, KeyType, Match, Rule, SetName, Statement, Verdict, Way};
 
+use crate::conntrack::ENDED;
+
 use super::compile::*;
 use super::expr::*;
 
@@ -243,7 +245,11 @@ impl<'a> Parser<'a> {
                 (!equal && data.as_native() == Some(0) && xor.as_native() == Some(0)).then_some(())?;
                 let bits = mask.as_native()?;
                 match key {
-                    FLOW_STATUS => (bits == STATUS_DESTINATION_TRANSLATED).then_some(Match::Translated),
+                    FLOW_STATUS => match bits {
+                        STATUS_DESTINATION_TRANSLATED => Some(Match::Translated),
+                        ENDED => Some(Match::Ended),
+                        _ => None,
+                    },
                     FLOW_STATE => {
                         let states = STATES.into_iter().filter(|state| bits & state_bit(*state) != 0);
                         let known = STATES.into_iter().fold(0, |bits, state| bits | state_bit(state));

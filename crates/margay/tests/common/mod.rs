@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod net;
+pub mod talk;
 
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -276,9 +276,9 @@ fn step(world: &mut World, filter: &mut Filter, kernel: &Refusing, random: &mut 
         14 => {
             let index = random.below(4);
             let local = LocalEndpoint {
-                fresh: false,
                 device: IfName::from(DEVICES[index]),
                 addresses: vec![ip(ADDRESSES[index])],
+                fresh: false,
             };
             let id = format!("pod{index}");
             world.locals.retain(|(there, _)| *there != id);

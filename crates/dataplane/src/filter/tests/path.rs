@@ -122,9 +122,9 @@ fn pods_send_from_their_own_addresses_only() {
 fn the_journal_knows_better_what_a_device_may_send() {
     let mut filter = filter(&open_pods());
     let local = LocalEndpoint {
-        fresh: false,
         device: IfName::from("cali1"),
         addresses: vec![ip("10.0.0.7")],
+        fresh: false,
     };
     filter.endpoint("pod".into(), Some(local));
     check(
@@ -223,9 +223,9 @@ fn what_belongs_to_a_flow_passes_and_what_belongs_to_none_does_not() {
 fn a_pod_without_policy_is_closed() {
     let mut filter = filter(&open_pods());
     let local = LocalEndpoint {
-        fresh: false,
         device: IfName::from("cali9"),
         addresses: vec![ip("10.0.0.9")],
+        fresh: false,
     };
     filter.endpoint("new".into(), Some(local));
     check(

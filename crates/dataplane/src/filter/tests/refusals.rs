@@ -387,9 +387,9 @@ fn a_device_that_two_endpoints_claim_is_whose_address_the_journal_says() {
     filter.table();
     assert_eq!(filter.problems()[0].concerns, Concerns::Endpoint(other));
     let local = crate::LocalEndpoint {
-        fresh: false,
         device: kernel::IfName::from("cali1"),
         addresses: vec![ip("10.0.0.2")],
+        fresh: false,
     };
     filter.endpoint("pod".into(), Some(local));
     filter.table();

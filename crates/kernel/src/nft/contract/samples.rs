@@ -343,7 +343,12 @@ fn matches() -> Vec<Match> {
     matches.extend(states.map(|state| Match::Conntrack([state].into())));
     matches.push(Match::Conntrack(states.into()));
     matches.push(Match::Conntrack([CtState::Established, CtState::Related].into()));
-    matches.extend([Match::Translated, Match::DestinationIsLocal, Match::SourceIsLocal]);
+    matches.extend([
+        Match::Translated,
+        Match::Ended,
+        Match::DestinationIsLocal,
+        Match::SourceIsLocal,
+    ]);
     matches
 }
 

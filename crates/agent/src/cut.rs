@@ -1,0 +1,130 @@
+//! Flows that the kernel would go on letting through although they may not be any more: it looks at policy only for a flow's
+//! first packet.
+//!
+//! After a change of policy is in the kernel, the flows of the pods concerned are judged ([`judge`]) and those that are denied
+//! now are marked as ended; a rule drops what comes on them. They are not just forgotten: then the next packet, whichever side
+//! sends it, would be a new flow's first, and what the answering side may send is another question. A flow that policy allows
+//! again is forgotten, and begins anew. So are the flows of a pod that is gone: its address will be another pod's. Reading the kernel's flows takes long where there are many; it happens beside the loop,
+//! which judges some at a time. Never touches flows of other zones, nor those that another flow has announced.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use linux::conntrack::{Conntrack, Flow, FlowFilter};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::run::Event;
+
+pub mod judge;
+
+/// So many flows are judged between two other events of the loop.
+const AT_ONCE: usize = 256;
+/// Between two readings of the kernel's flows is so many times what the last one took.
+const REST: u32 = 4;
+/// But never more than this: a flow is cut within a second.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+
+/// Whose flows to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Addresses of pods that policy says something else about.
+    pub changed: BTreeSet<IpAddr>,
+    /// Addresses that no pod has any more.
+    pub gone: BTreeSet<IpAddr>,
+}
+
+impl Work {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.gone.is_empty()
+    }
+
+    fn merge(&mut self, other: Work) {
+        self.changed.extend(other.changed);
+        self.gone.extend(other.gone);
+    }
+}
+
+/// Does the work that comes in, for ever; what comes meanwhile is done together.
+pub async fn run(mut work: mpsc::UnboundedReceiver<Work>, events: mpsc::UnboundedSender<Event>) {
+    let mut kernel = None;
+    while let Some(mut now) = work.recv().await {
+        while let Ok(more) = work.try_recv() {
+            now.merge(more);
+        }
+        let started = Instant::now();
+        match pass(&mut kernel, &now, &events).await {
+            Ok((0, 0)) => {}
+            Ok((forbidden, gone)) => {
+                tracing::info!(forbidden, gone, took = ?started.elapsed(), "flows cut");
+                let _ = events.send(Event::FlowsCut { forbidden, gone });
+            }
+            Err(error) => {
+                tracing::warn!(error, "flows cannot be looked at: what is established stays so");
+                kernel = None;
+            }
+        }
+        tokio::time::sleep((started.elapsed() * REST).min(LONGEST_REST)).await;
+    }
+    // The loop is gone, and with it soon the agent.
+    std::future::pending().await
+}
+
+/// Looks at the flows once: how many forbidden ones and how many of pods that are gone were cut.
+async fn pass(
+    kernel: &mut Option<Conntrack>,
+    work: &Work,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<(usize, usize), String> {
+    let filter = FlowFilter {
+        addresses: Some(work.changed.union(&work.gone).copied().collect()),
+        ..FlowFilter::default()
+    };
+    let flows = aside(kernel, move |kernel| kernel.list(&filter)).await?;
+    let of_gone = FlowFilter {
+        addresses: Some(work.gone.clone()),
+        ..FlowFilter::default()
+    };
+    let (gone, live): (Vec<Flow>, Vec<Flow>) = flows
+        .into_iter()
+        .filter(|flow| flow.zone == 0)
+        .partition(|flow| of_gone.picks(flow));
+    let gone_flows = gone.len();
+    let (mut forbidden, mut forgotten) = (Vec::new(), gone);
+    for some in live.chunks(AT_ONCE) {
+        let (reply, judged) = oneshot::channel();
+        let _ = events.send(Event::Flows(some.to_vec(), reply));
+        let judged = judged.await.map_err(|_| "the dataplane loop has ended".to_string())?;
+        forbidden.extend(judged.forbidden);
+        forgotten.extend(judged.pardoned);
+    }
+    if forbidden.is_empty() && forgotten.is_empty() {
+        return Ok((0, 0));
+    }
+    aside(kernel, move |kernel| {
+        let ended = kernel.end(&forbidden)?;
+        let deleted = kernel.delete(&forgotten)?;
+        Ok((ended, deleted.min(gone_flows)))
+    })
+    .await
+}
+
+/// Asks the kernel on a thread that may block.
+async fn aside<T: Send + 'static>(
+    kernel: &mut Option<Conntrack>,
+    ask: impl FnOnce(&mut Conntrack) -> Result<T, linux::request::Failure> + Send + 'static,
+) -> Result<T, String> {
+    let opened = kernel.take();
+    let done = tokio::task::spawn_blocking(move || {
+        let mut opened = match opened {
+            Some(opened) => opened,
+            None => Conntrack::open().map_err(|error| error.to_string())?,
+        };
+        let answer = ask(&mut opened).map_err(|error| error.to_string())?;
+        Ok::<_, String>((opened, answer))
+    });
+    let (opened, answer) = done.await.map_err(|error| error.to_string())??;
+    *kernel = Some(opened);
+    Ok(answer)
+}

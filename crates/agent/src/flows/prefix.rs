@@ -1,0 +1,82 @@
+//! What a rule's NFLOG prefix says, as `dataplane::filter` writes it: `DPI0|np/default/db`.
+//!
+//! Verdict (A, D or P), whose rule (P policy, R profile, nothing: a tier's end), direction (I or E), index (-1: the end),
+//! then who.
+
+use policy::evaluate::Way;
+use serde::{Deserialize, Serialize};
+
+/// What a rule decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowVerdict {
+    /// It let the packet pass.
+    Allow,
+    /// It dropped it.
+    Deny,
+    /// It left it to the next tier.
+    Pass,
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What.
+    pub verdict: FlowVerdict,
+    /// To the endpoint or from it.
+    pub way: Way,
+    /// Which rule, for people: `np/default/db rule 0`, `end of tier default`, `no profile`.
+    pub policy: String,
+}
+
+/// Reads a prefix; `None`: not one of ours.
+pub fn read(prefix: &str) -> Option<Decision> {
+    let (head, whose) = prefix.split_once('|')?;
+    let mut letters = head.chars();
+    let verdict = match letters.next()? {
+        'A' => FlowVerdict::Allow,
+        'D' => FlowVerdict::Deny,
+        'P' => FlowVerdict::Pass,
+        _ => return None,
+    };
+    let owner = letters.next()?;
+    let way = match letters.next()? {
+        'I' => Way::Ingress,
+        'E' => Way::Egress,
+        _ => return None,
+    };
+    let index: i64 = letters.as_str().parse().ok()?;
+    let policy = match (owner, index) {
+        ('P', -1) => format!("end of tier {whose}"),
+        ('P', index) => format!("{whose} rule {index}"),
+        ('R', -1) => "no profile".to_owned(),
+        ('R', index) => format!("profile {whose} rule {index}"),
+        _ => return None,
+    };
+    Some(Decision { verdict, way, policy })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_names_verdict_direction_and_rule() {
+        for (prefix, expected) in [
+            ("DPI0|np/default/db", "Deny Ingress np/default/db rule 0"),
+            ("APE12|gnp/a.b", "Allow Egress gnp/a.b rule 12"),
+            ("PPI1|gnp/x", "Pass Ingress gnp/x rule 1"),
+            ("DPI-1|security", "Deny Ingress end of tier security"),
+            ("ARE0|kns.default", "Allow Egress profile kns.default rule 0"),
+            ("DRI-1|", "Deny Ingress no profile"),
+            ("something else", "-"),
+            ("XPI0|a", "-"),
+            ("DPI|a", "-"),
+            ("", "-"),
+        ] {
+            let got =
+                read(prefix).map(|decision| format!("{:?} {:?} {}", decision.verdict, decision.way, decision.policy));
+            assert_eq!(got.as_deref().unwrap_or("-"), expected, "{prefix}");
+        }
+    }
+}

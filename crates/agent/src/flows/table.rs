@@ -1,0 +1,305 @@
+//! The sums: who with whom, over which protocol and port, what was decided by which rule, how often. Pure, and bounded.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kernel::IfName;
+use linux::nflog::Logged;
+use policy::evaluate::Way;
+use serde::{Deserialize, Serialize};
+
+use super::prefix::{self, FlowVerdict};
+
+/// So many different flows in one interval; packets of further ones are only counted.
+const AT_ONCE: usize = 4096;
+/// So many records of intervals that are over are kept.
+const KEPT: usize = 4096;
+
+/// Packets of one kind between an endpoint and a peer in one interval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowRecord {
+    /// Grows with every change: ask for what is after it to hear what is new.
+    pub number: u64,
+    /// First packet.
+    pub first: Timestamp,
+    /// Last packet.
+    pub last: Timestamp,
+    /// The endpoint that was asked: namespace and name of a pod, else the device.
+    pub endpoint: String,
+    /// `ingress`: to the endpoint; `egress`: from it.
+    pub direction: String,
+    /// From.
+    pub source: IpAddr,
+    /// To.
+    pub destination: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What was decided.
+    pub verdict: FlowVerdict,
+    /// By which rule, or where no rule did.
+    pub policy: String,
+    /// Packets that met the rule. Of a flow that is allowed only the first one does, so these are flows.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The interval is over: it will not change any more.
+    pub finished: bool,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowReport {
+    /// Whether flows are recorded.
+    pub enabled: bool,
+    /// The number of the last change.
+    pub number: u64,
+    /// Packets that no record counts: the table was full, or their prefix is not ours.
+    pub not_counted: u64,
+    /// Times that the kernel had to drop records because they were not read in time.
+    pub lost: u64,
+    /// Records, in the order in which they changed last.
+    pub records: Vec<FlowRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    endpoint: String,
+    is_egress: bool,
+    peer: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+    verdict: FlowVerdict,
+    policy: String,
+}
+
+/// The sums of the interval that is running, and of the last ones.
+#[derive(Debug, Default)]
+pub struct FlowTable {
+    enabled: bool,
+    names: BTreeMap<IfName, String>,
+    current: BTreeMap<Kind, FlowRecord>,
+    finished: VecDeque<FlowRecord>,
+    since: Option<Timestamp>,
+    number: u64,
+    not_counted: u64,
+    lost: u64,
+}
+
+impl FlowTable {
+    /// Whether packets are recorded from now on. What was recorded stays to be read.
+    pub fn enabled(&mut self, enabled: bool, now: Timestamp) {
+        if enabled && !self.enabled {
+            self.since = Some(now);
+        }
+        self.enabled = enabled;
+    }
+
+    /// The device is this pod's, or nobody's.
+    pub fn name(&mut self, device: &IfName, pod: Option<String>) {
+        match pod {
+            Some(pod) => drop(self.names.insert(device.clone(), pod)),
+            None => drop(self.names.remove(device)),
+        }
+    }
+
+    /// Takes a packet that a rule logged.
+    pub fn packet(&mut self, packet: &Logged, now: Timestamp) {
+        let Some(decision) = prefix::read(&packet.prefix) else {
+            self.not_counted += 1;
+            return;
+        };
+        let (device, peer, direction) = match decision.way {
+            Way::Ingress => (&packet.output, packet.source, "ingress"),
+            Way::Egress => (&packet.input, packet.destination, "egress"),
+        };
+        // A packet for this host has no outgoing device, one from it no incoming one.
+        let device = device.as_ref().or(packet.input.as_ref()).or(packet.output.as_ref());
+        let endpoint = match device {
+            Some(device) => self.names.get(device).cloned().unwrap_or_else(|| device.0.clone()),
+            None => "-".to_owned(),
+        };
+        let kind = Kind {
+            endpoint,
+            is_egress: decision.way == Way::Egress,
+            peer,
+            protocol: packet.protocol,
+            port: packet.ports.map(|(_, port)| port),
+            verdict: decision.verdict,
+            policy: decision.policy,
+        };
+        if self.current.len() >= AT_ONCE && !self.current.contains_key(&kind) {
+            self.not_counted += 1;
+            return;
+        }
+        self.number += 1;
+        let record = self.current.entry(kind).or_insert_with_key(|kind| FlowRecord {
+            number: 0,
+            first: now,
+            last: now,
+            endpoint: kind.endpoint.clone(),
+            direction: direction.to_owned(),
+            source: packet.source,
+            destination: packet.destination,
+            protocol: kind.protocol,
+            port: kind.port,
+            verdict: kind.verdict,
+            policy: kind.policy.clone(),
+            packets: 0,
+            bytes: 0,
+            finished: false,
+        });
+        record.number = self.number;
+        record.last = now;
+        record.packets += 1;
+        record.bytes += u64::from(packet.length);
+    }
+
+    /// The kernel dropped some.
+    pub fn lost(&mut self) {
+        self.lost += 1;
+    }
+
+    /// How long until the interval is over.
+    pub fn due(&self, interval: Duration, now: Timestamp) -> Duration {
+        let passed = self.since.map(|since| now.duration_since(since));
+        let passed = passed
+            .and_then(|passed| Duration::try_from(passed).ok())
+            .unwrap_or_default();
+        interval.saturating_sub(passed)
+    }
+
+    /// The interval is over: its records, which are kept as far as there is room.
+    pub fn turn(&mut self, now: Timestamp) -> Vec<FlowRecord> {
+        self.since = Some(now);
+        let mut records: Vec<FlowRecord> = std::mem::take(&mut self.current).into_values().collect();
+        records.sort_by_key(|record| record.number);
+        records.iter_mut().for_each(|record| record.finished = true);
+        let surplus = (self.finished.len() + records.len()).saturating_sub(KEPT);
+        self.finished.drain(..surplus.min(self.finished.len()));
+        self.finished.extend(records.iter().cloned());
+        records
+    }
+
+    /// What changed after the number.
+    pub fn report(&self, after: u64) -> FlowReport {
+        let all = self.finished.iter().chain(self.current.values());
+        let mut records: Vec<FlowRecord> = all.filter(|record| record.number > after).cloned().collect();
+        records.sort_by_key(|record| record.number);
+        FlowReport {
+            enabled: self.enabled,
+            number: self.number,
+            not_counted: self.not_counted,
+            lost: self.lost,
+            records,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn packet(prefix: &str, source: &str, destination: &str, port: u16) -> Logged {
+        Logged {
+            prefix: prefix.into(),
+            hook: 2,
+            input: Some("cali1".into()),
+            output: Some("cali2".into()),
+            mark: 0,
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol: 6,
+            ports: Some((40000, port)),
+            icmp: None,
+            length: 60,
+        }
+    }
+
+    fn shown(table: &FlowTable, after: u64) -> Vec<String> {
+        let line = |record: &FlowRecord| {
+            format!(
+                "{} {} {}>{}:{} {:?} {} {}/{}{}",
+                record.endpoint,
+                record.direction,
+                record.source,
+                record.destination,
+                record.port.unwrap_or_default(),
+                record.verdict,
+                record.policy,
+                record.packets,
+                record.bytes,
+                if record.finished { " finished" } else { "" }
+            )
+        };
+        table.report(after).records.iter().map(line).collect()
+    }
+
+    #[test]
+    fn packets_of_one_kind_are_one_record() {
+        let mut table = FlowTable::default();
+        table.name(&"cali2".into(), Some("default/db".into()));
+        let denied = packet("DPI-1|default", "10.0.0.1", "10.0.0.2", 80);
+        table.packet(&denied, at(1));
+        table.packet(&packet("APE0|np/default/web", "10.0.0.1", "10.0.0.2", 80), at(2));
+        // Another source port is the same kind.
+        table.packet(
+            &Logged {
+                ports: Some((40001, 80)),
+                ..denied.clone()
+            },
+            at(3),
+        );
+        let (out, into) = (
+            "cali1 egress 10.0.0.1>10.0.0.2:80 Allow np/default/web rule 0 1/60",
+            "default/db ingress 10.0.0.1>10.0.0.2:80 Deny end of tier default 2/120",
+        );
+        assert_eq!(shown(&table, 0), [out, into]);
+        assert_eq!(shown(&table, 2), [into], "only what is new");
+        // The interval is over; the next packet begins a record.
+        assert_eq!(table.turn(at(10)).len(), 2);
+        table.packet(&denied, at(11));
+        let again = "default/db ingress 10.0.0.1>10.0.0.2:80 Deny end of tier default 1/60";
+        assert_eq!(shown(&table, 3), [again]);
+        assert_eq!(
+            shown(&table, 0),
+            [&format!("{out} finished"), &format!("{into} finished"), again]
+        );
+        assert_eq!(table.due(Duration::from_secs(5), at(12)), Duration::from_secs(3));
+        assert_eq!(table.due(Duration::from_secs(5), at(20)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let mut table = FlowTable::default();
+        for number in 0..AT_ONCE as u32 + 10 {
+            let source = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+            table.packet(&packet("DPI-1|default", &source, "10.0.0.2", 80), at(1));
+        }
+        table.packet(&packet("not ours", "10.0.0.1", "10.0.0.2", 80), at(1));
+        table.lost();
+        let report = table.report(0);
+        assert_eq!(
+            (report.records.len(), report.not_counted, report.lost),
+            (AT_ONCE, 11, 1)
+        );
+        for second in 2..5 {
+            table.turn(at(second));
+            table.packet(
+                &packet("DPI-1|default", "10.0.0.1", "10.0.0.2", second as u16),
+                at(second),
+            );
+        }
+        assert!(table.report(0).records.len() <= KEPT + 1);
+    }
+}

@@ -1,0 +1,88 @@
+//! What the packet filter does about flows that are there already, and what it has dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use dataplane::filter::{DropCause, Settings, rewritten};
+use kernel::nft::{ChainName, Count, NftError, RuleState, Transaction};
+use linux::conntrack::Flow;
+use policy::EndpointId;
+
+use super::PacketFilter;
+use crate::cut::Work;
+use crate::cut::judge::{Judge, Judged};
+
+/// Whose flows are to be looked at once the kernel has what policy says.
+#[derive(Debug, Default)]
+pub(super) struct Cutting {
+    /// Whether flows that a change forbids are cut.
+    pub forbidden: bool,
+    /// The datastore has been read: what denies is not just not known yet.
+    pub in_sync: bool,
+    /// Policy says something else about these.
+    pub changed: BTreeSet<EndpointId>,
+    /// Nobody has these any more.
+    pub gone: BTreeSet<IpAddr>,
+}
+
+impl PacketFilter {
+    /// Whether established flows are cut when a change of policy forbids them.
+    pub fn cut_forbidden_flows(&mut self, cut: bool) {
+        self.cutting.forbidden = cut;
+        self.filter.settings(Settings {
+            cut_flows: cut,
+            ..Settings::default()
+        });
+    }
+
+    /// Whose flows to look at now: of pods that the kernel has another policy for, and of pods that are gone.
+    pub fn flows_to_cut(&mut self) -> Work {
+        let gone = std::mem::take(&mut self.cutting.gone);
+        if self.broken.is_some() || !self.cutting.in_sync {
+            let changed = BTreeSet::new();
+            return Work { changed, gone };
+        }
+        let (filter, endpoints) = (&self.filter, &self.graph.state().endpoints);
+        let mut changed = BTreeSet::new();
+        self.cutting.changed.retain(|id| {
+            let enforced = filter.is_enforced(id);
+            if enforced && let Some(endpoint) = endpoints.get(id) {
+                changed.extend(endpoint.addresses.iter().copied());
+            }
+            endpoints.contains_key(id) && !enforced
+        });
+        Work { changed, gone }
+    }
+
+    /// What is to happen to these flows by what policy says now.
+    pub fn judge(&self, flows: Vec<Flow>) -> Judged {
+        let own = self.links.values().flatten().copied().collect();
+        Judge::new(self.graph.state(), &own).judge(flows)
+    }
+
+    /// Counts flows that were cut.
+    pub fn flows_cut(&mut self, forbidden: usize, gone: usize) {
+        self.applied.flows_forbidden += forbidden as u64;
+        self.applied.flows_gone += gone as u64;
+    }
+
+    /// Packets dropped so far, by cause: reads the counters of all rules.
+    pub async fn drops(&mut self) -> Result<BTreeMap<DropCause, Count>, NftError> {
+        let rules = self.rules().await?;
+        self.drops.seen(&rules);
+        Ok(self.drops.totals())
+    }
+
+    /// What the rules that a transaction throws away have counted. Counters are no reason to keep a change back.
+    pub(super) async fn ending(&mut self, transaction: &Transaction) -> BTreeMap<ChainName, Vec<RuleState>> {
+        let read = match rewritten(transaction) {
+            Some(chains) if chains.is_empty() => return BTreeMap::new(),
+            Some(chains) => self.kernel.rules_of(&self.table, &chains).await,
+            None => self.kernel.rules(&self.table).await,
+        };
+        read.unwrap_or_else(|error| {
+            tracing::debug!(%error, "packet filter: counters of rules that go were not read");
+            BTreeMap::new()
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! Beside others: rule sets of kube-proxy, Docker and firewalld on a node, loaded before and after the agent's table.
+//!
+//! Pods reach what policy allows and nothing else, through services too. What others drop stays dropped: what our table accepts
+//! they still see. Nobody touches anybody's tables.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::Lab;
+use common::talk::{connect, echo, forbid};
+
+const NODE: &str = "k8s-125-master";
+const FAR_NODE: &str = "k8s-125-node1";
+const PORT: u16 = 5432;
+
+/// Two nodes; on the first one somebody who may talk to both servers and somebody who may not, and others' rules.
+struct World {
+    lab: Lab,
+    near: String,
+    far: String,
+}
+
+const CLIENT: &str = "pod-0-1";
+const STRANGER: &str = "pod-0-2";
+
+impl World {
+    fn up(name: &'static str) -> Option<Self> {
+        let lab = Lab::up(name, &["--nodes", "2", "--pods-per-node", "3"])?;
+        let (near, far) = (lab.address("pod-0-3"), lab.address("pod-1-1"));
+        echo(&lab, "pod-0-3", PORT);
+        echo(&lab, "pod-1-1", PORT);
+        let stranger = lab.address(STRANGER);
+        forbid(&lab, "guard", &stranger, &[&near, &far]);
+        let world = Self { lab, near, far };
+        world.lab.eventually("policy is enforced", || {
+            !world.reaches(STRANGER, &world.near) && !world.reaches(STRANGER, &world.far)
+        });
+        Some(world)
+    }
+
+    fn reaches(&self, pod: &str, address: &str) -> bool {
+        connect(&self.lab, pod, address, PORT).is_ok()
+    }
+
+    /// Runs a program on the node with a text of rules as its file.
+    fn load(&self, program: &[&str], text: &str) {
+        // 192.168.7.9 is of 192.168.0.0/16.
+        let cluster: Vec<&str> = self.near.split('.').take(2).collect();
+        let text = text
+            .replace("@CLUSTER@", &format!("{}.0.0/16", cluster.join(".")))
+            .replace("@NEAR@", &self.near)
+            .replace("@FAR@", &self.far);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let path = file.path().to_string_lossy().into_owned();
+        let mut command = program.to_vec();
+        command.push(&path);
+        self.lab.exec(NODE, &command);
+    }
+
+    fn iptables(&self, text: &str) {
+        self.load(&["iptables-nft-restore", "--noflush"], text);
+    }
+
+    fn nft(&self, text: &str) {
+        self.load(&["nft", "-f"], text);
+    }
+
+    /// Every table of the node as text, without counters.
+    fn tables(&self) -> BTreeMap<String, String> {
+        let names = self.lab.exec(NODE, &["nft", "list", "tables"]);
+        let table = |line: &str| {
+            let name = line.strip_prefix("table ")?.to_owned();
+            let mut command = vec!["nft", "-s", "list", "table"];
+            command.extend(name.split(' '));
+            let text = self.lab.exec(NODE, &command);
+            Some((name, text))
+        };
+        names.lines().filter_map(table).collect()
+    }
+
+    fn others(&self) -> BTreeMap<String, String> {
+        let mut tables = self.tables();
+        tables.remove(OURS).expect("our table is there");
+        tables
+    }
+
+    /// Our table; the order of a set's elements means nothing.
+    fn ours(&self) -> Vec<String> {
+        let tables = self.tables();
+        let text = tables.get(OURS).expect("our table is there");
+        let words = text.split_whitespace().map(|word| word.trim_matches(','));
+        let mut words: Vec<String> = words.map(str::to_owned).collect();
+        words.sort();
+        words
+    }
+
+    /// Our table is made anew, after everybody else's, and policy changes meanwhile.
+    fn table_anew(&self) {
+        self.lab.lab(&["agent", "kill", NODE]);
+        self.lab.exec(NODE, &["nft", "delete", "table", "inet", "calico"]);
+        self.lab.lab(&["agent", "start", NODE]);
+        self.lab
+            .eventually("the table is there again", || self.tables().contains_key(OURS));
+        forbid(&self.lab, "more", "192.0.2.1", &["192.0.2.2"]);
+        self.lab.eventually("policy is enforced", || {
+            let text = self.tables().get(OURS).cloned().unwrap_or_default();
+            text.contains("gnp/more") && !self.reaches(STRANGER, &self.near)
+        });
+    }
+
+    /// Policy holds, in both directions.
+    fn policy_holds(&self, when: &str) {
+        for (pod, address, reached) in [
+            (CLIENT, &self.near, true),
+            (CLIENT, &self.far, true),
+            (STRANGER, &self.near, false),
+            (STRANGER, &self.far, false),
+        ] {
+            assert_eq!(self.reaches(pod, address), reached, "{when}: {pod} to {address}");
+        }
+    }
+
+    /// Services lead to their pods, for those whom policy lets through.
+    fn services_work(&self, when: &str) {
+        for (pod, service, reached) in [
+            (CLIENT, "10.96.0.10", true),
+            (CLIENT, "10.96.0.12", true),
+            (STRANGER, "10.96.0.10", false),
+            (STRANGER, "10.96.0.12", false),
+        ] {
+            assert_eq!(self.reaches(pod, service), reached, "{when}: {pod} to {service}");
+        }
+        // kube-proxy refuses what has no endpoint; our table would let it go.
+        let refused = connect(&self.lab, CLIENT, "10.96.0.11", PORT).expect_err("it has no endpoint");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{when}");
+        // A port of the node, from another node.
+        let node = self
+            .lab
+            .exec(NODE, &["ip", "-4", "-o", "address", "show", "to", "10.211.55.0/24"]);
+        let node = node
+            .split_whitespace()
+            .find_map(|word| word.strip_suffix("/24"))
+            .expect("the node's address");
+        self.lab.exec(
+            FAR_NODE,
+            &[
+                "sh",
+                "-c",
+                &format!("echo | timeout 2 bash -c 'exec 3<>/dev/tcp/{node}/30080'"),
+            ],
+        );
+    }
+}
+
+const OURS: &str = "inet calico";
+
+#[test]
+fn beside_kube_proxy_in_iptables_mode() {
+    let Some(world) = World::up("t-kpi") else { return };
+    let rules = include_str!("beside/kube-proxy.iptables");
+    let ours = world.ours();
+    world.iptables(rules);
+    assert_eq!(world.ours(), ours, "iptables-restore leaves our table alone");
+    let theirs = world.others();
+    world.policy_holds("theirs last");
+    world.services_work("theirs last");
+    world.table_anew();
+    world.policy_holds("ours last");
+    world.services_work("ours last");
+    assert_eq!(world.others(), theirs);
+}
+
+#[test]
+fn beside_kube_proxy_in_nftables_mode() {
+    let Some(world) = World::up("t-kpn") else { return };
+    let rules = include_str!("beside/kube-proxy.nft");
+    let ours = world.ours();
+    world.nft(rules);
+    world.nft(&format!("table ip kube-proxy\ndelete table ip kube-proxy\n{rules}"));
+    assert_eq!(world.ours(), ours, "nft -f leaves our table alone");
+    let theirs = world.others();
+    world.policy_holds("theirs last");
+    world.services_work("theirs last");
+    world.table_anew();
+    world.policy_holds("ours last");
+    world.services_work("ours last");
+    assert_eq!(world.others(), theirs);
+}
+
+#[test]
+fn beside_docker_which_forwards_what_it_is_told() {
+    let Some(world) = World::up("t-docker") else { return };
+    let ours = world.ours();
+    world.iptables(include_str!("beside/docker.iptables"));
+    assert_eq!(world.ours(), ours, "iptables-restore leaves our table alone");
+    let closed = |when: &str| {
+        assert!(
+            !world.reaches(CLIENT, &world.near) && !world.reaches(CLIENT, &world.far),
+            "{when}"
+        );
+    };
+    closed("Docker drops what it does not know; that our table accepts it does not matter");
+    let theirs = world.others();
+    world.table_anew();
+    closed("nor does it when our table comes later");
+    assert_eq!(world.others(), theirs);
+
+    world.iptables(include_str!("beside/docker-user.iptables"));
+    let theirs = world.others();
+    world.policy_holds("pods in DOCKER-USER");
+    world.table_anew();
+    world.policy_holds("pods in DOCKER-USER, ours last");
+    assert_eq!(world.others(), theirs);
+}
+
+#[test]
+fn beside_firewalld_which_forwards_what_it_trusts() {
+    let Some(world) = World::up("t-fwd") else { return };
+    let ours = world.ours();
+    world.nft(include_str!("beside/firewalld.nft"));
+    assert_eq!(world.ours(), ours, "nft -f leaves our table alone");
+    assert!(
+        !world.reaches(CLIENT, &world.near),
+        "firewalld refuses what is in no zone that forwards"
+    );
+    let theirs = world.others();
+    world.table_anew();
+    assert!(!world.reaches(CLIENT, &world.near), "also when our table comes later");
+    assert_eq!(world.others(), theirs);
+
+    world.nft(include_str!("beside/firewalld-trusted.nft"));
+    let theirs = world.others();
+    world.policy_holds("pods in zone trusted");
+    world.table_anew();
+    world.policy_holds("pods in zone trusted, ours last");
+    assert_eq!(world.others(), theirs);
+}

@@ -1,0 +1,192 @@
+//! Flows on a live cluster: those that a new policy forbids end, others go on; what is dropped is counted by its cause, and
+//! recorded if that is asked for.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::Lab;
+use common::talk::{answers, apply, connect, echo, forbid, inside};
+use serde_json::Value;
+
+/// How long a flow went on after now: until an answer did not come.
+fn ends_after(stream: &mut TcpStream) -> Duration {
+    let start = Instant::now();
+    let mut last = start;
+    while answers(stream) {
+        last = Instant::now();
+        assert!(last - start < Duration::from_secs(10), "the flow goes on");
+    }
+    last - start
+}
+
+/// What the agent of a node says of itself.
+fn status(lab: &Lab, node: &str) -> Value {
+    let text = lab.exec(node, &["calicoctl", "node", "status", "-o", "json"]);
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Packets that a node has dropped for a cause.
+fn dropped(lab: &Lab, node: &str, cause: &str, name: Option<&str>) -> u64 {
+    let drops = status(lab, node)["policy"]["drops"].clone();
+    let of_cause = drops
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|drop| drop["cause"] == cause && name.is_none_or(|name| drop["name"] == name));
+    of_cause.map(|drop| drop["packets"].as_u64().expect("a number")).sum()
+}
+
+const NEAR: &str = "k8s-125-master";
+const FAR: &str = "k8s-125-node1";
+
+#[test]
+fn a_policy_ends_the_flows_that_it_forbids_and_no_others() {
+    let Some(lab) = Lab::up("t-flows", &["--nodes", "2", "--pods-per-node", "2"]) else {
+        return;
+    };
+    let (bad, good, server) = ("pod-0-1", "pod-0-2", "pod-1-1");
+    let (bad_address, address) = (lab.address(bad), lab.address(server));
+    echo(&lab, server, 5432);
+    push(&lab, server, 5433);
+    let mut forbidden = connect(&lab, bad, &address, 5432).expect("it is open");
+    let mut allowed = connect(&lab, good, &address, 5432).expect("it is open");
+    // One that only the server feeds: its packets must not pass for a new flow of the server's own.
+    let mut fed = connect(&lab, bad, &address, 5433).expect("it is open");
+    assert!(answers(&mut forbidden) && answers(&mut allowed) && is_fed(&mut fed));
+
+    forbid(&lab, "cut", &bad_address, &[&address]);
+    let (lasted, fed_for) = (ends_after(&mut forbidden), stops_after(&mut fed));
+    println!("cut after {lasted:?}, {fed_for:?}");
+    assert!(
+        lasted < Duration::from_secs(1) && fed_for < Duration::from_secs(1),
+        "{lasted:?} {fed_for:?}"
+    );
+    assert!((0..100).all(|_| answers(&mut allowed)), "its neighbour goes on");
+    assert!(connect(&lab, bad, &address, 5432).is_err());
+
+    // Counted by cause, and the sum goes on when the rules are written again.
+    let cause = || dropped(&lab, FAR, "policy", Some("GlobalNetworkPolicy cut"));
+    let before = cause();
+    assert!(before > 0);
+    let text = lab.exec(FAR, &["calicoctl", "node", "status"]);
+    assert!(text.contains("  dropped      policy "), "{text}");
+    forbid(&lab, "cut", "192.0.2.1", &[&address]);
+    lab.eventually("the policy is written again", || {
+        connect(&lab, bad, &address, 5432).is_ok()
+    });
+    assert!(cause() >= before, "{} < {before}", cause());
+    assert!(status(&lab, FAR)["policy"]["flowsForbidden"].as_u64() >= Some(1));
+    assert!((0..10).all(|_| answers(&mut allowed)));
+
+    // A pod that goes takes its flows with it.
+    let of_server = || {
+        lab.exec(
+            FAR,
+            &[
+                "sh",
+                "-c",
+                &format!("conntrack -L 2>/dev/null | grep -c {address} || true"),
+            ],
+        )
+    };
+    assert_ne!(of_server().trim(), "0");
+    lab.lab(&["pod", "delete", server]);
+    lab.eventually("the pod's flows are gone", || of_server().trim() == "0");
+}
+
+/// Sends to whoever connects, without being asked.
+fn push(lab: &Lab, pod: &str, port: u16) {
+    let listener = inside(lab, pod)
+        .run(move || TcpListener::bind(("0.0.0.0", port)))
+        .expect("the pod's namespace")
+        .expect("the port is free");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || while stream.write_all(&[0; 1000]).is_ok() {});
+        }
+    });
+}
+
+fn is_fed(stream: &mut TcpStream) -> bool {
+    stream.read_exact(&mut [0; 1000]).is_ok()
+}
+
+/// How long a flow went on after now: until nothing came.
+fn stops_after(stream: &mut TcpStream) -> Duration {
+    let start = Instant::now();
+    let mut last = start;
+    while is_fed(stream) {
+        last = Instant::now();
+        if last - start > Duration::from_secs(5) {
+            break;
+        }
+    }
+    last - start
+}
+
+#[test]
+fn flows_are_recorded_while_that_is_asked_for() {
+    let Some(lab) = Lab::up("t-record", &["--nodes", "1", "--pods-per-node", "3"]) else {
+        return;
+    };
+    let (bad, good, server) = ("pod-0-1", "pod-0-2", "pod-0-3");
+    let (bad_address, address) = (lab.address(bad), lab.address(server));
+    echo(&lab, server, 5432);
+    forbid(&lab, "guard", &bad_address, &[&address]);
+    let records = || -> Value {
+        let text = lab.exec(NEAR, &["calicoctl", "node", "flows", "-o", "json"]);
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let has = |endpoint: &str, direction: &str, verdict: &str, policy: &str| {
+        let report = records();
+        let mut all = report["records"].as_array().into_iter().flatten();
+        all.any(|record| {
+            record["endpoint"] == format!("default/{endpoint}")
+                && record["direction"] == direction
+                && record["verdict"] == verdict
+                && record["policy"] == policy
+                && record["destination"] == address
+                && record["port"] == 5432
+                && record["protocol"] == 6
+                && record["packets"].as_u64() >= Some(1)
+        })
+    };
+    lab.eventually("the policy is enforced", || connect(&lab, bad, &address, 5432).is_err());
+    assert_eq!(records()["records"], serde_json::json!([]), "nobody asked for records");
+
+    apply(
+        &lab,
+        "FelixConfiguration",
+        "default",
+        r#"{"flowLogsLocalReporter":"Enabled"}"#,
+    );
+    lab.eventually("the denied flow is recorded", || {
+        assert!(connect(&lab, bad, &address, 5432).is_err());
+        has(server, "ingress", "deny", "gnp/guard rule 0")
+    });
+    connect(&lab, good, &address, 5432).expect("it is open");
+    lab.eventually("the allowed flow is recorded at both ends", || {
+        has(server, "ingress", "allow", "gnp/guard rule 1")
+            && has(good, "egress", "allow", "profile kns.default rule 0")
+    });
+    let text = lab.exec(NEAR, &["calicoctl", "node", "flows"]);
+    assert!(
+        text.lines()
+            .any(|line| line.contains("DENY") && line.contains(&bad_address)),
+        "{text}"
+    );
+
+    apply(
+        &lab,
+        "FelixConfiguration",
+        "default",
+        r#"{"flowLogsLocalReporter":"Disabled"}"#,
+    );
+    lab.eventually("recording ends", || records()["enabled"] == false);
+    let last = records()["number"].clone();
+    assert!(connect(&lab, bad, &address, 5432).is_err());
+    assert_eq!(records()["number"], last);
+}
