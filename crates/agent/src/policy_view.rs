@@ -368,6 +368,7 @@ spec: {orchestrator: k8s, node: n1, pod: db, endpoint: eth0, ipNetworks: [192.16
             });
         }
         filter.in_sync();
+        filter.endpoints_loaded();
         block_on(filter.settle());
         let view = block_on(filter.view());
         assert_eq!(view.broken, None);
