@@ -10,7 +10,7 @@ use policy::{Endpoint, EndpointId, Interface};
 use super::base::{FROM_ENDPOINT, Frame, HostDispatch, LOCAL_PODS, TO_ENDPOINT, dispatch_map};
 use super::early::{SOURCES, SPOOFABLE};
 use super::items::Item;
-use super::machine::Filter;
+use super::machine::{Around, Filter};
 use super::names::{self, Prefix};
 use super::refused::ChainOwner;
 use super::rule::of_family;
@@ -24,22 +24,13 @@ impl Filter {
         let (sources, spoofable) = self.sources();
         let spoofable_families: BTreeSet<IpFamily> = spoofable.iter().map(|(family, _)| *family).collect();
         let hosts = self.hosts();
-        let (settings, cluster, nat) = (self.settings.clone(), self.cluster.clone(), self.translations.clone());
-        let frame = Frame {
-            settings: &settings,
-            cluster: &cluster,
-            nat: &nat,
-            spoofable: &spoofable_families,
-            hosts: &hosts,
-        };
-        let chains = frame.chains();
-        let used: BTreeSet<SetName> = chains
-            .iter()
-            .flat_map(|(_, rules)| rules.iter().flat_map(Rule::sets))
-            .cloned()
-            .collect();
+        let is_as_before = self.around.spoofable == spoofable_families && self.around.hosts == hosts;
+        if std::mem::take(&mut self.dirty.rules) || !is_as_before {
+            self.render_own_rules(spoofable_families, hosts);
+        }
+        let hosts = self.around.hosts.clone();
         let mut sets = self.frame_sets(&sources, &spoofable, &hosts);
-        sets.retain(|spec, _| used.contains(&spec.0));
+        sets.retain(|spec, _| self.around.used.contains(&spec.0));
         let names: BTreeSet<SetName> = sets.keys().map(|(name, _)| name.clone()).collect();
         for gone in std::mem::replace(&mut self.frame_sets, names.clone()).difference(&names) {
             self.wanted.no_set(gone);
@@ -54,6 +45,25 @@ impl Filter {
             });
             self.wanted.items(&name, &items);
         }
+    }
+
+    /// The rules that belong to no endpoint, policy or profile.
+    fn render_own_rules(&mut self, spoofable: BTreeSet<IpFamily>, hosts: BTreeMap<Prefix, HostDispatch>) {
+        let (settings, cluster, nat) = (self.settings.clone(), self.cluster.clone(), self.translations.clone());
+        let frame = Frame {
+            settings: &settings,
+            cluster: &cluster,
+            nat: &nat,
+            spoofable: &spoofable,
+            hosts: &hosts,
+        };
+        let chains = frame.chains();
+        let used: BTreeSet<SetName> = chains
+            .iter()
+            .flat_map(|(_, rules)| rules.iter().flat_map(Rule::sets))
+            .cloned()
+            .collect();
+        self.around = Around { spoofable, hosts, used };
         let names: BTreeSet<ChainName> = chains.iter().map(|(chain, _)| chain.name.clone()).collect();
         for gone in std::mem::replace(&mut self.frame_chains, names.clone()).difference(&names) {
             self.drop_chain(gone);

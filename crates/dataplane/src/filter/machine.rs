@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::IfName;
 use kernel::nft::{ChainName, Generation, NftError, SetName, TableName, TableState, Transaction};
+use kernel::{IfName, IpFamily};
 use policy::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile, SetId};
 
 use crate::dataplane::LocalEndpoint;
 
-use super::base::{FROM_ENDPOINT, TO_ENDPOINT};
+use super::base::{FROM_ENDPOINT, HostDispatch, TO_ENDPOINT};
 use super::items::Item;
 use super::members::{SetMeta, SetUser};
 use super::names::{self, Prefix};
@@ -58,6 +58,8 @@ pub struct Filter {
     /// Chains and sets that the last look at the frame made.
     pub(super) frame_chains: BTreeSet<ChainName>,
     pub(super) frame_sets: BTreeSet<SetName>,
+    /// As the table's own rules were last rendered.
+    pub(super) around: Around,
     /// By host endpoint: its chains.
     pub(super) host_chains: BTreeMap<EndpointId, BTreeSet<ChainName>>,
     /// By pod device: the endpoint that has it.
@@ -80,7 +82,18 @@ pub(super) struct Dirty {
     pub policies: BTreeSet<PolicyId>,
     pub profiles: BTreeSet<String>,
     pub endpoints: BTreeSet<EndpointId>,
+    /// What finds pods and host endpoints.
     pub frame: bool,
+    /// The rules around it as well: they depend on pods only through [`Around`].
+    pub rules: bool,
+}
+
+/// What the table's own rules depend on besides settings, cluster and translations; and the sets that they use.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    pub spoofable: BTreeSet<IpFamily>,
+    pub hosts: BTreeMap<Prefix, HostDispatch>,
+    pub used: BTreeSet<SetName>,
 }
 
 impl Default for Filter {
@@ -110,10 +123,12 @@ impl Filter {
             chain_nets: BTreeMap::new(),
             frame_chains: BTreeSet::new(),
             frame_sets: BTreeSet::new(),
+            around: Around::default(),
             host_chains: BTreeMap::new(),
             devices: BTreeMap::new(),
             dirty: Dirty {
                 frame: true,
+                rules: true,
                 ..Dirty::default()
             },
             wanted: Wanted::default(),
@@ -195,7 +210,7 @@ impl Filter {
         self.doubt.something_changed();
         if self.cluster != cluster {
             self.doubt.changed(&ChainOwner::Frame);
-            self.dirty.frame = true;
+            (self.dirty.frame, self.dirty.rules) = (true, true);
             self.cluster = cluster;
         }
     }
@@ -205,7 +220,7 @@ impl Filter {
         self.doubt.something_changed();
         if self.translations != nat {
             self.doubt.changed(&ChainOwner::Frame);
-            self.dirty.frame = true;
+            (self.dirty.frame, self.dirty.rules) = (true, true);
             self.translations = nat;
         }
     }
@@ -288,7 +303,7 @@ impl Filter {
         self.dirty.policies.extend(self.policies.keys().cloned());
         self.dirty.profiles.extend(self.profiles.keys().cloned());
         self.dirty.endpoints.extend(self.endpoints.keys().cloned());
-        self.dirty.frame = true;
+        (self.dirty.frame, self.dirty.rules) = (true, true);
     }
 }
 

@@ -163,7 +163,7 @@ impl Filter {
             ChainOwner::Endpoint(id) => {
                 self.dirty.endpoints.insert(id.clone());
             }
-            ChainOwner::Frame => self.dirty.frame = true,
+            ChainOwner::Frame => (self.dirty.frame, self.dirty.rules) = (true, true),
         }
         self.doubt.chains.insert(name.clone(), (owner, reason.to_owned()));
         true
