@@ -25,6 +25,9 @@ const REST: u32 = 4;
 /// But never more than this: a flow is cut within a second.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
+/// So long pods that are gone wait for others that go.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// Whose flows to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -51,6 +54,13 @@ pub async fn run(mut work: mpsc::UnboundedReceiver<Work>, events: mpsc::Unbounde
     let mut kernel = None;
     while let Some(mut now) = work.recv().await {
         while let Ok(more) = work.try_recv() {
+            now.merge(more);
+        }
+        // Reading all flows takes milliseconds of a processor, and pods often go in crowds.
+        let until = tokio::time::Instant::now() + LINGER;
+        while now.changed.is_empty()
+            && let Ok(Some(more)) = tokio::time::timeout_at(until, work.recv()).await
+        {
             now.merge(more);
         }
         let started = Instant::now();

@@ -26,7 +26,6 @@ use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
-use crate::cut::judge;
 use crate::flows::Flows;
 use crate::policy_view::{Known, PolicyView};
 use flows::Cutting;
@@ -327,9 +326,7 @@ impl PacketFilter {
         if self.is_complete() {
             let changes = self.graph.flush();
             if self.cutting.forbidden {
-                self.cutting
-                    .changed
-                    .extend(judge::concerned(self.graph.state(), &changes));
+                self.cutting.changed(self.graph.state(), &changes);
             }
             for change in changes {
                 self.filter.policy(change);

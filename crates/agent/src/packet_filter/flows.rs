@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use dataplane::filter::{DropCause, Settings, rewritten};
 use kernel::nft::{ChainName, Count, NftError, RuleState, Transaction};
 use linux::conntrack::Flow;
-use policy::EndpointId;
+use policy::{EndpointId, PolicyChange, PolicyState};
 
 use super::PacketFilter;
 use crate::cut::Work;
-use crate::cut::judge::{Judge, Judged};
+use crate::cut::judge::{self, Judge, Judged};
 
 /// Whose flows are to be looked at once the kernel has what policy says.
 #[derive(Debug, Default)]
@@ -21,8 +21,36 @@ pub(super) struct Cutting {
     pub in_sync: bool,
     /// Policy says something else about these.
     pub changed: BTreeSet<EndpointId>,
+    /// These have had addresses, and so may have flows.
+    wired: BTreeSet<EndpointId>,
+    /// What was there when the agent started has been looked at.
+    started: bool,
     /// Nobody has these any more.
     pub gone: BTreeSet<IpAddr>,
+}
+
+impl Cutting {
+    /// Notes whose flows to look at after these changes. A pod that has just been made has none; those of pods that were there
+    /// before the agent are looked at once, because policy may have changed while nobody looked.
+    pub fn changed(&mut self, state: &PolicyState, changes: &[PolicyChange]) {
+        let mut concerned = judge::concerned(state, changes);
+        if self.started {
+            concerned.retain(|id| self.wired.contains(id));
+        }
+        self.started = true;
+        self.changed.extend(concerned);
+        for change in changes {
+            match change {
+                PolicyChange::Endpoint(id, Some(endpoint)) if !endpoint.addresses.is_empty() => {
+                    self.wired.insert(id.clone());
+                }
+                PolicyChange::Endpoint(id, None) => {
+                    self.wired.remove(id);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 impl PacketFilter {
