@@ -13,7 +13,6 @@ use crate::state::PoolState;
 pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut pools: BTreeMap<IpNet, PoolState> = BTreeMap::new();
-    let mut natted: Vec<&str> = Vec::new();
     let mut names: BTreeMap<IpNet, &str> = BTreeMap::new();
     let mut claims: Vec<(&String, &Aged<IpPoolSpec>)> = facts.pools.iter().collect();
     claims.sort_by_key(|(name, pool)| (pool.age, name.as_str()));
@@ -39,9 +38,6 @@ pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>)
                 text,
             ));
         }
-        if spec.nat_outgoing {
-            natted.push(name);
-        }
         names.insert(spec.cidr, name);
         let state = PoolState {
             ipip: spec.ipip_mode,
@@ -51,21 +47,7 @@ pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>)
         };
         pools.insert(spec.cidr, state);
     }
-    problems.extend(not_natted(natted));
     (pools, problems)
-}
-
-/// Said once: most clusters ask for it in every pool.
-fn not_natted(mut names: Vec<&str>) -> Option<Problem> {
-    names.sort_unstable();
-    let (first, others) = names.split_first()?;
-    let text = "not enforced in this version: packets to the outside keep the pod's address as source";
-    let text = match others {
-        [] => text.to_owned(),
-        others => format!("{text}; also asked for by {}", others.join(", ")),
-    };
-    let key = Key::cluster(Kind::IPPool, *first);
-    Some(Problem::new(key, "spec.natOutgoing", text))
 }
 
 fn contradiction(spec: &IpPoolSpec) -> Option<(&'static str, String)> {

@@ -551,24 +551,6 @@ fn what_is_asked_for_and_not_done_is_said() {
 }
 
 #[test]
-fn that_nat_is_not_enforced_is_said_once() {
-    let natted = |name: &str, cidr: &str| -> Resource {
-        let mut pool = pool(name, cidr, EncapMode::Never);
-        pool.spec.nat_outgoing = true;
-        pool.into()
-    };
-    let text = "IPPool(p) spec.natOutgoing: not enforced in this version: packets to the outside keep the pod's address as \
-                source";
-    assert_eq!(complaints("a", &[natted("p", "10.1.0.0/16")]), [text]);
-    let three = [
-        natted("q", "10.1.0.0/16"),
-        natted("p", "10.2.0.0/16"),
-        natted("r", "10.3.0.0/16"),
-    ];
-    assert_eq!(complaints("a", &three), [format!("{text}; also asked for by q, r")]);
-}
-
-#[test]
 fn a_node_listens_everywhere_unless_told_otherwise() {
     let bind = |configs: &[(&str, api::BindMode)]| {
         let configs = configs
