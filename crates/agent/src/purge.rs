@@ -7,8 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dataplane::Dataplane;
+use dataplane::filter::TABLE;
+use kernel::nft::{Change, NftError, TableName, Transaction};
 use kernel::{IfName, KernelError, Link, Observation, Op, PROTOCOL_OURS, PolicyRule, Route, RouteKey, RouteTarget};
 use linux::LiveKernel;
+use linux::nft::LiveNft;
 
 use crate::AgentError;
 use crate::http;
@@ -37,7 +40,7 @@ pub struct Options {
 /// Every device of a pod that an agent made says so in its alias.
 const POD_ALIAS: &str = "margay:";
 
-/// Removes routes and rules of our protocol and the tunnel with its programs, with `pods` the pods' devices as well.
+/// Removes routes and rules of our protocol, the tunnel with its programs, and the packet filter's table; with `pods` the pods' devices as well.
 ///
 /// Sysctls stay as they are: others may rely on them by now. So does the journal: container runtimes still detach their
 /// pods. Prints what went, read from the kernel before and after. The error is the first of what did not work; the rest is
@@ -54,11 +57,15 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
     let mut failed = Vec::new();
     let said = AgentError::io("standard output");
     let printed = if options.dry_run {
-        ops.iter()
-            .try_for_each(|op| writeln!(out, "would remove {}", shown(op)))
+        let table = before.table.then(|| PACKET_FILTER.to_owned());
+        let mut lines = ops.iter().map(shown).chain(table);
+        lines.try_for_each(|line| writeln!(out, "would remove {line}"))
     } else {
         let results = kernel.apply_now(&ops);
         failed.extend(results.into_iter().filter_map(Result::err));
+        if before.table {
+            failed.extend(remove_table().err());
+        }
         let after = Seen::look(&mut kernel, &tunnel)?;
         print(&before, &after, out)
     };
@@ -69,10 +76,24 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
     }
 }
 
-/// What there is: the kernel's objects, and the tunnel's programs.
+/// How the table is called when it goes.
+const PACKET_FILTER: &str = "nf_tables table inet calico";
+
+fn remove_table() -> Result<(), KernelError> {
+    let broken = |error: NftError| KernelError::Broken(error.to_string());
+    let transaction = Transaction {
+        table: TableName(TABLE.to_owned()),
+        changes: vec![Change::DeleteTable],
+    };
+    let nft = LiveNft::open().map_err(broken)?;
+    nft.apply_now(&transaction).map(drop).map_err(broken)
+}
+
+/// What there is: the kernel's objects, the tunnel's programs, and the packet filter.
 struct Seen {
     kernel: Observation,
     programs: Vec<u32>,
+    table: bool,
 }
 
 impl Seen {
@@ -80,6 +101,10 @@ impl Seen {
         Ok(Self {
             kernel: kernel.observe_now(tunnel)?,
             programs: linux::ipip::programs(tunnel)?,
+            // A kernel without nf_tables has no table either.
+            table: LiveNft::open()
+                .and_then(|nft| nft.read_now(&TableName(TABLE.to_owned())))
+                .is_ok_and(|table| table.is_some()),
         })
     }
 }
@@ -146,6 +171,9 @@ fn print(before: &Seen, after: &Seen, out: &mut dyn Write) -> std::io::Result<()
     lines.extend(programs.map(|number| format!("BPF program {number}")));
     let gone = was.links.keys().filter(|name| !is.links.contains_key(*name));
     lines.extend(gone.map(|name| format!("device {name}")));
+    if before.table && !after.table {
+        lines.push(PACKET_FILTER.to_owned());
+    }
     if was.tunnel.is_some() && is.tunnel.is_none() && is.links.contains_key(&IfName::from(TUNNEL)) {
         lines.push(format!(
             "what was set up on {TUNNEL}; the kernel keeps the device itself"

@@ -15,6 +15,7 @@ fn everything(lab: &Lab) -> String {
         show("ip rule"),
         show("ip -o link | cut -d: -f2 | cut -d@ -f1 | sort"),
         show("tc qdisc show dev ens33; tc filter show dev ens33 ingress"),
+        show("nft list tables"),
     ]
     .join("\n---\n")
 }
@@ -30,6 +31,7 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         "ip rule add from 203.0.113.0/24 table 77 priority 77",
         "ip link add calisomebody type veth peer name elsewhere",
         "ip link set calisomebody alias somebody:1",
+        "nft add table inet somebody",
     ];
     for command in foreign {
         lab.exec(NODE, &["sh", "-c", command]);
@@ -55,6 +57,7 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         format!("route {address}/32"),
         "tunl0 with its BPF programs".into(),
         "rule 88 to table 88".into(),
+        "nf_tables table inet calico".into(),
     ] {
         assert!(would.contains(&format!("would remove {words}")), "{words}: {would}");
     }
@@ -69,11 +72,12 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         "removed rule 88 to table 88".into(),
         "removed BPF program".into(),
         "removed device tunl0".into(),
+        "removed nf_tables table inet calico".into(),
     ] {
         assert!(removed.contains(&words), "{words}: {removed}");
     }
     let after = everything(&lab);
-    for gone in ["proto 80", "tunl0", "fwmark", "margay", "clsact"] {
+    for gone in ["proto 80", "tunl0", "fwmark", "margay", "clsact", "table inet calico"] {
         assert!(!after.contains(gone), "{gone}: {after}");
     }
     for stays in [
@@ -81,6 +85,7 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         "2001:db8::/48 via fd00:10:211:55::1",
         "lookup 77",
         "calisomebody",
+        "table inet somebody",
         "default via 10.211.55.1",
     ] {
         assert!(after.contains(stays), "{stays}: {after}");
