@@ -230,6 +230,15 @@ impl Journal {
         File::open(self.dir.join("endpoints"))?.sync_all()
     }
 
+    /// As [`Journal::make_durable`], for an endpoint that may have been begun by an earlier process; `false`: it has no file.
+    pub fn make_known_durable(&self, id: &Id) -> io::Result<bool> {
+        match File::open(self.dir.join("endpoints").join(id.file_name())) {
+            Ok(file) => self.make_durable(&file).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Appends an endpoint's newer state; [`io::ErrorKind::NotFound`] if it was not begun.
     pub fn progress(&self, endpoint: &Endpoint) -> io::Result<()> {
         let path = self.dir.join("endpoints").join(endpoint.id().file_name());

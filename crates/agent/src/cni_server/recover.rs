@@ -46,30 +46,7 @@ impl CniServer {
             .map(|pending| pending.id())
             .collect();
         recovered.to_remove = noted.len();
-        let (intents, lost) = match self.journal().intents() {
-            Ok((intents, held)) => {
-                let known: BTreeSet<_> = loaded.records.iter().map(Endpoint::id).collect();
-                let lost = held
-                    .into_iter()
-                    .filter(|intent| !known.contains(&intent.id()))
-                    .collect();
-                (Some(intents), lost)
-            }
-            Err(error) => {
-                tracing::error!(%error, "cni: no file for intents; each endpoint's own file is waited for");
-                (None, Vec::new())
-            }
-        };
-        // Their own files did not reach the disk.
-        for intent in lost {
-            tracing::info!(id = %intent.id(), "cni: begun before the power failed: removed");
-            self.journal().write_pending(&pending_of(&intent))?;
-            recovered.to_remove += 1;
-        }
-        if let Some(intents) = intents {
-            intents.clear()?;
-            let _ = self.shared.intents.set(Arc::new(intents));
-        }
+        recovered.to_remove += self.recover_intents()?;
         for endpoint in loaded.records {
             self.remember(&endpoint);
             let id = endpoint.id();
@@ -93,6 +70,29 @@ impl CniServer {
             "cni: journal read"
         );
         Ok(recovered)
+    }
+
+    /// Takes care of the intents in slots, which are free afterwards. Answers how many attachments are to be removed.
+    fn recover_intents(&self) -> io::Result<usize> {
+        let (intents, held) = match self.journal().intents() {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(%error, "cni: no file for intents; each endpoint's own file is waited for");
+                return Ok(0);
+            }
+        };
+        let mut lost = 0;
+        for intent in held {
+            // A file that cannot be read may be a live pod's: it is there, and that counts.
+            if !self.journal().make_known_durable(&intent.id())? {
+                tracing::info!(id = %intent.id(), "cni: begun before the power failed: removed");
+                self.journal().write_pending(&pending_of(&intent))?;
+                lost += 1;
+            }
+        }
+        intents.clear()?;
+        let _ = self.shared.intents.set(Arc::new(intents));
+        Ok(lost)
     }
 
     /// Proof of death: the namespace's path is gone or is another namespace's, and the host device is gone too. Anything
