@@ -26,7 +26,7 @@ impl Nft {
 }
 
 impl NftKernel for Nft {
-    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<Generation, NftError>> {
+    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), NftError>> {
         async { self.live()?.apply(transaction).await }.boxed()
     }
 

@@ -47,7 +47,7 @@ pub enum Event {
         /// Told when its routes and its policy are in the kernel, or why they cannot be.
         done: oneshot::Sender<Result<(), String>>,
     },
-    /// A pod is being made: its policy can be prepared while it has no address yet. `Endpoint` follows.
+    /// A pod is being made: its policy can be prepared while its addresses are not certain yet. `Endpoint` follows.
     Announced {
         /// Journal id.
         id: String,

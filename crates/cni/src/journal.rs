@@ -224,16 +224,16 @@ impl Journal {
         Intents::open(&self.dir)
     }
 
-    /// Makes an endpoint's beginning durable: the file, then its name in the directory.
-    pub fn make_durable(&self, file: &File) -> io::Result<()> {
-        file.sync_all()?;
+    /// Makes endpoints' beginnings durable: the files, then their names in the directory.
+    pub fn make_durable(&self, files: &[&File]) -> io::Result<()> {
+        files.iter().try_for_each(|file| file.sync_all())?;
         File::open(self.dir.join("endpoints"))?.sync_all()
     }
 
     /// As [`Journal::make_durable`], for an endpoint that may have been begun by an earlier process; `false`: it has no file.
     pub fn make_known_durable(&self, id: &Id) -> io::Result<bool> {
         match File::open(self.dir.join("endpoints").join(id.file_name())) {
-            Ok(file) => self.make_durable(&file).map(|()| true),
+            Ok(file) => self.make_durable(&[&file]).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }

@@ -21,7 +21,7 @@ use crate::fetch::{ATTEMPTS, At, read_live, typed, update};
 use crate::pools::{PoolChoice, block_of, choose, is_enabled, pool_of};
 use crate::round::{Job, Swap};
 use crate::search::{Search, Terms};
-use crate::{Block, Ipam, IpamError, Ordinal, Owner, Reservations, handle};
+use crate::{Block, Ipam, IpamError, Ordinal, Owner, Preview, Reservations, handle};
 
 /// Blocks that a host may hold if neither the request nor the configuration says (upstream's safeguard).
 const MOST_BLOCKS: u32 = 20;
@@ -56,6 +56,8 @@ pub struct AutoAssign {
     /// The endpoint that the addresses are for, to be created in the same go with them filled in: if that is possible, and
     /// if it fails, nothing else does. [`Assigned::endpoint_created`] says whether it was.
     pub endpoint: Option<WorkloadEndpoint>,
+    /// Hears what the request is about to be given.
+    pub preview: Option<Preview>,
 }
 
 impl Default for AutoAssign {
@@ -74,6 +76,7 @@ impl Default for AutoAssign {
             reserved: Vec::new(),
             max_blocks: 0,
             endpoint: None,
+            preview: None,
         }
     }
 }
@@ -180,6 +183,7 @@ impl Ipam {
                 .into_iter()
                 .map(|(family, found)| Swap::take(family, found, jobs, &reserved))
                 .collect();
+            preview(&swaps, jobs);
             let (swaps, written) = match self.write_at_once(now, &swaps, jobs).await {
                 Some(written) => (swaps, written),
                 None => (self.raise_handles(now, swaps, jobs).await, Vec::new()),
@@ -544,14 +548,29 @@ fn check_handle(handle: &str) -> Result<(), IpamError> {
     }
 }
 
+/// Says what each job takes in this round.
+fn preview(swaps: &[Swap], jobs: &[&mut Job<'_>]) {
+    for (index, job) in jobs.iter().enumerate() {
+        let Some(preview) = &job.request.preview else { continue };
+        let taken: Vec<IpAddr> = taken(swaps, index).collect();
+        if !taken.is_empty() {
+            preview.say(&taken);
+        }
+    }
+}
+
+/// The addresses that a job takes in this round.
+fn taken(swaps: &[Swap], index: usize) -> impl Iterator<Item = IpAddr> + '_ {
+    swaps.iter().flat_map(move |swap| {
+        let ordinals = swap.taken.get(&index).into_iter().flatten();
+        ordinals.map(|ordinal| swap.at.object.spec.address(*ordinal))
+    })
+}
+
 /// The endpoint that a job wants created, if it has all its addresses in this round.
 fn endpoint_with(swaps: &[Swap], index: usize, job: &Job<'_>) -> Option<WorkloadEndpoint> {
     let mut endpoint = job.request.endpoint.clone()?;
-    let taken = swaps.iter().flat_map(|swap| {
-        let ordinals = swap.taken.get(&index).into_iter().flatten();
-        ordinals.map(|ordinal| swap.at.object.spec.address(*ordinal))
-    });
-    endpoint.spec.ip_networks = taken.map(IpNet::from).collect();
+    endpoint.spec.ip_networks = taken(swaps, index).map(IpNet::from).collect();
     let complete = job.got.is_empty() && endpoint.spec.ip_networks.len() == job.lacks_in_all();
     complete.then_some(endpoint)
 }

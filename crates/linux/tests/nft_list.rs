@@ -9,7 +9,7 @@ fn table() -> TableName {
     TableName("margay".into())
 }
 
-fn apply(kernel: &LiveNft, changes: Vec<Change>) -> Result<Generation, NftError> {
+fn apply(kernel: &LiveNft, changes: Vec<Change>) -> Result<(), NftError> {
     kernel.apply_now(&Transaction {
         table: table(),
         changes,

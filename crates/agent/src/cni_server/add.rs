@@ -12,8 +12,10 @@ use cni::journal::{Endpoint, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
+use ipam::Preview;
 
 use super::endpoint::{link_of, pending_of, result_of};
+use super::filing::LINGER;
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
@@ -218,8 +220,9 @@ impl CniServer {
 
     /// Only the pod's addresses, its routes and the WorkloadEndpoint have to wait for the allocation. Whoever waits for
     /// somebody else is started before whoever works here.
-    async fn make_while_allocating(&self, endpoint: &mut Endpoint, want: Want) -> Result<(), Error> {
+    async fn make_while_allocating(&self, endpoint: &mut Endpoint, mut want: Want) -> Result<(), Error> {
         let bare = endpoint.clone();
+        want.preview = self.announcement(&bare);
         let (to_pod, for_pod) = oneshot::channel();
         let (to_node, for_node) = oneshot::channel();
         let write = async {
@@ -233,13 +236,25 @@ impl CniServer {
             self.attach(&bare, Some(for_pod)).await?;
             self.route_when_known(for_node).await
         };
-        // Before anything else can say more of it. The work is done while the two below wait.
-        if let Some(local) = self.naming().local(&bare) {
-            self.shared.parts.dataplane.announce(bare.id().to_string(), local);
-        }
         // Both come to their end, also if one fails: what is undone then is not made afterwards.
         let (written, wired) = futures::join!(write, wire);
         wired.and(written)
+    }
+
+    /// Announces the endpoint when its addresses are chosen: its policy is prepared while they are being written.
+    fn announcement(&self, bare: &Endpoint) -> Option<Preview> {
+        let (id, local) = (bare.id().to_string(), self.naming().local(bare)?);
+        let dataplane = self.shared.parts.dataplane.clone();
+        Some(Preview::new(move |addresses| {
+            let addresses = addresses.to_vec();
+            dataplane.announce(
+                id.clone(),
+                LocalEndpoint {
+                    addresses,
+                    ..local.clone()
+                },
+            );
+        }))
     }
 
     /// Writes the WorkloadEndpoint, unless it was created with the addresses, and tells what it is. If there was one before,
@@ -295,26 +310,32 @@ impl CniServer {
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
 
-    /// Makes the intent durable: at once in a slot, if there is one, and then in its own file, for which nobody waits.
+    /// Makes the intent durable: at once in a slot, if there is one, and later in its own file, for which nobody waits.
     async fn make_durable(&self, file: File, intent: Endpoint) -> Result<(), Error> {
-        let (journal, intents) = (self.journal().clone(), self.shared.intents.get().cloned());
+        let shared = self.shared.clone();
         let durable = tokio::task::spawn_blocking(move || {
-            let Some(intents) = intents else {
-                return journal.make_durable(&file);
+            let slot = match shared.intents.get() {
+                Some(intents) => intents.note(&intent)?,
+                None => None,
             };
-            let Some(slot) = intents.note(&intent)? else {
-                return journal.make_durable(&file);
-            };
-            tokio::task::spawn_blocking(move || match journal.make_durable(&file) {
-                Ok(()) => intents.free(slot),
-                Err(error) => {
-                    tracing::error!(%error, "cni: an endpoint's file is not on the disk; its intent stays where it is")
-                }
-            });
-            Ok(())
+            match slot {
+                Some(slot) => Ok(shared.filing.put(file, slot)),
+                None => shared.journal.make_durable(&[&file]).map(|()| false),
+            }
         });
         let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());
-        durable.await.unwrap_or_else(stopped).map_err(journal_error)
+        if durable.await.unwrap_or_else(stopped).map_err(journal_error)? {
+            let shared = self.shared.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                tokio::task::spawn_blocking(move || {
+                    if let Some(intents) = shared.intents.get() {
+                        shared.filing.settle(&shared.journal, intents);
+                    }
+                });
+            });
+        }
+        Ok(())
     }
 
     /// Undoes a failed ADD; what cannot be undone now is noted and undone later.

@@ -156,6 +156,7 @@ impl Naming {
             address: request.args.ip,
             namespace: endpoint.args.pod_namespace.clone(),
             endpoint: None,
+            preview: None,
         }
     }
 

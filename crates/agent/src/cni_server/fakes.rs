@@ -302,8 +302,16 @@ impl Allocator for World {
                     addresses,
                     endpoint_created: false,
                 };
-                wants.iter().map(|want| state.assign(want).map(given)).collect()
+                wants
+                    .iter()
+                    .map(|want| state.assign(want).map(given))
+                    .collect::<Vec<_>>()
             };
+            for (want, answer) in wants.iter().zip(&answers) {
+                if let (Some(preview), Ok(given)) = (&want.preview, answer) {
+                    preview.say(&given.addresses);
+                }
+            }
             let _ = self.step("assigned").await;
             answers
         })
@@ -400,7 +408,8 @@ impl Pods for World {
 
 impl Dataplane for World {
     fn announce(&self, id: String, endpoint: LocalEndpoint) {
-        assert_eq!(endpoint.addresses, Vec::<IpAddr>::new(), "{id}");
+        assert_ne!(endpoint.addresses, Vec::<IpAddr>::new(), "{id}");
+        assert_eq!(endpoint.resource.spec.ip_networks, Vec::new(), "{id}: not certain yet");
         self.state().announced.insert(id);
     }
 

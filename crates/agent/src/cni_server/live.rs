@@ -407,6 +407,7 @@ impl IpamAllocator {
             intended_use: AllowedUse::Workload,
             host_labels: labels.clone(),
             endpoint: want.endpoint.clone(),
+            preview: want.preview.clone(),
             // Of a namespace only the name is known here; Kubernetes puts it on every namespace as this label.
             namespace_labels: want
                 .namespace

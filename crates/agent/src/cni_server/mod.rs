@@ -33,6 +33,7 @@ mod batch;
 mod check;
 mod del;
 mod endpoint;
+mod filing;
 pub mod live;
 mod locks;
 pub mod ports;
@@ -46,6 +47,7 @@ pub use ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink,
 pub use recover::Recovered;
 
 use batch::Batcher;
+use filing::Filing;
 use locks::{Held, Locks};
 
 /// What the server is told once.
@@ -107,6 +109,8 @@ struct Shared {
     locks: Arc<Locks>,
     /// Where intents become durable soonest; not before [`CniServer::recover`], and not if it cannot be opened.
     intents: OnceLock<Arc<Intents>>,
+    /// Endpoints' files that need not be durable yet.
+    filing: Filing,
     /// The journal's endpoints, by attachment.
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
     /// There is something to finish.
@@ -121,6 +125,7 @@ impl CniServer {
             journal: Journal::new(&settings.state_dir),
             locks: Arc::default(),
             intents: OnceLock::new(),
+            filing: Filing::default(),
             endpoints: Mutex::default(),
             unfinished: Notify::new(),
             settings,

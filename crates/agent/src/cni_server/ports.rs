@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use api::resource::WorkloadEndpoint;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
+use ipam::Preview;
 
 /// Hands out addresses. The real one is [`super::live::IpamAllocator`].
 pub trait Allocator: Send + Sync {
@@ -42,6 +43,8 @@ pub struct Want {
     pub namespace: Option<String>,
     /// The endpoint that they are for, complete but for its addresses: created with them, if that can be done in one go.
     pub endpoint: Option<WorkloadEndpoint>,
+    /// Hears what it is about to be given.
+    pub preview: Option<Preview>,
 }
 
 /// The answer to a [`Want`].
@@ -130,8 +133,8 @@ pub struct Wired {
 
 /// The agent's loop, which owns the host's routes.
 pub trait Dataplane: Send + Sync {
-    /// Tells of an endpoint that is being made and has no addresses yet: what they do not matter for, such as its policy, can be
-    /// prepared. [`Dataplane::program`] follows, with the endpoint or with `None`.
+    /// Tells of an endpoint that is being made, with addresses that it most likely gets: what gives nothing away, such as its
+    /// policy, can be prepared. May come again, with others. [`Dataplane::program`] follows, with the endpoint or with `None`.
     fn announce(&self, id: String, endpoint: LocalEndpoint);
 
     /// Tells of an endpoint, or with `None` that it is gone. Answers when the kernel agrees, or why it cannot.

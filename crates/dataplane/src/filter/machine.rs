@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::nft::{ChainName, Generation, NftError, SetName, TableName, TableState, Transaction};
+use kernel::nft::{ChainName, NftError, SetName, TableName, TableState, Transaction};
 use kernel::{IfName, IpFamily};
 use policy::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile, SetId};
 
@@ -324,10 +324,10 @@ impl Filter {
     }
 
     /// Takes the result of the last transaction.
-    pub fn done(&mut self, result: Result<Generation, NftError>) {
+    pub fn done(&mut self, result: Result<(), NftError>) {
         let Some(sent) = self.in_flight.take() else { return };
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 self.wanted.acknowledge(sent);
                 self.doubt.succeeded();
             }

@@ -29,7 +29,7 @@ struct Inner {
     tables: Tables,
     generation: Generation,
     listeners: Vec<Listener>,
-    applied: Vec<(Transaction, Result<Generation, NftError>)>,
+    applied: Vec<(Transaction, Result<(), NftError>)>,
     failures: Vec<Failure>,
     broken: Option<String>,
     users: AtomicU32,
@@ -111,7 +111,7 @@ impl FakeNft {
     }
 
     /// The transactions done by this user through the port so far with their results; forgets them.
-    pub fn take_applied(&self) -> Vec<(Transaction, Result<Generation, NftError>)> {
+    pub fn take_applied(&self) -> Vec<(Transaction, Result<(), NftError>)> {
         std::mem::take(&mut self.lock().applied)
     }
 
@@ -127,7 +127,7 @@ impl FakeNft {
     }
 
     /// Does a transaction now.
-    pub fn apply_now(&self, transaction: &Transaction) -> Result<Generation, NftError> {
+    pub fn apply_now(&self, transaction: &Transaction) -> Result<(), NftError> {
         self.lock().apply(self.me, transaction)
     }
 
@@ -138,7 +138,7 @@ impl FakeNft {
 }
 
 impl Inner {
-    fn apply(&mut self, user: u32, transaction: &Transaction) -> Result<Generation, NftError> {
+    fn apply(&mut self, user: u32, transaction: &Transaction) -> Result<(), NftError> {
         if let Some(reason) = &self.broken {
             return Err(NftError::Broken(reason.clone()));
         }
@@ -160,10 +160,10 @@ impl Inner {
         result
     }
 
-    fn commit(&mut self, user: u32, transaction: &Transaction) -> Result<Generation, NftError> {
+    fn commit(&mut self, user: u32, transaction: &Transaction) -> Result<(), NftError> {
         transaction.check()?;
         if !self.tables.apply(transaction)? {
-            return Ok(self.generation);
+            return Ok(());
         }
         self.generation = self.generation.next();
         let generation = self.generation;
@@ -177,7 +177,7 @@ impl Inner {
             };
             listener.user == user || listener.sender.unbounded_send(event).is_ok()
         });
-        Ok(generation)
+        Ok(())
     }
 
     fn ask<T>(&self, answer: impl FnOnce(&Self) -> T) -> Result<T, NftError> {
@@ -189,7 +189,7 @@ impl Inner {
 }
 
 impl NftKernel for FakeNft {
-    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<Generation, NftError>> {
+    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), NftError>> {
         Box::pin(async move { self.apply_now(transaction) })
     }
 

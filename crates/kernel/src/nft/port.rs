@@ -1,4 +1,4 @@
-//! The port to nf_tables: one transaction in, a generation or an error out; the table as it is; who else touched it.
+//! The port to nf_tables: one transaction in, success or an error out; the table as it is; who else touched it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,11 +21,8 @@ impl Generation {
 
 /// nf_tables of a network namespace, which can be told and asked.
 pub trait NftKernel: Send {
-    /// Does all changes or none. The answer is the generation after it.
-    ///
-    /// If it is the one after what the caller knew, nobody else changed anything in between. (A transaction that changes
-    /// nothing leaves the generation as it is.)
-    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<Generation, NftError>>;
+    /// Does all changes or none. (A transaction that changes nothing leaves the generation as it is.)
+    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), NftError>>;
 
     /// Reads a table as it was at one moment; `None`: there is no such table.
     fn read<'a>(&'a mut self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableState>, NftError>>;

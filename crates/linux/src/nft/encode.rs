@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kernel::nft::{BaseChain, Chain, ChainKind, Change, Element, Hook, Rule, SetName, TableName, Transaction};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::set::{self, FLAG_ANONYMOUS, FLAG_CONSTANT, Shape};
 use super::{compile, expr};
@@ -117,8 +117,7 @@ struct Encoder<'t, F> {
 
 impl<E, F: FnMut(&SetName) -> Result<Option<Shape>, E>> Encoder<'_, F> {
     fn batch(&mut self, transaction: &Transaction) -> Result<(), E> {
-        // The kernel answers it with the new generation.
-        self.limit(BATCH_BEGIN, NLM_F_ECHO);
+        self.limit(BATCH_BEGIN, 0);
         if !matches!(transaction.changes.first(), Some(Change::DeleteTable)) {
             self.new_table();
         }

@@ -42,7 +42,7 @@ pub(super) fn open(own: u32) -> io::Result<Notifications> {
 }
 
 /// The generation that a message announces.
-pub(super) fn generation(message: &Message<'_>) -> Option<Generation> {
+fn generation(message: &Message<'_>) -> Option<Generation> {
     (message.kind == NFTABLES << 8 | NEW_GENERATION).then_some(())?;
     let (_, value) = Attributes(message.payload.get(GENERIC..)?).find(|(kind, _)| *kind == 1)?;
     be32(value).map(Generation)

@@ -66,7 +66,7 @@ impl LiveNft {
     }
 
     /// Does all changes or none, on the calling thread.
-    pub fn apply_now(&self, transaction: &Transaction) -> Result<Generation, NftError> {
+    pub fn apply_now(&self, transaction: &Transaction) -> Result<(), NftError> {
         let mut inner = self.lock();
         let batch = inner.encode(transaction)?;
         inner.send(batch, transaction.table.clone(), &Words::of(transaction))
@@ -118,7 +118,7 @@ pub struct Prepared {
 }
 
 impl NftKernel for LiveNft {
-    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<Generation, NftError>> {
+    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), NftError>> {
         Box::pin(async move {
             let batch = self.lock().encode(transaction)?;
             let table = transaction.table.clone();
@@ -205,12 +205,9 @@ impl Inner {
         Ok(state)
     }
 
-    fn send(&mut self, batch: Batch, table: TableName, words: &Words<'_>) -> Result<Generation, NftError> {
+    fn send(&mut self, batch: Batch, table: TableName, words: &Words<'_>) -> Result<(), NftError> {
         for _ in 0..ATTEMPTS {
-            let mut generation = None;
-            let answer = self.socket.batch(&batch.bytes, batch.last, |message| {
-                generation = generation.or(events::generation(message));
-            });
+            let answer = self.socket.batch(&batch.bytes, batch.last, |_| ());
             let answer = answer.map_err(broken)?;
             if let Some((sequence, failure)) = answer.failures.into_iter().next() {
                 if matches!(failure.errno(), Some(libc::EINTR | libc::EAGAIN | libc::ERESTART)) {
@@ -220,7 +217,7 @@ impl Inner {
                 self.sets.remove(&table);
                 return Err(refused(failure, batch.change(sequence), words));
             }
-            if !answer.acknowledged && generation.is_none() {
+            if !answer.acknowledged {
                 self.sets.remove(&table);
                 return Err(NftError::Broken(match answer.lost {
                     true => "the kernel's answers did not fit".into(),
@@ -238,11 +235,7 @@ impl Inner {
                     None => known.remove(&set),
                 };
             }
-            // Nothing changed, then, and there is no new one.
-            return match generation {
-                Some(generation) => Ok(generation),
-                None => dump::generation(&mut self.socket).map_err(broken),
-            };
+            return Ok(());
         }
         Err(NftError::Busy)
     }

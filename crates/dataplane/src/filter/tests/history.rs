@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::IfName;
-use kernel::nft::{Cause, ChainName, Change, FakeNft, Generation, NftError, SetName, Transaction};
+use kernel::nft::{Cause, ChainName, Change, FakeNft, NftError, SetName, Transaction};
 use policy::*;
 
 use super::agree::text;
@@ -67,7 +67,7 @@ impl Refusing {
         }
     }
 
-    fn apply(&self, transaction: &Transaction) -> Result<Generation, NftError> {
+    fn apply(&self, transaction: &Transaction) -> Result<(), NftError> {
         let is_refused = |change: &Change| match change {
             Change::AddRule(chain, rule) => {
                 let stands_in = rule
