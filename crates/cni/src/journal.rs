@@ -1,8 +1,9 @@
 //! What this node's truth about its pods is written on: one file for each endpoint, one for each deletion to be finished.
 //!
-//! `endpoints/` belongs to the agent. A file there is a list of JSON lines; the last whole line counts, so that progress is
-//! one appended line and a torn write is harmless. Only the first line is made durable, and until it is, [`Intents`] has it:
-//! what is lost with the power is at most the news that an endpoint was attached, and no endpoint survives the power.
+//! `endpoints/` belongs to the agent, which writes by [`Records`]. A file there is a list of JSON lines; the last whole line
+//! counts, so that progress is one appended line and a torn write is harmless. Records of endpoints that have just begun are
+//! in slots of one file (`recent.rs`) instead. Only the first line is waited for until it is durable: what is lost with the power
+//! is at most the news that an endpoint was attached, and no endpoint survives the power.
 //!
 //! `pending-delete/` is written by the plugin when it cannot reach the agent, and by the agent when it cannot reach the
 //! datastore. A file there appears whole and durable, or not at all.
@@ -19,9 +20,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::env::Args;
 
-mod intents;
+mod recent;
+mod records;
 
-pub use intents::{Intents, Slot};
+pub use records::{Begun, Records};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,50 +199,31 @@ impl Journal {
         &self.dir
     }
 
-    /// Begins an endpoint's file. Visible at once; the file that is returned makes it durable by [`File::sync_all`], which
-    /// may happen while other work goes on.
-    pub fn begin(&self, endpoint: &Endpoint) -> io::Result<File> {
-        let dir = self.make("endpoints")?;
+    /// Begins an endpoint's file. Visible at once, durable after [`Journal::make_durable`].
+    fn begin(&self, endpoint: &Endpoint) -> io::Result<File> {
+        let dir = self.endpoints_dir()?;
         let name = endpoint.id().file_name();
         let temporary = temporary(&dir, &name);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        let written = file
-            .write_all(&line(endpoint)?)
-            .and_then(|()| fs::rename(&temporary, dir.join(name)));
-        if let Err(error) = written {
+        let file = write_file(&temporary, &line(endpoint)?)?;
+        if let Err(error) = fs::rename(&temporary, dir.join(name)) {
             let _ = fs::remove_file(&temporary);
             return Err(error);
         }
         Ok(file)
     }
 
-    /// The intents in the journal's directory.
-    pub fn intents(&self) -> io::Result<(Intents, Vec<Endpoint>)> {
-        self.make("endpoints")?;
-        Intents::open(&self.dir)
-    }
-
-    /// Makes endpoints' beginnings durable: the files, then their names in the directory.
-    pub fn make_durable(&self, files: &[&File]) -> io::Result<()> {
-        files.iter().try_for_each(|file| file.sync_all())?;
+    /// Makes an endpoint's beginning durable: the file, then its name in the directory.
+    fn make_durable(&self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
         File::open(self.dir.join("endpoints"))?.sync_all()
     }
 
-    /// As [`Journal::make_durable`], for an endpoint that may have been begun by an earlier process; `false`: it has no file.
-    pub fn make_known_durable(&self, id: &Id) -> io::Result<bool> {
-        match File::open(self.dir.join("endpoints").join(id.file_name())) {
-            Ok(file) => self.make_durable(&[&file]).map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+    fn endpoints_dir(&self) -> io::Result<PathBuf> {
+        self.make("endpoints")
     }
 
     /// Appends an endpoint's newer state; [`io::ErrorKind::NotFound`] if it was not begun.
-    pub fn progress(&self, endpoint: &Endpoint) -> io::Result<()> {
+    fn progress(&self, endpoint: &Endpoint) -> io::Result<()> {
         let path = self.dir.join("endpoints").join(endpoint.id().file_name());
         let mut file = OpenOptions::new().append(true).open(path)?;
         // If the last line was torn, this one must still begin on its own.
@@ -254,8 +237,8 @@ impl Journal {
         read_optional(&self.dir.join("endpoints").join(id.file_name()), last_line)
     }
 
-    /// Forgets an endpoint. Forgetting twice is fine.
-    pub fn forget(&self, id: &Id) -> io::Result<()> {
+    /// Removes an endpoint's file. One that is not there is fine.
+    fn forget(&self, id: &Id) -> io::Result<()> {
         remove(&self.dir.join("endpoints").join(id.file_name()))
     }
 
@@ -334,6 +317,16 @@ pub fn write_atomically(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Writes a new file, for root alone; on failure there is none.
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if let Err(error) = file.write_all(bytes) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
 }
 
 /// A name that no reader takes for a record and no other writer uses.

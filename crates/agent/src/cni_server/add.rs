@@ -4,23 +4,27 @@
 //! The intent reaches the disk while the rest goes on, and the answer waits for it: after a power failure no pod is left,
 //! and the intent alone is enough to release the address.
 
-use std::fs::File;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use api::resource::WorkloadEndpoint;
-use cni::journal::{Endpoint, NetnsId, Phase};
+use cni::journal::{Begun, Endpoint, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
 use ipam::Preview;
 
 use super::endpoint::{link_of, pending_of, result_of};
-use super::filing::LINGER;
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
 /// Where the half of ADD that writes tells the half that wires what was written.
 type Tell = oneshot::Sender<(Endpoint, Option<WorkloadEndpoint>)>;
+
+/// How long a young record waits for others, to get its file together with them.
+const LINGER: Duration = Duration::from_millis(100);
 
 impl CniServer {
     /// Attaches a container. The same request again answers the same, and repairs what is broken.
@@ -156,7 +160,8 @@ impl CniServer {
             // Noted first: after a crash the old one must not come back.
             if !other.displaced {
                 other.displaced = true;
-                self.journal().progress(&other).map_err(journal_error)?;
+                let noted = self.records().and_then(|records| records.progress(&other));
+                noted.map_err(journal_error)?;
                 self.remember(&other);
             }
             let refused = |why| Error::new(Code::TryAgain, "the old container's interface cannot be removed", why);
@@ -167,9 +172,11 @@ impl CniServer {
     }
 
     async fn build(&self, mut endpoint: Endpoint, known: Option<Vec<IpAddr>>, want: Want) -> Result<CniResult, Error> {
-        let file = self.journal().begin(&endpoint).map_err(journal_error)?;
+        let begun = self.records().and_then(|records| records.begin(&endpoint));
+        let begun = begun.map_err(journal_error)?;
         self.remember(&endpoint);
-        match self.make(&mut endpoint, file, known, want).await {
+        self.settle_records();
+        match self.make(&mut endpoint, begun, known, want).await {
             Ok(()) => {
                 self.remember(&endpoint);
                 Ok(result_of(&endpoint))
@@ -184,16 +191,17 @@ impl CniServer {
     async fn make(
         &self,
         endpoint: &mut Endpoint,
-        file: File,
+        begun: Begun,
         known: Option<Vec<IpAddr>>,
         want: Want,
     ) -> Result<(), Error> {
         // The disk is asked at once, so that the wait for it is over when the rest is done.
-        let durable = self.make_durable(file, endpoint.clone());
+        let durable = self.make_durable(begun);
         let (made, durable) = futures::join!(self.make_visible(endpoint, known, want), durable);
         made.and(durable)?;
         endpoint.phase = Phase::Attached;
-        self.journal().progress(endpoint).map_err(journal_error)
+        let noted = self.records().and_then(|records| records.progress(endpoint));
+        noted.map_err(journal_error)
     }
 
     async fn make_visible(&self, endpoint: &mut Endpoint, known: Option<Vec<IpAddr>>, want: Want) -> Result<(), Error> {
@@ -310,32 +318,39 @@ impl CniServer {
         programmed.map_err(|why| Error::new(Code::Dataplane, "the routes cannot be programmed", why))
     }
 
-    /// Makes the intent durable: at once in a slot, if there is one, and later in its own file, for which nobody waits.
-    async fn make_durable(&self, file: File, intent: Endpoint) -> Result<(), Error> {
-        let shared = self.shared.clone();
-        let durable = tokio::task::spawn_blocking(move || {
-            let slot = match shared.intents.get() {
-                Some(intents) => intents.note(&intent)?,
-                None => None,
-            };
-            match slot {
-                Some(slot) => Ok(shared.filing.put(file, slot)),
-                None => shared.journal.make_durable(&[&file]).map(|()| false),
+    /// Makes the intent durable. The wait for the disk is on another thread.
+    async fn make_durable(&self, begun: Begun) -> Result<(), Error> {
+        let records = self.records().map_err(journal_error)?.clone();
+        let durable = tokio::task::spawn_blocking(move || records.make_durable(begun));
+        let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());
+        durable.await.unwrap_or_else(stopped).map_err(journal_error)
+    }
+
+    /// Young records get their files when nobody is in a hurry: whoever flushes at the same time would wait for it.
+    fn settle_records(&self) {
+        if self.shared.settling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LINGER).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.settling.store(false, Ordering::Relaxed);
+                let Some(records) = shared.records.get().cloned() else {
+                    return;
+                };
+                let settled = tokio::task::spawn_blocking(move || records.settle()).await;
+                match settled.unwrap_or_else(|stopped| Err(stopped.into())) {
+                    Ok(false) => return,
+                    Ok(true) => {}
+                    Err(error) => tracing::error!(%error, "cni: endpoints have no files yet; trying again"),
+                }
+                if shared.settling.swap(true, Ordering::Relaxed) {
+                    return;
+                }
             }
         });
-        let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());
-        if durable.await.unwrap_or_else(stopped).map_err(journal_error)? {
-            let shared = self.shared.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                tokio::task::spawn_blocking(move || {
-                    if let Some(intents) = shared.intents.get() {
-                        shared.filing.settle(&shared.journal, intents);
-                    }
-                });
-            });
-        }
-        Ok(())
     }
 
     /// Undoes a failed ADD; what cannot be undone now is noted and undone later.

@@ -217,6 +217,7 @@ impl World {
             endpoints.iter().all(|endpoint| endpoint.phase == Phase::Attached),
             "{endpoints:?}"
         );
+        while server.records().unwrap().settle().unwrap() {}
         assert_eq!(self.journal().endpoints().unwrap().records, endpoints);
         assert_eq!(self.journal().all_pending().unwrap().records, []);
         let weps = self.weps().await;

@@ -53,6 +53,7 @@ fn a_pod_on_the_live_kernel_comes_works_and_goes() {
             readiness: watch::channel(Readiness::Ready { pod_mtu: 1480 }).1,
         };
         let server = CniServer::new(Settings::new("n1", dir.path()), parts);
+        server.recover().await.unwrap();
         let pod = Pod::new();
         let (old, new) = (pod.request("old"), Pod::new());
         let Reply::Ok(Some(first)) = server.handle(request(&old, Verb::Add)).await else {

@@ -19,10 +19,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cni::journal::{Endpoint, Id, Intents, Journal};
+use cni::journal::{Endpoint, Id, Journal, Records};
 use cni::protocol::{Reply, Request, Verb};
 use cni::{CniResult, Code, Error};
 use datastore::SharedStore;
@@ -33,7 +34,6 @@ mod batch;
 mod check;
 mod del;
 mod endpoint;
-mod filing;
 pub mod live;
 mod locks;
 pub mod ports;
@@ -47,7 +47,6 @@ pub use ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink,
 pub use recover::Recovered;
 
 use batch::Batcher;
-use filing::Filing;
 use locks::{Held, Locks};
 
 /// What the server is told once.
@@ -107,10 +106,10 @@ struct Shared {
     batcher: Batcher,
     journal: Journal,
     locks: Arc<Locks>,
-    /// Where intents become durable soonest; not before [`CniServer::recover`], and not if it cannot be opened.
-    intents: OnceLock<Arc<Intents>>,
-    /// Endpoints' files that need not be durable yet.
-    filing: Filing,
+    /// Its endpoints; not before [`CniServer::recover`].
+    records: OnceLock<Arc<Records>>,
+    /// Somebody is about to give young records their files.
+    settling: AtomicBool,
     /// The journal's endpoints, by attachment.
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
     /// There is something to finish.
@@ -124,8 +123,8 @@ impl CniServer {
             batcher: Batcher::new(parts.allocator.clone()),
             journal: Journal::new(&settings.state_dir),
             locks: Arc::default(),
-            intents: OnceLock::new(),
-            filing: Filing::default(),
+            records: OnceLock::new(),
+            settling: AtomicBool::new(false),
             endpoints: Mutex::default(),
             unfinished: Notify::new(),
             settings,
@@ -173,6 +172,12 @@ impl CniServer {
         &self.shared.journal
     }
 
+    /// The journal's endpoints, to be written.
+    fn records(&self) -> io::Result<&Arc<Records>> {
+        let unread = || io::Error::other("the journal has not been read yet");
+        self.shared.records.get().ok_or_else(unread)
+    }
+
     fn memory(&self) -> MutexGuard<'_, BTreeMap<Id, Endpoint>> {
         // No code that can panic runs while this is locked.
         self.shared.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
@@ -188,7 +193,7 @@ impl CniServer {
 
     /// Forgets an endpoint and a deletion of it: all of it is gone.
     fn forget(&self, id: &Id) -> io::Result<()> {
-        self.journal().forget(id)?;
+        self.records()?.forget(id)?;
         self.memory().remove(id);
         self.journal().forget_pending(id)
     }

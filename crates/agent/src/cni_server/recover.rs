@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cni::journal::{Endpoint, NetnsId, Phase};
+use cni::journal::{Endpoint, NetnsId, Phase, Records};
 
 use super::CniServer;
 use super::endpoint::pending_of;
@@ -29,6 +29,7 @@ impl CniServer {
     /// Reads the journal; needs neither datastore nor dataplane. An ADD that did not come to its end is noted for deletion,
     /// and so is an endpoint that is proven dead; [`CniServer::serve`] finishes them. Nothing else is touched.
     pub async fn recover(&self) -> io::Result<Recovered> {
+        self.open_records();
         self.journal().sweep(ABANDONED)?;
         let loaded = self.journal().endpoints()?;
         let mut recovered = Recovered {
@@ -46,7 +47,6 @@ impl CniServer {
             .map(|pending| pending.id())
             .collect();
         recovered.to_remove = noted.len();
-        recovered.to_remove += self.recover_intents()?;
         for endpoint in loaded.records {
             self.remember(&endpoint);
             let id = endpoint.id();
@@ -72,27 +72,15 @@ impl CniServer {
         Ok(recovered)
     }
 
-    /// Takes care of the intents in slots, which are free afterwards. Answers how many attachments are to be removed.
-    fn recover_intents(&self) -> io::Result<usize> {
-        let (intents, held) = match self.journal().intents() {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(%error, "cni: no file for intents; each endpoint's own file is waited for");
-                return Ok(0);
+    /// Takes the endpoints' records over, those of an interrupted agent included.
+    fn open_records(&self) {
+        self.shared.records.get_or_init(|| {
+            let (records, opened) = Records::open(self.journal().clone());
+            if let Err(error) = opened {
+                tracing::error!(%error, "cni: no file for young records; each endpoint's own file is waited for");
             }
-        };
-        let mut lost = 0;
-        for intent in held {
-            // A file that cannot be read may be a live pod's: it is there, and that counts.
-            if !self.journal().make_known_durable(&intent.id())? {
-                tracing::info!(id = %intent.id(), "cni: begun before the power failed: removed");
-                self.journal().write_pending(&pending_of(&intent))?;
-                lost += 1;
-            }
-        }
-        intents.clear()?;
-        let _ = self.shared.intents.set(Arc::new(intents));
-        Ok(lost)
+            Arc::new(records)
+        });
     }
 
     /// Proof of death: the namespace's path is gone or is another namespace's, and the host device is gone too. Anything

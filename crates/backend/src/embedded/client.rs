@@ -253,7 +253,12 @@ impl Link {
     async fn read(&self, mut frames: Frames) {
         let ended = loop {
             match frames.next::<Answer>().await {
-                Ok(Some((id, answer))) => self.deliver(id, answer),
+                Ok(Some((id, answer))) => {
+                    if self.deliver(id, answer) {
+                        // Who has waited goes on before what it wrote is read once more, as an event.
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }
@@ -265,21 +270,24 @@ impl Link {
         self.close();
     }
 
-    fn deliver(&self, id: u64, answer: Answer) {
+    /// Answers whether it was the one answer that somebody waited for.
+    fn deliver(&self, id: u64, answer: Answer) -> bool {
         let mut waiting = lock(&self.waiting);
         let Some(caller) = waiting.calls.remove(&id) else {
-            return;
+            return false;
         };
         match caller {
             Caller::Once(caller) => {
                 waiting.under_way -= 1;
                 // Who no longer waits needs no answer.
                 let _ = caller.send(answer);
+                true
             }
             // One that no longer listens is forgotten.
             Caller::Many(caller) => {
                 let listening = caller.send(answer).is_ok();
                 listening.then(|| waiting.calls.insert(id, Caller::Many(caller)));
+                false
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn endpoint(container: &str) -> Endpoint {
     }
 }
 
-fn attached(container: &str) -> Endpoint {
+pub(crate) fn attached(container: &str) -> Endpoint {
     Endpoint {
         phase: Phase::Attached,
         addresses: vec![[10, 0, 0, 1].into()],
@@ -54,7 +54,7 @@ fn the_last_state_counts() {
     let id = endpoint("a").id();
     assert_eq!(journal.endpoint(&id).unwrap(), None);
     let file = journal.begin(&endpoint("a")).unwrap();
-    journal.make_durable(&[&file]).unwrap();
+    journal.make_durable(&file).unwrap();
     assert_eq!(journal.endpoint(&id).unwrap(), Some(endpoint("a")));
     journal.progress(&attached("a")).unwrap();
     assert_eq!(journal.endpoint(&id).unwrap(), Some(attached("a")));

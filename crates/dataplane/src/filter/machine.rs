@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernel::nft::{ChainName, NftError, SetName, TableName, TableState, Transaction};
 use kernel::{IfName, IpFamily};
-use policy::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile, SetId};
+use policy::{Endpoint, EndpointId, Interface, Policy, PolicyChange, PolicyId, Profile, SetId};
 
 use crate::dataplane::LocalEndpoint;
 
@@ -227,6 +227,10 @@ impl Filter {
 
     /// Takes a local endpoint of the journal, or forgets it: its device sends from these addresses and no others.
     pub fn endpoint(&mut self, id: String, endpoint: Option<LocalEndpoint>) {
+        let place = |local: &LocalEndpoint| (local.device.clone(), local.addresses.clone());
+        if self.locals.get(&id).map(place) == endpoint.as_ref().map(place) {
+            return;
+        }
         self.doubt.something_changed();
         put(&mut self.locals, id, endpoint);
         self.dirty.frame = true;
@@ -294,9 +298,53 @@ impl Filter {
                 self.uses.remove(policy);
             }
         }
-        self.doubt.changed(&ChainOwner::Endpoint(id.clone()));
-        self.dirty.endpoints.insert(id);
-        self.dirty.frame = true;
+        let is_news = match (&old, &endpoint) {
+            (Some(old), Some(new)) => !self.is_known_already(old, new),
+            (None, None) => false,
+            (None, Some(_)) | (Some(_), None) => true,
+        };
+        if is_news {
+            self.doubt.changed(&ChainOwner::Endpoint(id.clone()));
+            self.dirty.endpoints.insert(id);
+            self.dirty.frame = true;
+        }
+    }
+
+    /// Whether two versions of an endpoint differ at most in labels, and in addresses that the journal has told already: what
+    /// the usual pod brings when its allocation is certain.
+    fn is_known_already(&self, old: &Endpoint, new: &Endpoint) -> bool {
+        let rest = |endpoint: &Endpoint| {
+            let Endpoint {
+                interface,
+                labels: _,
+                addresses: _,
+                spoofable,
+                ingress,
+                egress,
+                forward,
+                pre_dnat,
+                untracked,
+                profiles,
+                closed,
+            } = endpoint.clone();
+            let directions = (ingress, egress, forward, pre_dnat, untracked);
+            (interface, spoofable, directions, profiles, closed)
+        };
+        if rest(old) != rest(new) || self.found.keys().any(|key| key.starts_with("device ")) {
+            return false;
+        }
+        let Interface::Named(device) = &new.interface else {
+            return old.addresses == new.addresses;
+        };
+        let locals = self.locals.values().filter(|local| local.device.0 == *device);
+        let known: BTreeSet<&IpAddr> = locals.flat_map(|local| &local.addresses).collect();
+        let is_new = |address: &&IpAddr| !old.addresses.contains(address);
+        old.addresses.iter().all(|address| new.addresses.contains(address))
+            && new
+                .addresses
+                .iter()
+                .filter(is_new)
+                .all(|address| known.contains(address))
     }
 
     fn render_all(&mut self) {

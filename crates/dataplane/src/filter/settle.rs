@@ -210,17 +210,19 @@ impl Filter {
                     (id.clone(), format!("{device} is no pod's device by its name"))
                 }
                 Interface::Named(device) => {
+                    let Some(there) = devices.get(device).cloned() else {
+                        devices.insert(device.clone(), id.clone());
+                        continue;
+                    };
                     // Of two that claim one device, the one with the journal's addresses has it.
                     let known = addresses(device);
                     let is_it = !known.is_empty() && known == endpoint.addresses.iter().copied().collect();
-                    let (winner, loser) = match devices.get(device).cloned() {
-                        Some(there) if is_it => (id.clone(), Some(there)),
-                        Some(there) => (there, Some(id.clone())),
-                        None => (id.clone(), None),
+                    let (winner, loser) = match is_it {
+                        true => (id.clone(), there),
+                        false => (there, id.clone()),
                     };
                     let reason = format!("{device} is {}'s", ChainOwner::Endpoint(winner.clone()));
                     devices.insert(device.clone(), winner);
-                    let Some(loser) = loser else { continue };
                     (loser, reason)
                 }
                 Interface::All | Interface::WithAddress(_) => (id.clone(), "a workload has no named device".to_owned()),
