@@ -388,7 +388,7 @@ spec: {orchestrator: k8s, node: n1, pod: db, endpoint: eth0, ipNetworks: [192.16
                 (
                     r#"Allow TCP from (projectcalico.org/namespace == "shop" && role == "api") to port 5432"#,
                     2,
-                    None
+                    Some(0)
                 ),
                 ("Deny UDP", 1, Some(0))
             ]

@@ -221,10 +221,14 @@ fn sums(rules: &[RuleState]) -> Sums {
         let Some(count) = state.count.filter(|count| count.packets > 0) else {
             continue;
         };
-        // A rule that cannot be read whole is taken by its comment: no rule of ours counts what it lets pass.
-        let drops = state.rule.as_ref().is_none_or(|rule| {
-            rule.verdict == Some(Verdict::Drop) || rule.actions.iter().any(|action| matches!(action, Statement::Reject))
-        });
+        let drops = match &state.rule {
+            Some(rule) => {
+                let refuses = |action: &Statement| matches!(action, Statement::Reject);
+                rule.verdict == Some(Verdict::Drop) || rule.actions.iter().any(refuses)
+            }
+            // A rule that cannot be read whole is taken by its comment.
+            None => !lets_pass(state.comment.as_deref()),
+        };
         if drops {
             add(&mut sums, DropCause::of(state.comment.as_deref()), count);
         }
@@ -236,6 +240,12 @@ fn add(sums: &mut Sums, cause: DropCause, count: Count) {
     let sum = sums.entry(cause).or_default();
     sum.packets = sum.packets.saturating_add(count.packets);
     sum.bytes = sum.bytes.saturating_add(count.bytes);
+}
+
+/// Whether it is the comment of a policy's rule that lets packets pass.
+fn lets_pass(comment: Option<&str>) -> bool {
+    let starts = |comment: &str| ["allow ", "pass ", "log "].iter().any(|word| comment.starts_with(word));
+    comment.is_some_and(starts)
 }
 
 /// `NetworkPolicy default/db ingress 0` without the rule. A comment that was too long may have lost it.
@@ -368,6 +378,18 @@ mod tests {
             shown(&drops),
             ["policy NetworkPolicy default/db 9/900", "invalid - 7/700"]
         );
+    }
+
+    #[test]
+    fn what_lets_pass_is_no_drop() {
+        let mut drops = Drops::default();
+        drops.seen(&counted(&[
+            ("p", "allow NetworkPolicy default/db ingress 0", 4),
+            ("p", "pass GlobalNetworkPolicy threats ingress 1", 4),
+            ("p", "log GlobalNetworkPolicy threats ingress 0", 4),
+            ("p", "deny NetworkPolicy default/db ingress 1", 1),
+        ]));
+        assert_eq!(shown(&drops), ["policy NetworkPolicy default/db 1/100"]);
     }
 
     #[test]

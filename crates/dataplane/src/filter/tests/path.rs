@@ -350,7 +350,7 @@ fn a_rule_becomes_one_or_several() {
         &mut filter,
         "cali-pi-np/default/a",
         &[
-            &format!("log prefix \"calico-packet: \" {}", say(0, "log")),
+            &format!("counter log prefix \"calico-packet: \" {}", say(0, "log")),
             &format!("tcp dport 80 counter drop {}", say(1, "deny")),
             &format!("tcp dport {{ 80-90, 443 }} {v4} counter drop {}", say(2, "deny")),
             &format!(
@@ -367,7 +367,7 @@ fn a_rule_becomes_one_or_several() {
                 say(3, "deny")
             ),
             &format!(
-                "meta nfproto ipv6 icmpv6 type != 128 meta mark set meta mark & 0xfffdffff | 0x00020000 return {}",
+                "meta nfproto ipv6 icmpv6 type != 128 counter meta mark set meta mark & 0xfffdffff | 0x00020000 return {}",
                 say(4, "pass")
             ),
         ],
@@ -402,7 +402,7 @@ fn rules_without_protocol_treat_each_protocol_in_its_way() {
     };
     state.profiles.insert("open".into(), Arc::new(profile));
     let mut filter = filter(&state);
-    let end = "accept comment \"allow Profile open ingress 0\"";
+    let end = "counter accept comment \"allow Profile open ingress 0\"";
     let others = "meta l4proto != tcp meta l4proto != udp meta l4proto != sctp meta l4proto != udplite";
     chain(
         &mut filter,
@@ -428,7 +428,7 @@ fn records_of_flows_name_verdict_direction_and_rule() {
     chain(
         &mut filter,
         "cali-pro-open",
-        &["log prefix \"ARE0|open\" group 2 snaplen 80 accept comment \"allow Profile open egress 0\""],
+        &["counter log prefix \"ARE0|open\" group 2 snaplen 80 accept comment \"allow Profile open egress 0\""],
     );
     chain(
         &mut filter,
