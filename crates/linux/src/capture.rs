@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use kernel::{IfName, Mac};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sockopt::{self, Filter, JUMP_EQ, LOAD_BYTE, LOAD_HALF, RETURN};
+use crate::sockopt::{self, Filter, JUMP_EQ, LOAD_BYTE, LOAD_HALF, LOAD_WORD, RETURN};
 
 /// Which way a packet went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +51,12 @@ pub enum Selection {
     ArpAndIpv4,
     /// ARP, IPv4 and IPv6.
     ArpAndIp,
+    /// Packets of a protocol to an address, as they are or inside IP-in-IP; only the first [`HEAD`] bytes of each.
+    To(IpAddr, u8),
 }
+
+/// What is kept of packets that are only looked at: both headers of IP-in-IP with options, and what follows them.
+pub const HEAD: u32 = 192;
 
 /// A capturing socket in the namespace of the thread that opened it.
 pub struct Capture {
@@ -196,7 +202,73 @@ fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
             program.extend([drop, keep]);
             Ok(Some(program))
         }
+        Selection::To(address, protocol) => Ok(Some(to(address, protocol))),
     }
+}
+
+/// Loads and comparisons, all of which must hold; the outer header of IP-in-IP is taken to have no options, as the tunnel
+/// writes it.
+fn to(address: IpAddr, protocol: u8) -> Vec<Filter> {
+    const OUTER: u32 = 20;
+    const IPIP: u32 = 4;
+    let ethertype = |is| (LOAD_HALF, ETHERTYPE_AT, is);
+    let of = u32::from(protocol);
+    match address {
+        IpAddr::V4(address) => {
+            let address = u32::from(address);
+            let plain = [ethertype(ETH_P_IP), (LOAD_BYTE, 9, of), (LOAD_WORD, 16, address)];
+            let inside = [
+                ethertype(ETH_P_IP),
+                (LOAD_BYTE, 9, IPIP),
+                (LOAD_BYTE, OUTER + 9, of),
+                (LOAD_WORD, OUTER + 16, address),
+            ];
+            [keep_if(&plain), keep_if(&inside), vec![KEEP_NOTHING]].concat()
+        }
+        IpAddr::V6(address) => {
+            let mut parts = vec![ethertype(ETH_P_IPV6), (LOAD_BYTE, 6, of)];
+            for (place, bytes) in (24..).step_by(4).zip(address.octets().chunks_exact(4)) {
+                let word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+                parts.push((LOAD_WORD, place, word));
+            }
+            [keep_if(&parts), vec![KEEP_NOTHING]].concat()
+        }
+    }
+}
+
+const KEEP_NOTHING: Filter = Filter {
+    code: RETURN,
+    jt: 0,
+    jf: 0,
+    k: 0,
+};
+
+/// Keeps the head of a packet for which every load gives what it should; otherwise goes on behind.
+fn keep_if(parts: &[(u16, u32, u32)]) -> Vec<Filter> {
+    let mut program = Vec::new();
+    for (done, (load, at, is)) in parts.iter().enumerate() {
+        // Two instructions for each part that is left, and the last one.
+        let rest = 2 * (parts.len() - done - 1) + 1;
+        program.push(Filter {
+            code: *load,
+            jt: 0,
+            jf: 0,
+            k: *at,
+        });
+        program.push(Filter {
+            code: JUMP_EQ,
+            jt: 0,
+            jf: rest as u8,
+            k: *is,
+        });
+    }
+    program.push(Filter {
+        code: RETURN,
+        jt: 0,
+        jf: 0,
+        k: HEAD,
+    });
+    program
 }
 
 fn address(index: u32, ethertype: u16, to: Option<Mac>) -> libc::sockaddr_ll {

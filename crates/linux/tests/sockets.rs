@@ -61,6 +61,51 @@ fn a_capture_yields_what_it_was_asked_for() {
 }
 
 #[test]
+fn packets_to_an_address_are_picked_also_inside_ip_in_ip() {
+    in_netns(|| async {
+        tool("ip link set lo up");
+        let to: IpAddr = "192.0.2.7".parse().expect("an address");
+        let mut v4 = Capture::open(None, Selection::To(to, 17)).expect("opens");
+        let mut v6 = Capture::open(None, Selection::To("fd00::7".parse().expect("an address"), 58)).expect("opens");
+        let header = |protocol: u8, to: [u8; 4]| {
+            let mut bytes = vec![0x45, 0, 0, 200, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1];
+            bytes.extend(to);
+            bytes
+        };
+        let inside = |outer: u8, inner: Vec<u8>| [header(outer, [10, 0, 0, 2]), inner].concat();
+        let mut six = vec![0x60, 0, 0, 0, 0, 200, 58, 64];
+        six.extend([0; 16]);
+        six.extend("fd00::7".parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        let mut other = six.clone();
+        other[39] = 8;
+        let sent: [(u16, Vec<u8>, bool, bool); 8] = [
+            (0x0800, header(17, [192, 0, 2, 7]), true, false),
+            (0x0800, header(17, [192, 0, 2, 8]), false, false),
+            (0x0800, header(6, [192, 0, 2, 7]), false, false),
+            (0x0800, inside(4, header(17, [192, 0, 2, 7])), true, false),
+            (0x0800, inside(4, header(6, [192, 0, 2, 7])), false, false),
+            (0x0800, inside(47, header(17, [192, 0, 2, 7])), false, false),
+            (0x86dd, six, false, true),
+            (0x86dd, other, false, false),
+        ];
+        for (ethertype, mut bytes, by_v4, by_v6) in sent {
+            bytes.resize(400, 7);
+            v4.send(&"lo".into(), kernel::Mac([2; 6]), ethertype, &bytes)
+                .expect("sends");
+            let seen = |capture: &mut Capture| {
+                let packet = capture.try_next().expect("reads");
+                // It comes back in.
+                drop(capture.try_next());
+                packet.map(|packet| packet.bytes)
+            };
+            let head = bytes[..linux::capture::HEAD as usize].to_vec();
+            assert_eq!(seen(&mut v4), by_v4.then(|| head.clone()), "{:?}", &bytes[..40]);
+            assert_eq!(seen(&mut v6), by_v6.then_some(head), "{:?}", &bytes[..40]);
+        }
+    });
+}
+
+#[test]
 fn a_signed_session_comes_up_and_an_unsigned_one_is_dropped() {
     in_netns(|| async {
         tool("ip link set lo up");
