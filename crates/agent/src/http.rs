@@ -1,6 +1,9 @@
-//! `/liveness`, `/readiness`, `/status`, `/policy` and `/metrics`, on the health port and on the agent's unix socket.
+//! `/liveness`, `/readiness`, `/status`, `/policy` and `/metrics`, on the health port and on the agent's unix socket;
+//! `/flows`, `/path` and `/watch` on the socket alone.
 //!
 //! Every answer asks the loops themselves: a loop that hangs is not live, whatever it last said.
+
+mod client;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -8,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -16,23 +20,21 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kernel::IfName;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::client::{ask, ask_flows, ask_path, ask_policy, follow_watch, socket};
 use crate::AgentError;
-use crate::flows::{FlowReport, Flows};
+use crate::flows::Flows;
 use crate::metrics;
-use crate::policy_view::PolicyView;
+use crate::path::{Here, PathQuestion};
 use crate::run::Event;
 use crate::speaker::Command;
 use crate::status::{DropReport, Identity, Report};
+use crate::watch::{self, WatchLine, WatchQuestion};
 
 /// How long a loop may take to answer before the agent counts as hung.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a report may be: what it lists is bounded by what a node can have.
-const MOST: u64 = 64 << 20;
 
 /// What the handlers ask.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct Sources {
     pub tunnel: IfName,
     /// What flows there were.
     pub flows: Flows,
+    /// The journal: where pods are found.
+    pub journal: PathBuf,
 }
 
 impl Sources {
@@ -69,6 +73,15 @@ impl Sources {
             Err(error) => report.problems.push(format!("counters of drops: {error}")),
         }
         Ok(report)
+    }
+
+    fn here(&self) -> Result<Here, String> {
+        let identity = self.identity.lock().map_err(|_| "start-up failed".to_string())?;
+        Ok(Here {
+            node: identity.node.clone(),
+            journal: self.journal.clone(),
+            tunnel: self.tunnel.clone(),
+        })
     }
 
     async fn report_within(&self, patience: Duration) -> Result<Report, String> {
@@ -104,9 +117,13 @@ fn router(sources: Sources) -> Router {
         .with_state(sources)
 }
 
-/// What only this machine is told: who talks to whom.
+/// What only this machine is told: who talks to whom, and which way.
 fn private(sources: Sources) -> Router {
-    Router::new().route("/flows", get(flow_records)).with_state(sources)
+    Router::new()
+        .route("/flows", get(flow_records))
+        .route("/path", get(path))
+        .route("/watch", get(watch))
+        .with_state(sources)
 }
 
 async fn liveness(State(sources): State<Sources>) -> Response {
@@ -172,6 +189,32 @@ async fn flow_records(State(sources): State<Sources>, Query(wanted): Query<Wante
     Json(sources.flows.report(wanted.after)).into_response()
 }
 
+async fn path(State(sources): State<Sources>, Query(question): Query<PathQuestion>) -> Response {
+    let here = match sources.here() {
+        Ok(here) => here,
+        Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    };
+    match tokio::task::spawn_blocking(move || here.look(&question)).await {
+        Ok(view) => Json(view).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn watch(State(sources): State<Sources>, Query(question): Query<WatchQuestion>) -> Response {
+    let here = match sources.here() {
+        Ok(here) => here,
+        Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    };
+    let (send, lines) = mpsc::channel(watch::WAITING);
+    tokio::task::spawn_blocking(move || watch::watch(&here.node, &here.journal, &question, &send));
+    let lines = futures::stream::unfold(lines, |mut lines| async move {
+        let line: WatchLine = lines.recv().await?;
+        let text = serde_json::to_string(&line).unwrap_or_default();
+        Some((Ok::<_, std::convert::Infallible>(format!("{text}\n")), lines))
+    });
+    Body::from_stream(lines).into_response()
+}
+
 /// Opens the health port.
 pub async fn serve_tcp(
     address: SocketAddr,
@@ -200,52 +243,6 @@ pub fn serve_unix(
     Ok(axum::serve(listener, all).into_future())
 }
 
-/// Where the agent of a run directory answers.
-pub fn socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("agent.sock")
-}
-
-/// Asks the agent on `socket` for its report. Blocking; for command lines.
-pub fn ask(socket: &Path) -> Result<Report, AgentError> {
-    get_json(socket, "/status")
-}
-
-/// Asks the agent on `socket` what there is to policy on its node. Blocking; for command lines.
-pub fn ask_policy(socket: &Path) -> Result<PolicyView, AgentError> {
-    get_json(socket, "/policy")
-}
-
-/// Asks the agent on `socket` for the flow records that changed after the number. Blocking; for command lines.
-pub fn ask_flows(socket: &Path, after: u64) -> Result<FlowReport, AgentError> {
-    get_json(socket, &format!("/flows?after={after}"))
-}
-
-fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AgentError> {
-    use std::io::{Read, Write};
-    let what = format!("no agent answers on {}; is it running on this node?", socket.display());
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).map_err(AgentError::io(what.clone()))?;
-    let patience = Some(PATIENCE + Duration::from_secs(2));
-    let timed = stream
-        .set_read_timeout(patience)
-        .and_then(|()| stream.set_write_timeout(patience));
-    timed.map_err(AgentError::io(what.clone()))?;
-    // HTTP/1.0: the answer ends with the connection, so there is no chunking to undo.
-    stream
-        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
-        .map_err(AgentError::io(what.clone()))?;
-    let mut answer = String::new();
-    let read = stream.take(MOST).read_to_string(&mut answer);
-    read.map_err(AgentError::io(format!(
-        "the agent on {} does not answer",
-        socket.display()
-    )))?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).map_err(|_| AgentError::Io {
-        what: format!("the agent on {} answered: {}", socket.display(), body.trim()),
-        source: std::io::ErrorKind::InvalidData.into(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use dataplane::filter::DropCause;
@@ -253,6 +250,7 @@ mod tests {
     use kernel::nft::Count;
 
     use super::*;
+    use crate::policy_view::PolicyView;
     use crate::status::ProbeSummary;
     use crate::status::tests::parts;
 
@@ -273,6 +271,7 @@ mod tests {
             identity: Arc::new(Mutex::new(identity)),
             tunnel: IfName::from("none0"),
             flows: Flows::default(),
+            journal: PathBuf::from("/nonexistent"),
         };
         Played {
             sources,
@@ -349,6 +348,12 @@ mod tests {
                     "200",
                     "\"drops\":[{\"cause\":\"policy\",\"name\":\"NetworkPolicy default/db\",",
                 ),
+                (
+                    "/path?source=192.0.2.1&destination=127.0.0.1&by=host",
+                    "200",
+                    "{\"node\":\"me\",\"forwards\":",
+                ),
+                ("/path?source=192.0.2.1&destination=127.0.0.1&by=air", "400", ""),
                 ("/flows?after=7", "200", "\"enabled\":false,\"number\":0,"),
                 ("/nothing", "404", ""),
             ] {

@@ -22,6 +22,7 @@ pub mod membership;
 pub mod metrics;
 mod nft;
 mod packet_filter;
+pub mod path;
 pub mod policy_view;
 pub mod purge;
 pub mod register;
@@ -29,6 +30,7 @@ pub mod run;
 pub mod speaker;
 pub mod start;
 pub mod status;
+pub mod watch;
 
 pub use api::LogSeverity;
 pub use config::Options;

@@ -172,6 +172,7 @@ async fn serve(
         identity: identity.clone(),
         tunnel,
         flows,
+        journal: cni_server::live::journal(&config),
     };
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
     tasks.spawn("the agent's socket", async {

@@ -10,6 +10,7 @@ use std::thread;
 use kernel::{Address, IfName, KernelError, Link, Mac, Neighbor, Route};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -212,6 +213,20 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Link>, KernelError> {
         )
         .map_err(|failure| failure.about("devices", None))?;
     Ok(std::mem::take(links.get_mut()))
+}
+
+/// The addresses of a device.
+pub fn addresses(socket: &mut Socket, link: &Link) -> Result<Vec<Address>, KernelError> {
+    let names = [(link.index, link.name.clone())].into();
+    let mut found = std::cell::RefCell::new(Vec::new());
+    socket
+        .dump(
+            Message::GetAddress(AddressMessage::default()),
+            || found.borrow_mut().clear(),
+            |_, payload| found.borrow_mut().extend(decode::address(payload, &names)),
+        )
+        .map_err(|failure| failure.about("addresses", Some(&link.name)))?;
+    Ok(std::mem::take(found.get_mut()))
 }
 
 /// Adds an address; that it exists is fine.

@@ -45,6 +45,11 @@ pub struct Deps {
     pub stop: watch::Receiver<bool>,
 }
 
+/// Where an agent's journal is.
+pub fn journal(config: &Config) -> std::path::PathBuf {
+    config.state_dir.join("cni")
+}
+
 /// Serves container runtimes until the agent is told to stop, then lets what is under way come to its end: `cni.sock` in the
 /// run directory, the journal under `cni` in the state directory. Hands the journal's endpoints to the loop, then says through `ready` whether it serves, or why not yet.
 pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync) {
@@ -57,7 +62,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         stop,
     } = deps;
     let path = config.run_dir.join("cni.sock");
-    let state_dir = config.state_dir.join("cni");
+    let state_dir = journal(&config);
     let settings = Settings {
         naming: Naming {
             node: config.node_name.clone(),
