@@ -12,7 +12,7 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_flows, node_policy, node_status, version, why, write};
+use crate::{CtlError, delete, get, ipam_show, node_flows, node_policy, node_status, trace, version, why, write};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub enum Command {
     Validate(FileArgs),
     /// Find out why a packet may pass or is dropped: which tier, policy and rule decide at both ends
     Explain(why::ExplainArgs),
+    /// Follow a packet's whole way: devices, routes, tunnel, MTU, policy with live counters; --watch waits for a real one
+    Trace(Box<trace::TraceArgs>),
     /// Test policies and see what they would change, before they are applied
     #[command(subcommand)]
     Policy(why::PolicyCommand),
@@ -293,6 +295,7 @@ pub async fn perform_on(
         Command::Node(NodeCommand::Status(args)) => node_status::status(args, out),
         Command::Node(NodeCommand::Policy(args)) => node_policy::policy(args, out).await,
         Command::Explain(args) => why::explain(args, &store, out).await,
+        Command::Trace(args) => trace::trace(args, &store, out).await,
         Command::Policy(why::PolicyCommand::Test(args)) => why::policy_test::test(args, &store, stdin, out).await,
         Command::Policy(why::PolicyCommand::Diff(args)) => why::policy_diff::diff(args, &store, stdin, out).await,
         Command::Node(NodeCommand::Flows(args)) => node_flows::flows(args, out),

@@ -40,6 +40,12 @@ pub enum CtlError {
     /// `explain` found that the packet is dropped: an answer, not a failure. There is nothing to complain about.
     #[error("")]
     Denied,
+    /// `trace` found that the packet does not arrive, and not because of policy: an answer, too.
+    #[error("")]
+    Broken,
+    /// `trace` could not see all of the packet's way, or saw no packet, and found nothing wrong elsewhere: an answer, too.
+    #[error("")]
+    Unseen,
     /// `policy test` found expectations that are not met; which ones has been shown.
     #[error("{0}")]
     Unmet(String),
@@ -57,11 +63,14 @@ pub enum CtlError {
 }
 
 impl CtlError {
-    /// What the process ends with: 2 if the command line is wrong, 3 if the answer is that a packet is denied, otherwise 1.
+    /// What the process ends with: 2 if the command line is wrong; 3 if the answer is that a packet is denied, 4 that it does
+    /// not arrive for another reason, 5 that nobody can tell; otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             CtlError::Usage(_) => 2,
             CtlError::Denied => 3,
+            CtlError::Broken => 4,
+            CtlError::Unseen => 5,
             _ => 1,
         }
     }

@@ -41,6 +41,18 @@ pub struct Ipv4Fields {
     pub dont_fragment: bool,
 }
 
+/// Decodes the head of an IPv4 or IPv6 packet, of which the rest was not kept.
+pub fn head(bytes: &[u8]) -> Option<Packet> {
+    let word = |at: usize| Some(usize::from(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?)));
+    let length = match bytes.first()? >> 4 {
+        4 => word(2)?,
+        _ => word(4)? + 40,
+    };
+    let mut whole = bytes.to_vec();
+    whole.resize(length.max(bytes.len()), 0);
+    ip(&whole)
+}
+
 /// Decodes an IPv4 or IPv6 packet.
 pub fn ip(bytes: &[u8]) -> Option<Packet> {
     match bytes.first()? >> 4 {
@@ -282,6 +294,20 @@ mod tests {
                 "  ICMP echo request id 9 seq 1",
             ],
         );
+    }
+
+    #[test]
+    fn a_head_shows_what_the_whole_packet_shows() {
+        let mut packet = IPIP_ECHO.to_vec();
+        (packet[3], packet[23]) = (252, 232);
+        packet.resize(252, 0);
+        let whole = ip(&packet);
+        assert!(whole.is_some());
+        assert_eq!(head(&packet[..100]), whole);
+        assert_eq!(ip(&packet[..100]), None);
+        for length in 0..50 {
+            let _ = head(&packet[..length]);
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use ctl::packet::{self, Packet};
 use kernel::IfName;
 use linux::capture::{Capture, Direction, Selection};
 use linux::netns::{self, Netns};
 
 use crate::LabError;
-use crate::decode::{self, Packet};
 use crate::record::Folder;
 
 /// A captured packet.
@@ -48,7 +48,7 @@ impl Tap {
                     Err(_) => return,
                 };
                 let outgoing = frame.direction == Direction::Out;
-                if let Some(packet) = decode::ip(&frame.bytes) {
+                if let Some(packet) = packet::ip(&frame.bytes) {
                     let _ = send.send(Captured { outgoing, packet });
                 }
             }

@@ -70,7 +70,7 @@ pub fn environment(folder: &Folder, node: &NodeRecord, command: &mut Command) {
         .env("MARGAY_STATE_DIR", folder.state_dir(&node.name));
 }
 
-/// What is needed to talk to the lab's store; programs are looked for in `first`, then where they were before.
+/// What is needed to talk to the lab's store and to its nodes' agents; programs are looked for in `first`, then where they were before.
 pub fn variables(folder: &Folder, first: PathBuf) -> Vec<(&'static str, OsString)> {
     let mut path = first.into_os_string();
     if let Some(rest) = std::env::var_os("PATH") {
@@ -81,6 +81,10 @@ pub fn variables(folder: &Folder, first: PathBuf) -> Vec<(&'static str, OsString
         ("PATH", path),
         ("DATASTORE_TYPE", "embedded".into()),
         ("MARGAY_STORE_SOCKET", folder.store_socket().into_os_string()),
+        (
+            "MARGAY_AGENTS",
+            folder.run_dir(ctl::trace::agents::NODE).into_os_string(),
+        ),
     ]
 }
 

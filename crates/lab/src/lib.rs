@@ -17,7 +17,6 @@ pub mod arp;
 pub mod capture;
 pub mod cluster;
 pub mod command;
-pub mod decode;
 pub mod error;
 pub mod exec;
 pub mod icmp;

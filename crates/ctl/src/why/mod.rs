@@ -35,6 +35,17 @@ port an echo request (ping) is explained and all ports are listed.
 Quote the arrow, or leave it out: margay explain 'shop/web -> shop/db:5432', margay explain shop/web shop/db:5432
 Exit codes: 0 allowed, 3 denied, 1 and 2 as with other commands.")]
 pub struct ExplainArgs {
+    /// The packet.
+    #[command(flatten)]
+    pub packet: PacketArgs,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: AnswerFormat,
+}
+
+/// Which packet is asked about.
+#[derive(Args, Clone, Debug)]
+pub struct PacketArgs {
     /// Where the packet comes from: FROM[:SOURCE-PORT]; or all of it in quotes: 'FROM -> TO[:PORT[/PROTOCOL]]'
     #[arg(value_name = "FROM")]
     pub from: String,
@@ -50,9 +61,6 @@ pub struct ExplainArgs {
     /// IPv6, where both families are possible
     #[arg(short = '6', long)]
     pub ipv6: bool,
-    /// How to show it
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: AnswerFormat,
 }
 
 /// `policy …`
@@ -78,6 +86,27 @@ pub enum AnswerFormat {
 
 /// `explain`: asks both ends and says why.
 pub async fn explain(args: &ExplainArgs, open: Open<'_>, out: &mut dyn Write) -> Result<(), CtlError> {
+    let (world, question) = ask(&args.packet, open).await?;
+    let mut states = States::new(&world, pods(&question));
+    let explanation = explain::explain(&mut states, &question);
+    let overview = question.any.then(|| overview(&mut states, &question));
+    let problems = states.problems();
+    match args.output {
+        AnswerFormat::Text => {
+            show::text(&explanation, overview.as_ref(), &problems, out).map_err(CtlError::output)?;
+        }
+        AnswerFormat::Json | AnswerFormat::Yaml => {
+            write_data(&show::data(&explanation, overview.as_ref()), args.output, out)?;
+        }
+    }
+    match explanation.is_allowed() {
+        true => Ok(()),
+        false => Err(CtlError::Denied),
+    }
+}
+
+/// Reads the resources, and finds out which packet is meant.
+pub(crate) async fn ask(args: &PacketArgs, open: Open<'_>) -> Result<(World, Question), CtlError> {
     let words: Vec<String> = [&args.from]
         .into_iter()
         .chain(&args.to)
@@ -101,22 +130,7 @@ pub async fn explain(args: &ExplainArgs, open: Open<'_>, out: &mut dyn Write) ->
     let from = Place::find(&world, "FROM", from, &args.namespace)?;
     let to = Place::find(&world, "TO", to, &args.namespace)?;
     let question = Question::new(&world, from, to, &traffic, source_port, args.ipv6)?;
-    let mut states = States::new(&world, pods(&question));
-    let explanation = explain::explain(&mut states, &question);
-    let overview = question.any.then(|| overview(&mut states, &question));
-    let problems = states.problems();
-    match args.output {
-        AnswerFormat::Text => {
-            show::text(&explanation, overview.as_ref(), &problems, out).map_err(CtlError::output)?;
-        }
-        AnswerFormat::Json | AnswerFormat::Yaml => {
-            write_data(&show::data(&explanation, overview.as_ref()), args.output, out)?;
-        }
-    }
-    match explanation.is_allowed() {
-        true => Ok(()),
-        false => Err(CtlError::Denied),
-    }
+    Ok((world, question))
 }
 
 fn from_text(ends: &[String]) -> String {

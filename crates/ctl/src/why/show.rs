@@ -107,6 +107,9 @@ pub struct ShownStep {
     /// The selectors of the rule that the packet matched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub matched: Vec<String>,
+    /// How many packets the kernel has counted here, if somebody has asked it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
     /// Rules that were asked and did not match, if the packet was denied for want of one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<String>,
@@ -192,20 +195,33 @@ pub fn text(
 
 /// One stage, every line behind `indent`.
 pub fn write_stage(stage: &Stage, indent: &str, out: &mut dyn Write) -> io::Result<()> {
-    let shown = shown_stage(stage);
-    let is_node = stage.at == format!("node {}", stage.node);
-    let node = match stage.node.is_empty() || is_node {
+    write_shown(&shown_stage(stage), indent, out)
+}
+
+/// The same of what is shown of a stage.
+pub fn write_shown(shown: &ShownStage, indent: &str, out: &mut dyn Write) -> io::Result<()> {
+    let is_node = shown.at == format!("node {}", shown.node);
+    let node = match shown.node.is_empty() || is_node {
         true => String::new(),
-        false => format!(" on node {}", stage.node),
+        false => format!(" on node {}", shown.node),
+    };
+    let way = match shown.way {
+        "Ingress" => "to",
+        _ => "from",
     };
     let said = match shown.verdict {
         "Allow" => "allowed",
         "Deny" => "denied",
         _ => "goes on",
     };
-    writeln!(out, "{indent}{} {}{node}: {said}", stage.way, stage.at)?;
+    writeln!(out, "{indent}{way} {}{node}: {said}", shown.at)?;
     for step in &shown.steps {
-        writeln!(out, "{indent}  {}", step.text)?;
+        let counted = match step.packets {
+            Some(1) => " [1 packet so far]".to_owned(),
+            Some(packets) => format!(" [{packets} packets so far]"),
+            None => String::new(),
+        };
+        writeln!(out, "{indent}  {}{counted}", step.text)?;
         for missed in &step.missed {
             writeln!(out, "{indent}    {missed}")?;
         }
@@ -213,7 +229,8 @@ pub fn write_stage(stage: &Stage, indent: &str, out: &mut dyn Write) -> io::Resu
     Ok(())
 }
 
-fn shown_stage(stage: &Stage) -> ShownStage {
+/// A stage as it is shown.
+pub fn shown_stage(stage: &Stage) -> ShownStage {
     let (verdict, steps) = match &stage.said {
         Said::Fixed(passes, why) => {
             let step = ShownStep {
@@ -269,7 +286,7 @@ fn shown_step(step: &Step) -> ShownStep {
                 action: Some(*action),
                 selector,
                 matched: found_in.clone(),
-                missed: Vec::new(),
+                ..ShownStep::default()
             }
         }
         Step::TierEnd { tier, .. } => ShownStep {
@@ -380,7 +397,7 @@ pub fn packet_line(packet: &Packet) -> String {
     )
 }
 
-fn place_line(place: &Place, address: std::net::IpAddr) -> String {
+pub(crate) fn place_line(place: &Place, address: std::net::IpAddr) -> String {
     let name = &place.name;
     match &place.whose {
         Whose::Pod { node, .. } if !node.is_empty() => format!("{name} ({address}) on node {node}"),
