@@ -16,8 +16,6 @@ pub mod expected;
 pub mod hop;
 pub mod passage;
 pub mod show;
-#[cfg(test)]
-mod tests;
 pub mod walk;
 pub mod watch;
 
