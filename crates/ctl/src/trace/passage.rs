@@ -155,7 +155,7 @@ impl<'a> Passages<'a> {
         self.points.iter().position(|point| is_at(sighting, point))
     }
 
-    /// A passage as it is shown: node by node in the packet's order, on each by time.
+    /// A passage as it is shown: in the packet's order, and behind a node's devices those where nobody expected it.
     pub fn shown(&self, index: usize) -> Option<ShownPassage> {
         let passage = self.get(index)?;
         let node = |sighting: &Sighting| {
@@ -163,8 +163,9 @@ impl<'a> Passages<'a> {
             self.points.iter().position(same).unwrap_or(usize::MAX)
         };
         let mut seen: Vec<&Sighting> = passage.seen.iter().collect();
-        // Two devices may see it in the same microsecond.
-        seen.sort_by_key(|sighting| (node(sighting), sighting.at, self.place(sighting).unwrap_or(usize::MAX)));
+        // Times come last: the kernel begins to stamp packets only some moments after somebody wants it, and until then they
+        // have the time at which they were read.
+        seen.sort_by_key(|sighting| (node(sighting), self.place(sighting).unwrap_or(usize::MAX), sighting.at));
         let start = seen.first().map(|first| first.at).unwrap_or_default();
         let seen = seen.into_iter().map(|sighting| {
             let after = sighting.at as f64 - start as f64;
