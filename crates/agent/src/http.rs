@@ -30,7 +30,7 @@ use crate::metrics;
 use crate::path::{Here, PathQuestion};
 use crate::run::Event;
 use crate::speaker::Command;
-use crate::status::{DropReport, Identity, Report};
+use crate::status::{DropReport, Identity, PassReport, Report};
 use crate::watch::{self, WatchLine, WatchQuestion};
 
 /// How long a loop may take to answer before the agent counts as hung.
@@ -59,18 +59,21 @@ impl Sources {
         self.report_within(PATIENCE).await
     }
 
-    /// The same with what was dropped, for which the rules' counters are read. A kernel that does not say them is no reason
+    /// The same with what the rules have counted. A kernel that does not say them is no reason
     /// to say nothing.
     pub async fn full_report(&self) -> Result<Report, String> {
-        let (reply, drops) = oneshot::channel();
-        let _ = self.events.send(Event::Drops(reply));
-        let (mut report, drops) = futures::try_join!(
+        let (reply, counted) = oneshot::channel();
+        let _ = self.events.send(Event::Counted(reply));
+        let (mut report, counted) = futures::try_join!(
             self.report_within(PATIENCE),
-            within(PATIENCE, drops, "the dataplane loop")
+            within(PATIENCE, counted, "the dataplane loop")
         )?;
-        match drops {
-            Ok(drops) => report.policy.drops = DropReport::of(&drops),
-            Err(error) => report.problems.push(format!("counters of drops: {error}")),
+        match counted {
+            Ok(counted) => {
+                report.policy.drops = DropReport::of(&counted.drops);
+                report.policy.passes = PassReport::of(&counted.passes);
+            }
+            Err(error) => report.problems.push(format!("counters of rules: {error}")),
         }
         Ok(report)
     }
@@ -245,11 +248,12 @@ pub fn serve_unix(
 
 #[cfg(test)]
 mod tests {
-    use dataplane::filter::DropCause;
+    use dataplane::filter::{DropCause, Pass};
     use jiff::Timestamp;
     use kernel::nft::Count;
 
     use super::*;
+    use crate::packet_filter::Counted;
     use crate::policy_view::PolicyView;
     use crate::status::ProbeSummary;
     use crate::status::tests::parts;
@@ -285,11 +289,17 @@ mod tests {
             match event {
                 Event::Report(reply) => drop(reply.send(parts(|_, _, _| {}).1)),
                 Event::Policy(reply) => drop(reply.send(PolicyView::default())),
-                Event::Drops(reply) => {
+                Event::Counted(reply) => {
                     let count = Count { packets: 3, bytes: 180 };
-                    drop(reply.send(Ok(
-                        [(DropCause::Policy("NetworkPolicy default/db".into()), count)].into(),
-                    )));
+                    let name = "NetworkPolicy default/db".to_owned();
+                    let pass = Pass {
+                        action: "allow",
+                        name: name.clone(),
+                    };
+                    drop(reply.send(Ok(Counted {
+                        drops: [(DropCause::Policy(name), count)].into(),
+                        passes: [(pass, count)].into(),
+                    })));
                 }
                 _ => {}
             }
@@ -344,6 +354,11 @@ mod tests {
                     "margay_policy_dropped_packets_total{cause=\"policy\",name=\"NetworkPolicy default/db\"} 3\n",
                 ),
                 (
+                    "/metrics",
+                    "200",
+                    "margay_policy_passed_packets_total{action=\"allow\",name=\"NetworkPolicy default/db\"} 3\n",
+                ),
+                (
                     "/status",
                     "200",
                     "\"drops\":[{\"cause\":\"policy\",\"name\":\"NetworkPolicy default/db\",",
@@ -354,6 +369,11 @@ mod tests {
                     "{\"node\":\"me\",\"forwards\":",
                 ),
                 ("/path?source=192.0.2.1&destination=127.0.0.1&by=air", "400", ""),
+                (
+                    "/watch?source=192.0.2.1&destination=192.0.2.2&protocol=17&seconds=0",
+                    "200",
+                    "{\"ready\":{\"node\":\"me\",\"problems\":",
+                ),
                 ("/flows?after=7", "200", "\"enabled\":false,\"number\":0,"),
                 ("/nothing", "404", ""),
             ] {

@@ -4,7 +4,8 @@
 //!   store ──watch──> sync ─┐                       ┌─> speaker (BGP: sockets, timers)
 //!   kernel ──events────────┼──> run: graph, dataplane ──plan──> kernel
 //!   CNI plugin ──socket────┘            │
-//!   (cni_server: journal, IPAM)         └─> status ──> HTTP: /status /policy /readiness /liveness /metrics
+//!   (cni_server: journal, IPAM)         └─> status ──> HTTP: /status /policy /readiness /liveness /metrics /flows
+//!   kernel ──asked when somebody asks──> path, watch ──> HTTP: /path /watch
 //! ```
 //!
 //! `run` owns the calculation graph, the dataplane and the kernel; everything else sends it events or reads the status

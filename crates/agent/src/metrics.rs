@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::status::{DropReport, Report};
+use crate::status::{DropReport, PassReport, Report};
 
 /// Renders the report.
 pub fn text(report: &Report) -> String {
@@ -102,6 +102,23 @@ pub fn text(report: &Report) -> String {
                 ("name", drops.name.as_deref().unwrap_or_default()),
             ];
             out.sample(name, &labels, value(drops));
+        }
+    }
+
+    for (name, help, value) in [
+        (
+            "margay_policy_passed_packets_total",
+            "Packets that policies' rules let pass or logged, by policy: of a flow only the first.",
+            (|passes| passes.packets) as fn(&PassReport) -> u64,
+        ),
+        ("margay_policy_passed_bytes_total", "Their bytes.", |passes| {
+            passes.bytes
+        }),
+    ] {
+        out.family(name, "counter", help);
+        for passes in &policy.passes {
+            let labels = [("action", passes.action.as_str()), ("name", passes.name.as_str())];
+            out.sample(name, &labels, value(passes));
         }
     }
 

@@ -9,6 +9,7 @@
 //! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
 
 mod flows;
+pub(crate) use flows::Counted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
 use dataplane::filter::{
-    Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Settings, TABLE, Tunnel,
+    Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel,
 };
 use datastore::Update;
 use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
@@ -54,6 +55,7 @@ pub struct PacketFilter {
     broken: Option<String>,
     applied: Applied,
     drops: Drops,
+    passes: Passes,
     cutting: Cutting,
     /// Hears which device is whose.
     records: Flows,
@@ -116,6 +118,7 @@ impl PacketFilter {
             broken: None,
             applied: Applied::default(),
             drops: Drops::default(),
+            passes: Passes::default(),
             cutting: Cutting::default(),
             records: Flows::default(),
         }
@@ -348,6 +351,7 @@ impl PacketFilter {
             match &result {
                 Ok(_) => {
                     self.drops.retire(&ending);
+                    self.passes.retire(&ending);
                     self.applied.transactions += 1;
                     self.applied.changes += transaction.changes.len() as u64;
                     self.applied.last = started.elapsed();

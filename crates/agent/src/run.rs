@@ -1,22 +1,21 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
-use dataplane::filter::DropCause;
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
 use ipnet::IpNet;
-use kernel::nft::{Count, NftEvent};
+use kernel::nft::NftEvent;
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::Work;
 use crate::cut::judge::Judged;
-use crate::packet_filter::PacketFilter;
+use crate::packet_filter::{Counted, PacketFilter};
 use crate::policy_view::PolicyView;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
@@ -67,8 +66,8 @@ pub enum Event {
         /// Their pods are gone.
         gone: usize,
     },
-    /// Somebody wants to know what was dropped, by cause.
-    Drops(oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>),
+    /// Somebody wants to know what the rules have counted.
+    Counted(oneshot::Sender<Result<Counted, String>>),
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -105,8 +104,8 @@ pub struct Loop<K> {
     /// Who wants to see policy.
     viewers: Vec<oneshot::Sender<PolicyView>>,
     leaving: Vec<Waiter>,
-    /// Who wants to know what was dropped.
-    counting: Vec<oneshot::Sender<Result<BTreeMap<DropCause, Count>, String>>>,
+    /// Who wants to know what the rules have counted.
+    counting: Vec<oneshot::Sender<Result<Counted, String>>>,
     switch_due: bool,
     sync: SyncState,
     synced: bool,
@@ -277,7 +276,7 @@ impl<K: Kernel> Loop<K> {
             Event::Policy(reply) => self.viewers.push(reply),
             Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
             Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
-            Event::Drops(reply) => self.counting.push(reply),
+            Event::Counted(reply) => self.counting.push(reply),
             Event::Retry => {
                 self.dataplane.retry();
                 self.filter.retry();
@@ -447,9 +446,9 @@ impl<K: Kernel> Loop<K> {
         if self.counting.is_empty() {
             return;
         }
-        let drops = self.filter.drops().await.map_err(|error| error.to_string());
+        let counted = self.filter.counted().await.map_err(|error| error.to_string());
         let asked = self.counting.drain(..);
-        asked.for_each(|reply| drop(reply.send(drops.clone())));
+        asked.for_each(|reply| drop(reply.send(counted.clone())));
     }
 
     fn report(&self) -> DataplaneReport {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dataplane::RouteClass;
-use dataplane::filter::DropCause;
+use dataplane::filter::{DropCause, Pass};
 use jiff::Timestamp;
 use kernel::IpipCounters;
 use kernel::nft::Count;
@@ -199,6 +199,9 @@ pub struct PolicyReport {
     /// What was dropped; empty if nothing was, or if nobody asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drops: Vec<DropReport>,
+    /// What policies' rules let pass or logged: of a flow only the first packet. Empty if nothing was, or if nobody asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<PassReport>,
 }
 
 /// What was dropped for one cause.
@@ -210,6 +213,20 @@ pub struct DropReport {
     /// Which policy, profile or tier, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What rules of one policy or profile let pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PassReport {
+    /// `allow`, `pass` or `log`.
+    pub action: String,
+    /// Kind and full name.
+    pub name: String,
     /// Packets.
     pub packets: u64,
     /// Their bytes.
@@ -295,6 +312,7 @@ impl Report {
             flows_forbidden: filter.applied.flows_forbidden,
             flows_gone: filter.applied.flows_gone,
             drops: Vec::new(),
+            passes: Vec::new(),
         };
         Self {
             node: identity.node.clone(),
@@ -329,6 +347,19 @@ impl DropReport {
             bytes: count.bytes,
         };
         drops.iter().map(report).collect()
+    }
+}
+
+impl PassReport {
+    /// As people and programs are told.
+    pub fn of(passes: &BTreeMap<Pass, Count>) -> Vec<Self> {
+        let report = |(pass, count): (&Pass, &Count)| Self {
+            action: pass.action.to_owned(),
+            name: pass.name.clone(),
+            packets: count.packets,
+            bytes: count.bytes,
+        };
+        passes.iter().map(report).collect()
     }
 }
 

@@ -22,6 +22,7 @@ mod machine;
 mod members;
 mod names;
 mod nat;
+mod passes;
 mod refused;
 mod rule;
 mod settings;
@@ -29,14 +30,17 @@ mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod wanted;
 
 pub use comments::{endpoint_chains, policy_comment, profile_comment};
 pub use drops::{DropCause, Drops, rewritten};
 pub use machine::{Filter, TABLE};
+pub use passes::{Pass, Passes};
 pub use refused::{Concerns, Problem};
 pub use settings::{
     Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost,
     Tunnel,
 };
 pub use table::{Table, TableChain, TableSet};
+pub use totals::{Cause, Totals};

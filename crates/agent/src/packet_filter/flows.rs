@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use dataplane::filter::{DropCause, Settings, rewritten};
+use dataplane::filter::{DropCause, Pass, Settings, rewritten};
 use kernel::nft::{ChainName, Count, NftError, RuleState, Transaction};
 use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyChange, PolicyState};
@@ -11,6 +11,15 @@ use policy::{EndpointId, PolicyChange, PolicyState};
 use super::PacketFilter;
 use crate::cut::Work;
 use crate::cut::judge::{self, Judge, Judged};
+
+/// What the rules have counted over the life of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets dropped or refused, by cause.
+    pub drops: BTreeMap<DropCause, Count>,
+    /// Packets that policies' rules let pass: of a flow only the first.
+    pub passes: BTreeMap<Pass, Count>,
+}
 
 /// Whose flows are to be looked at once the kernel has what policy says.
 #[derive(Debug, Default)]
@@ -94,11 +103,15 @@ impl PacketFilter {
         self.applied.flows_gone += gone as u64;
     }
 
-    /// Packets dropped so far, by cause: reads the counters of all rules.
-    pub async fn drops(&mut self) -> Result<BTreeMap<DropCause, Count>, NftError> {
+    /// Packets so far: reads the counters of all rules.
+    pub async fn counted(&mut self) -> Result<Counted, NftError> {
         let rules = self.rules().await?;
         self.drops.seen(&rules);
-        Ok(self.drops.totals())
+        self.passes.seen(&rules);
+        Ok(Counted {
+            drops: self.drops.totals(),
+            passes: self.passes.totals(),
+        })
     }
 
     /// What the rules that a transaction throws away have counted. Counters are no reason to keep a change back.

@@ -1,16 +1,13 @@
 //! Why packets were dropped: the counters of the table's rules, summed by cause.
 //!
-//! A rule's comment says why it drops, so a restarted agent goes on with what it finds. A rule that is written again counts
-//! from nothing in the kernel; [`Drops`] keeps what it had, so that sums never go backwards while an agent runs.
+//! A rule's comment says why it drops, so a restarted agent goes on with what it finds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use kernel::nft::{ChainName, Count, RuleState, Statement, Verdict};
+use kernel::nft::{ChainName, RuleState, Statement, Verdict};
 
-/// So many causes are remembered after their rules are gone. What comes later is counted together.
-const REMEMBERED: usize = 4096;
-/// What later ones are counted as.
-const OTHERS: &str = "(others)";
+use super::passes::Pass;
+use super::totals::{Cause, OTHERS, Totals};
 
 /// Why a packet was dropped or refused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,78 +119,10 @@ impl DropCause {
             | Self::Unknown => None,
         }
     }
-
-    /// The same cause without saying whose.
-    fn anonymous(&self) -> Self {
-        match self {
-            Self::Policy(_) => Self::Policy(OTHERS.to_owned()),
-            Self::Profile(_) => Self::Profile(OTHERS.to_owned()),
-            Self::EndOfTier(_) => Self::EndOfTier(OTHERS.to_owned()),
-            unnamed => unnamed.clone(),
-        }
-    }
 }
 
-/// Sums by cause over the life of an agent.
-///
-/// Before rules are thrown away tell what they have counted ([`Drops::retire`]); whoever asks reads all rules and tells them
-/// ([`Drops::seen`]). What is counted between the last reading of a rule and its end is lost.
-#[derive(Debug, Default)]
-pub struct Drops {
-    /// Of rules that are gone.
-    gone: Sums,
-    /// Of rules that are there, when they were last read.
-    here: BTreeMap<ChainName, Sums>,
-}
-
-type Sums = BTreeMap<DropCause, Count>;
-
-impl Drops {
-    /// These chains' rules, as they were just before, have been thrown away.
-    pub fn retire(&mut self, chains: &BTreeMap<ChainName, Vec<RuleState>>) {
-        for (chain, rules) in chains {
-            self.here.remove(chain);
-            let last = sums(rules);
-            last.into_iter().for_each(|(cause, count)| self.remember(cause, count));
-        }
-    }
-
-    /// All rules of the table as they are.
-    pub fn seen(&mut self, chains: &BTreeMap<ChainName, Vec<RuleState>>) {
-        let now: BTreeMap<ChainName, Sums> = chains
-            .iter()
-            .map(|(chain, rules)| (chain.clone(), sums(rules)))
-            .collect();
-        for (chain, before) in std::mem::replace(&mut self.here, now) {
-            for (cause, count) in before {
-                let still = self.here.get(&chain).and_then(|sums| sums.get(&cause));
-                // Less than before: somebody else has written the rules again.
-                if still.is_none_or(|still| still.packets < count.packets) {
-                    self.remember(cause, count);
-                }
-            }
-        }
-    }
-
-    /// Packets and bytes dropped so far, as of the last reading. Causes that nothing was dropped for are left out.
-    pub fn totals(&self) -> BTreeMap<DropCause, Count> {
-        let mut totals = self.gone.clone();
-        for (cause, count) in self.here.values().flatten() {
-            add(&mut totals, cause.clone(), *count);
-        }
-        totals.retain(|_, count| count.packets > 0);
-        totals
-    }
-
-    fn remember(&mut self, cause: DropCause, count: Count) {
-        if count.packets == 0 {
-            return;
-        }
-        let full = self.gone.len() >= REMEMBERED && !self.gone.contains_key(&cause);
-        let cause = if full { cause.anonymous() } else { cause };
-        add(&mut self.gone, cause, count);
-    }
-}
+/// What was dropped so far.
+pub type Drops = Totals<DropCause>;
 
 /// The chains whose rules a transaction throws away; `None`: all.
 pub fn rewritten(transaction: &kernel::nft::Transaction) -> Option<BTreeSet<ChainName>> {
@@ -215,41 +144,32 @@ pub fn rewritten(transaction: &kernel::nft::Transaction) -> Option<BTreeSet<Chai
     Some(chains)
 }
 
-fn sums(rules: &[RuleState]) -> Sums {
-    let mut sums = Sums::new();
-    for state in rules {
-        let Some(count) = state.count.filter(|count| count.packets > 0) else {
-            continue;
-        };
+impl Cause for DropCause {
+    fn of_rule(state: &RuleState) -> Option<Self> {
         let drops = match &state.rule {
             Some(rule) => {
                 let refuses = |action: &Statement| matches!(action, Statement::Reject);
                 rule.verdict == Some(Verdict::Drop) || rule.actions.iter().any(refuses)
             }
             // A rule that cannot be read whole is taken by its comment.
-            None => !lets_pass(state.comment.as_deref()),
+            None => Pass::of(state.comment.as_deref()).is_none(),
         };
-        if drops {
-            add(&mut sums, DropCause::of(state.comment.as_deref()), count);
+        drops.then(|| Self::of(state.comment.as_deref()))
+    }
+
+    /// The same cause without saying whose.
+    fn anonymous(&self) -> Self {
+        match self {
+            Self::Policy(_) => Self::Policy(OTHERS.to_owned()),
+            Self::Profile(_) => Self::Profile(OTHERS.to_owned()),
+            Self::EndOfTier(_) => Self::EndOfTier(OTHERS.to_owned()),
+            unnamed => unnamed.clone(),
         }
     }
-    sums
-}
-
-fn add(sums: &mut Sums, cause: DropCause, count: Count) {
-    let sum = sums.entry(cause).or_default();
-    sum.packets = sum.packets.saturating_add(count.packets);
-    sum.bytes = sum.bytes.saturating_add(count.bytes);
-}
-
-/// Whether it is the comment of a policy's rule that lets packets pass.
-fn lets_pass(comment: Option<&str>) -> bool {
-    let starts = |comment: &str| ["allow ", "pass ", "log "].iter().any(|word| comment.starts_with(word));
-    comment.is_some_and(starts)
 }
 
 /// `NetworkPolicy default/db ingress 0` without the rule. A comment that was too long may have lost it.
-fn without_rule(text: &str) -> &str {
+pub(super) fn without_rule(text: &str) -> &str {
     let Some((head, number)) = text.rsplit_once(' ') else {
         return text;
     };
@@ -260,8 +180,11 @@ fn without_rule(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use kernel::nft::TableName;
+    use std::collections::BTreeMap;
 
+    use kernel::nft::{Count, TableName};
+
+    use super::super::totals::REMEMBERED;
     use super::*;
 
     #[track_caller]
@@ -399,7 +322,7 @@ mod tests {
             let comment = format!("deny NetworkPolicy default/{number} ingress 0");
             drops.retire(&counted(&[("p", &comment, 1)]));
         }
-        assert!(drops.gone.len() <= REMEMBERED + 3);
+        assert!(drops.totals().len() <= REMEMBERED + 3);
         let sum: u64 = drops.totals().values().map(|count| count.packets).sum();
         assert_eq!(sum, REMEMBERED as u64 + 10);
     }
