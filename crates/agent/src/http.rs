@@ -4,6 +4,7 @@
 //! Every answer asks the loops themselves: a loop that hangs is not live, whatever it last said.
 
 mod client;
+mod private;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,15 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::IfName;
-use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,11 +26,10 @@ pub use self::client::{ask, ask_flows, ask_path, ask_policy, follow_watch, socke
 use crate::AgentError;
 use crate::flows::Flows;
 use crate::metrics;
-use crate::path::{Here, PathQuestion};
+use crate::path::Here;
 use crate::run::Event;
 use crate::speaker::Command;
 use crate::status::{DropReport, Identity, PassReport, Report};
-use crate::watch::{self, WatchLine, WatchQuestion};
 
 /// How long a loop may take to answer before the agent counts as hung.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -120,15 +118,6 @@ fn router(sources: Sources) -> Router {
         .with_state(sources)
 }
 
-/// What only this machine is told: who talks to whom, and which way.
-fn private(sources: Sources) -> Router {
-    Router::new()
-        .route("/flows", get(flow_records))
-        .route("/path", get(path))
-        .route("/watch", get(watch))
-        .with_state(sources)
-}
-
 async fn liveness(State(sources): State<Sources>) -> Response {
     match sources.report().await {
         Ok(_) => (StatusCode::OK, "live\n").into_response(),
@@ -180,44 +169,6 @@ async fn prometheus(State(sources): State<Sources>) -> Response {
     }
 }
 
-/// Which flow records.
-#[derive(Deserialize)]
-struct Wanted {
-    /// Those that changed after this number.
-    #[serde(default)]
-    after: u64,
-}
-
-async fn flow_records(State(sources): State<Sources>, Query(wanted): Query<Wanted>) -> Response {
-    Json(sources.flows.report(wanted.after)).into_response()
-}
-
-async fn path(State(sources): State<Sources>, Query(question): Query<PathQuestion>) -> Response {
-    let here = match sources.here() {
-        Ok(here) => here,
-        Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
-    };
-    match tokio::task::spawn_blocking(move || here.look(&question)).await {
-        Ok(view) => Json(view).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
-async fn watch(State(sources): State<Sources>, Query(question): Query<WatchQuestion>) -> Response {
-    let here = match sources.here() {
-        Ok(here) => here,
-        Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
-    };
-    let (send, lines) = mpsc::channel(watch::WAITING);
-    tokio::task::spawn_blocking(move || watch::watch(&here.node, &here.journal, &question, &send));
-    let lines = futures::stream::unfold(lines, |mut lines| async move {
-        let line: WatchLine = lines.recv().await?;
-        let text = serde_json::to_string(&line).unwrap_or_default();
-        Some((Ok::<_, std::convert::Infallible>(format!("{text}\n")), lines))
-    });
-    Body::from_stream(lines).into_response()
-}
-
 /// Opens the health port.
 pub async fn serve_tcp(
     address: SocketAddr,
@@ -242,7 +193,7 @@ pub fn serve_unix(
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(AgentError::io(format!("socket {}", path.display())))?;
-    let all = router(sources.clone()).merge(private(sources));
+    let all = router(sources.clone()).merge(private::router(sources));
     Ok(axum::serve(listener, all).into_future())
 }
 

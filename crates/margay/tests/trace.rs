@@ -44,12 +44,12 @@ impl Watch {
             "lab", "exec", "--name", lab.name, NEAR, "--", "margay", "trace", "--watch", "-o", "json",
         ]);
         command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("it starts");
-        let errors = BufReader::new(child.stderr.take().expect("it is a pipe"));
+        let mut watch = Self(command.spawn().expect("it starts"));
+        let errors = BufReader::new(watch.0.stderr.take().expect("it is a pipe"));
         let mut said = Vec::new();
         for line in errors.lines().map_while(Result::ok) {
             if line.ends_with("now send such a packet") {
-                return Self(child);
+                return watch;
             }
             said.push(line);
         }

@@ -2,19 +2,20 @@
 //!
 //! Where no agent answers, the datastore says what ought to be, and the walk goes on behind.
 
+mod ends;
+mod leave;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use agent::path::{Arrival, PathQuestion, PathView};
 use agent::policy_view::PolicyView;
-use api::Resource;
-use policy::evaluate::Way;
 
 use super::agents::Agents;
 use super::expected::Expected;
-use super::hop::{Hop, Kind, Line, Point};
+use super::hop::{Hop, Kind, Line};
 use super::{counters, describe};
-use crate::why::explain::{Explanation, Stage};
+use crate::why::explain::Explanation;
 use crate::why::place::{Place, Whose, node_addresses};
 use crate::why::world::World;
 
@@ -193,233 +194,6 @@ impl Walker<'_> {
         next
     }
 
-    fn source_pod(&mut self, node: &str, view: &PathView) {
-        let mut hop = Hop::new(&self.explanation.question.from.name, node);
-        match &view.source {
-            Some(pod) => {
-                describe::pod(&mut hop, pod, self.packet_source(), true);
-                self.full = pod.inside.as_ref().map(|inside| inside.mtu);
-                hop.points.push(Point {
-                    node: node.to_owned(),
-                    pod: Some(pod.name.clone()),
-                    device: pod.interface.clone(),
-                    outgoing: true,
-                    always: true,
-                });
-            }
-            None => self.stranger(&mut hop, node, self.packet_source()),
-        }
-        self.hops.push(hop);
-    }
-
-    fn destination_pod(&mut self, node: &str, view: &PathView, delivered: bool) {
-        let (to, address) = (
-            &self.explanation.question.to,
-            self.explanation.question.packet.destination,
-        );
-        let mut hop = Hop::new(&to.name, node);
-        match &view.destination {
-            Some(pod) => {
-                describe::pod(&mut hop, pod, address, false);
-                if let (Some(full), Some(inside)) = (self.full, &pod.inside)
-                    && inside.mtu < full
-                {
-                    let what = format!(
-                        "its {} has MTU {}, the sender's packets up to {full}",
-                        pod.interface, inside.mtu
-                    );
-                    hop.find(
-                        Kind::Note,
-                        what,
-                        "one MTU for all pods; new pods get it from their agent",
-                    );
-                }
-                if delivered {
-                    hop.points.push(Point {
-                        node: node.to_owned(),
-                        pod: Some(pod.name.clone()),
-                        device: pod.interface.clone(),
-                        outgoing: false,
-                        always: true,
-                    });
-                }
-            }
-            None => self.stranger(&mut hop, node, address),
-        }
-        self.hops.push(hop);
-    }
-
-    /// The datastore has a pod that its node does not have.
-    fn stranger(&self, hop: &mut Hop, node: &str, address: IpAddr) {
-        hop.find(
-            Kind::Broken,
-            format!("node {node} has no pod with {address}, though the datastore says so"),
-            "the pod must be attached by that node's CNI plugin; if it is gone, its WorkloadEndpoint should be too",
-        );
-    }
-
-    fn arrival(&self, hop: &mut Hop, node: &str, question: &PathQuestion, view: &PathView) {
-        let mut point = |device: &str, always: bool| {
-            hop.points.push(Point {
-                node: node.to_owned(),
-                pod: None,
-                device: device.to_owned(),
-                outgoing: false,
-                always,
-            });
-        };
-        let arrives = view.arrives.as_ref().map(|link| link.name.clone()).unwrap_or_default();
-        match question.by {
-            Arrival::Host => hop.fact("sends it itself"),
-            Arrival::Pod => {
-                if let Some(pod) = &view.source {
-                    point(&pod.host_device, true);
-                    describe::host_end(hop, pod);
-                }
-            }
-            Arrival::Tunnel => {
-                if let Some(tunnel) = &view.tunnel {
-                    point(&tunnel.underlay, true);
-                    point(&arrives, false);
-                    describe::out_of_tunnel(hop, tunnel, &arrives, question.from);
-                }
-            }
-            Arrival::Wire if arrives.is_empty() => {}
-            Arrival::Wire => {
-                point(&arrives, true);
-                let from = question.from.map(|from| format!(" from {from}")).unwrap_or_default();
-                hop.fact(format!("{arrives}: it comes in as it is{from}"));
-            }
-        }
-    }
-
-    /// Out of a node that has a route.
-    fn leave(&mut self, hop: &mut Hop, node: &str, view: &PathView) -> Next {
-        let Some(route) = &view.way.route else { return Next::End };
-        let to = &self.explanation.question.to;
-        if route.local {
-            if to.whose.node() != Some(node) || !matches!(to.whose, Whose::Host { .. }) {
-                hop.find(
-                    Kind::Broken,
-                    format!("the packet ends here: node {node} has its destination"),
-                    "",
-                );
-            }
-            return Next::End;
-        }
-        let mut point = |device: &str, always: bool| {
-            hop.points.push(Point {
-                node: node.to_owned(),
-                pod: None,
-                device: device.to_owned(),
-                outgoing: true,
-                always,
-            });
-        };
-        let through_tunnel = view.outer.is_some();
-        if let (Some(outer), Some(tunnel)) = (&view.outer, &view.tunnel) {
-            point(&route.device, tunnel.flavour == "native");
-            if let Some(device) = &outer.device {
-                point(&device.name, true);
-            }
-            describe::into_tunnel(hop, view);
-        } else {
-            point(&route.device, true);
-            describe::device(hop, &view.way);
-        }
-        if let Some(full) = self.full {
-            describe::fits(hop, full, view);
-        }
-        let is_destinations = view
-            .destination
-            .as_ref()
-            .is_some_and(|pod| pod.host_device == route.device);
-        if self.is_end(node) {
-            if let (false, Some(pod)) = (is_destinations, &view.destination) {
-                hop.find(
-                    Kind::Broken,
-                    format!("the route leads to {}, not to the pod", route.device),
-                    format!(
-                        "a route to {} dev {}",
-                        self.explanation.question.packet.destination, pod.host_device
-                    ),
-                );
-            }
-            return Next::End;
-        }
-        self.next_node(hop, node, view, through_tunnel)
-    }
-
-    fn next_node(&mut self, hop: &mut Hop, node: &str, view: &PathView, through_tunnel: bool) -> Next {
-        let to = &self.explanation.question.to;
-        let Some(next) = view.way.next else { return Next::End };
-        if let Some(expected) = to.whose.node().and_then(|far| self.expected(node, far))
-            && expected.ipip != through_tunnel
-        {
-            let what = match through_tunnel {
-                true => "it goes through the tunnel, though the pool does not ask for it",
-                false => "it does not go through the tunnel, though the pool asks for it",
-            };
-            hop.find(
-                Kind::Note,
-                what,
-                expected.text(self.explanation.question.packet.destination),
-            );
-        }
-        let by = match through_tunnel {
-            true => Arrival::Tunnel,
-            false => Arrival::Wire,
-        };
-        let own = view
-            .tunnel
-            .as_ref()
-            .filter(|_| through_tunnel)
-            .and_then(|tunnel| tunnel.local);
-        let own = own.or_else(|| self.address(node));
-        if let Some(there) = Place::at(self.world, next).whose.node() {
-            return Next::Node(there.to_owned(), by, own);
-        }
-        let mut router = Hop::new(format!("{next}"), "");
-        let on = view.outer.as_ref().unwrap_or(&view.way).device.as_ref();
-        let on = on.map(|device| format!(" on {}", device.name)).unwrap_or_default();
-        match to.whose.node() {
-            Some(far) => {
-                hop.find(Kind::Note, format!("handed to {next}{on}, which is no node"), "");
-                router.fact(format!(
-                    "a router without an agent; that it sends the packet on to node {far} cannot be seen"
-                ));
-                self.hops.push(std::mem::replace(hop, router));
-                Next::Node(far.to_owned(), Arrival::Wire, None)
-            }
-            None => {
-                self.translation(hop, node);
-                hop.find(
-                    Kind::Beyond,
-                    format!("handed to {next}{on}; what happens beyond is not known here"),
-                    "",
-                );
-                Next::End
-            }
-        }
-    }
-
-    /// What leaves a pool with natOutgoing for an address of no pool has the node's address from here on.
-    fn translation(&self, hop: &mut Hop, node: &str) {
-        let packet = &self.explanation.question.packet;
-        let pools = self.world.resources().filter_map(|(key, resource)| match resource {
-            Resource::IPPool(pool) => Some((key, &pool.spec)),
-            _ => None,
-        });
-        let pools: Vec<_> = pools.collect();
-        let is_inside = pools.iter().any(|(_, pool)| pool.cidr.contains(&packet.destination));
-        let translates = pools
-            .iter()
-            .find(|(_, pool)| pool.nat_outgoing && pool.cidr.contains(&packet.source));
-        if let (false, Some((key, _)), Some(own)) = (is_inside, translates, self.address(node)) {
-            hop.fact(format!("its source becomes {own} ({key}: natOutgoing)"));
-        }
-    }
-
     /// No agent answers: what the datastore says.
     fn unseen(&mut self, node: &str, by: Arrival, why: &str) -> Next {
         let (from, to) = (&self.explanation.question.from, &self.explanation.question.to);
@@ -456,43 +230,6 @@ impl Walker<'_> {
             self.hops.push(hop);
         }
         next
-    }
-
-    /// What policy says on a node: before the packet's route is looked up, or at its end.
-    fn stages(&mut self, hop: &mut Hop, node: &str, at_end: bool) {
-        let explanation = self.explanation;
-        let stages: Vec<&Stage> = explanation
-            .stages
-            .iter()
-            .filter(|stage| stage.node == node && self.is_at_end(stage) == at_end)
-            .collect();
-        if !stages.is_empty() && !self.policies.contains_key(node) && !hop.findings().any(|it| it.kind == Kind::Unseen)
-        {
-            match self.agents.policy(node) {
-                Ok(view) => drop(self.policies.insert(node.to_owned(), view)),
-                Err(why) => hop.find(Kind::Unseen, format!("its counters cannot be read: {why}"), ""),
-            }
-        }
-        let view = self.policies.get(node);
-        for stage in stages {
-            let shown = counters::counted(stage, view);
-            let last = shown.steps.last().map(|step| step.text.clone()).unwrap_or_default();
-            hop.lines.push(Line::Policy(shown));
-            if let Some(view) = view {
-                counters::check_enforced(hop, stage, view);
-            }
-            if !stage.passes() {
-                hop.find(Kind::Denied, format!("{} {}: {last}", stage.way, stage.at), "");
-            }
-        }
-    }
-
-    /// Stages of the packet's end come behind the route, those of its beginning before it.
-    fn is_at_end(&self, stage: &Stage) -> bool {
-        let question = &self.explanation.question;
-        let same = question.from.whose.node() == question.to.whose.node();
-        let is_to = stage.at == question.to.name || !same;
-        stage.way == Way::Ingress && is_to && self.is_end(&stage.node)
     }
 
     fn is_end(&self, node: &str) -> bool {
