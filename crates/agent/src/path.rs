@@ -90,7 +90,7 @@ impl Here {
     fn pods(&self, problems: &mut Vec<String>) -> Vec<Endpoint> {
         match Journal::new(&self.journal).endpoints() {
             Ok(loaded) => {
-                let attached = |pod: &Endpoint| pod.phase == Phase::Attached && !pod.displaced;
+                let attached = |pod: &Endpoint| pod.phase == Phase::Attached && !pod.displaced && !pod.ipam_only;
                 loaded.records.into_iter().filter(attached).collect()
             }
             Err(error) => {

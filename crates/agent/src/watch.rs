@@ -133,7 +133,10 @@ fn pods(journal: &std::path::Path, question: &WatchQuestion, problems: &mut Vec<
     };
     let ends = [question.source, question.destination];
     let pods = loaded.records.into_iter().filter(|pod| {
-        pod.phase == Phase::Attached && !pod.displaced && ends.iter().any(|end| pod.addresses.contains(end))
+        pod.phase == Phase::Attached
+            && !pod.displaced
+            && !pod.ipam_only
+            && ends.iter().any(|end| pod.addresses.contains(end))
     });
     pods.map(|pod| (crate::path::pod_name(&pod), pod.netns)).collect()
 }
