@@ -223,7 +223,11 @@ fn decide(trace: &mut Vec<Step>, step: Step, outcome: Outcome) -> Outcome {
 impl Asked<'_> {
     fn at(&self, endpoint: &Endpoint, hook: Hook, trace: &mut Vec<Step>) -> Outcome {
         if let Some(why) = &endpoint.closed {
-            return decide(trace, Step::Closed(why.clone()), Outcome::Deny);
+            return match hook {
+                Hook::Normal | Hook::Forward => decide(trace, Step::Closed(why.clone()), Outcome::Deny),
+                // What is closed is closed later, where failsafe ports and others' packets are told apart.
+                Hook::PreDnat | Hook::Untracked => decide(trace, Step::NothingApplies, Outcome::Undecided),
+            };
         }
         let none = Direction::default();
         let direction = match (hook, self.way) {

@@ -282,3 +282,38 @@ fn graph(resource: Resource) -> Graph {
     graph.flush();
     graph
 }
+
+#[test]
+fn a_closed_host_endpoint_is_closed_where_failsafe_ports_are_known() {
+    use crate::evaluate::{Hook, Outcome, Packet, Way, evaluate_at};
+    let broken = Parts {
+        selector: "global()".into(),
+        ..Parts::default()
+    };
+    let mut graph = Graph::new("n1");
+    for resource in [broken.global("p"), build::host("host", "n1", "eth0").into()] {
+        graph.apply(Update {
+            key: resource.key(),
+            value: Some(resource),
+        });
+    }
+    graph.flush();
+    let packet = Packet {
+        source: "192.0.2.1".parse().unwrap(),
+        destination: "192.0.2.2".parse().unwrap(),
+        protocol: 99,
+        source_port: None,
+        destination_port: None,
+        icmp: None,
+    };
+    for (hook, outcome) in [
+        (Hook::Normal, Outcome::Deny),
+        (Hook::Forward, Outcome::Deny),
+        (Hook::PreDnat, Outcome::Undecided),
+        (Hook::Untracked, Outcome::Undecided),
+    ] {
+        let id = EndpointId::Host("host".into());
+        let verdict = evaluate_at(graph.state(), &id, hook, Way::Ingress, &packet);
+        assert_eq!(verdict.outcome, outcome, "{hook:?}");
+    }
+}
