@@ -33,6 +33,7 @@ pub struct Coverage {
     pub counts: BTreeMap<Reason, u64>,
 }
 
+const ACTIONS: [&str; 4] = ["allow", "deny", "pass", "log"];
 /// Parts of rules besides their sides.
 const WHOLE: [&str; 8] = [
     "anything",
@@ -101,74 +102,35 @@ impl Coverage {
         }
     }
 
-    /// Reasons that policies like ours must have met, and nobody did.
-    pub fn missing(&self) -> Vec<Reason> {
-        self.required()
-            .into_iter()
-            .filter(|reason| !self.counts.contains_key(reason))
-            .collect()
-    }
-
-    fn required(&self) -> Vec<Reason> {
-        let ways = [Way::Ingress, Way::Egress];
-        let mut required = Vec::new();
+    /// What policies like ours must have met, and nobody did.
+    pub fn missing(&self) -> Vec<String> {
+        let met = |reason: &Reason| self.counts.contains_key(reason);
+        let missing = required().into_iter().filter(|reason| !met(reason));
+        let mut missing: Vec<String> = missing.map(|reason| reason.to_string()).collect();
         for part in WHOLE.into_iter().chain(SOURCE).chain(DESTINATION) {
-            for action in ["allow", "deny", "pass", "log"] {
+            let rule = |action, is_ipv4, way| met(&Reason::Part(part, action, is_ipv4, way));
+            for way in [Way::Ingress, Way::Egress] {
+                // Validation: services as destination of egress rules, as source of ingress rules.
+                let is_refused = matches!(
+                    (part, way),
+                    ("source services", Way::Egress) | ("destination services", Way::Ingress)
+                );
+                if is_refused {
+                    continue;
+                }
+                for action in ACTIONS {
+                    if !rule(action, true, way) && !rule(action, false, way) {
+                        missing.push(format!("{way:?} rule, {action}, {part}"));
+                    }
+                }
                 for is_ipv4 in [true, false] {
-                    for way in ways {
-                        // Validation: services as destination of egress rules, as source of ingress rules.
-                        let refused = matches!(
-                            (part, way),
-                            ("source services", Way::Egress) | ("destination services", Way::Ingress)
-                        );
-                        if !refused {
-                            required.push(Reason::Part(part, action, is_ipv4, way));
-                        }
+                    if !ACTIONS.iter().any(|action| rule(action, is_ipv4, way)) {
+                        missing.push(format!("{way:?} rule, IPv{}, {part}", if is_ipv4 { 4 } else { 6 }));
                     }
                 }
             }
         }
-        for hook in [Hook::Normal, Hook::Forward, Hook::PreDnat, Hook::Untracked] {
-            for way in ways {
-                for outcome in [Outcome::Allow, Outcome::Deny, Outcome::Undecided] {
-                    let possible = match (hook, way, outcome) {
-                        (Hook::Normal, _, Outcome::Undecided) => false,
-                        (Hook::PreDnat, Way::Egress, _) => false,
-                        _ => true,
-                    };
-                    if possible {
-                        required.push(Reason::Hook(hook, way, outcome));
-                    }
-                }
-            }
-        }
-        let others = [
-            "closed",
-            "no policy applies in this hook",
-            "profile rule",
-            "profile is missing",
-            "nothing matched",
-            "failsafe",
-            "device without policy",
-            "spoofed source",
-            "spoofed source that is allowed",
-            "defaultEndpointToHostAction",
-            "no host endpoint",
-            "from the host to its pod",
-        ];
-        required.extend(others.map(|text| Reason::Other(text.to_owned())));
-        for tier in ["default", "security", "platform"] {
-            let ends: &[&str] = if tier == "default" {
-                &["Deny"]
-            } else {
-                &["Deny", "Pass"]
-            };
-            required.extend(
-                ends.iter()
-                    .map(|end| Reason::Other(format!("end of tier {tier}: {end}"))),
-            );
-        }
-        required
+        missing
     }
 
     fn count(&mut self, reason: Reason) {
@@ -238,6 +200,51 @@ impl fmt::Display for Reason {
             Reason::Other(text) => f.write_str(text),
         }
     }
+}
+
+/// What must have been met besides parts of rules.
+fn required() -> Vec<Reason> {
+    let mut required = Vec::new();
+    for hook in [Hook::Normal, Hook::Forward, Hook::PreDnat, Hook::Untracked] {
+        for way in [Way::Ingress, Way::Egress] {
+            for outcome in [Outcome::Allow, Outcome::Deny, Outcome::Undecided] {
+                let is_impossible = matches!(
+                    (hook, way, outcome),
+                    (Hook::Normal, _, Outcome::Undecided) | (Hook::PreDnat, Way::Egress, _)
+                );
+                if !is_impossible {
+                    required.push(Reason::Hook(hook, way, outcome));
+                }
+            }
+        }
+    }
+    let others = [
+        "closed",
+        "no policy applies in this hook",
+        "profile rule",
+        "profile is missing",
+        "nothing matched",
+        "failsafe",
+        "device without policy",
+        "spoofed source",
+        "spoofed source that is allowed",
+        "defaultEndpointToHostAction",
+        "no host endpoint",
+        "from the host to its pod",
+    ];
+    required.extend(others.map(|text| Reason::Other(text.to_owned())));
+    for tier in ["default", "security", "platform"] {
+        let ends: &[&str] = if tier == "default" {
+            &["Deny"]
+        } else {
+            &["Deny", "Pass"]
+        };
+        required.extend(
+            ends.iter()
+                .map(|end| Reason::Other(format!("end of tier {tier}: {end}"))),
+        );
+    }
+    required
 }
 
 /// A rule as it was written.

@@ -86,7 +86,7 @@ impl Asking<'_> {
             return false;
         }
         match (from, to) {
-            (Place::Pod(_), Place::Host) => self.to_host(),
+            (Place::Pod(_), Place::Host) => self.end_at_host(),
             (Place::Host, _) | (_, Place::Host) => true,
             (_, Place::Pod(_)) => self.pod(to, Way::Ingress),
             (_, Place::Uplink(index)) => self.uplink(index, Hook::Forward, Way::Egress),
@@ -179,7 +179,7 @@ impl Asking<'_> {
     }
 
     /// What policy of the pod allows may still not be for the host.
-    fn to_host(&mut self) -> bool {
+    fn end_at_host(&mut self) -> bool {
         match self.case.settings.endpoint_to_host {
             ToHost::Accept | ToHost::Return => true,
             ToHost::Drop => self.decided("defaultEndpointToHostAction", false),

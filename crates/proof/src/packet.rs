@@ -22,6 +22,8 @@ pub struct Packet {
 
 /// Ports that rules and packets speak of.
 pub const PORTS: [u16; 10] = [22, 53, 80, 81, 443, 8080, 8081, 9000, 30000, 65535];
+/// Those of them that have names.
+pub const NAMED_PORTS: [u16; 3] = [53, 80, 8080];
 /// TCP.
 pub const TCP: u8 = 6;
 /// UDP.
@@ -46,6 +48,7 @@ pub fn any(random: &mut Random, case: &Case) -> Packet {
         if !rules.is_empty() {
             let rule = random.pick(&rules);
             aim(random, &mut packet.seen, rule);
+            aim_at_service(random, case, &mut packet, rule);
         }
     }
     packet
@@ -82,7 +85,7 @@ fn aim(random: &mut Random, packet: &mut evaluate::Packet, rule: &Rule) {
                 true => random.pick(&PORTS),
                 false => match random.pick(ports) {
                     Port::Range(first, last) => random.pick(&[first, last]),
-                    Port::Named(_) => random.pick(&PORTS),
+                    Port::Named(_) => random.pick(&NAMED_PORTS),
                 },
             };
             (packet.protocol, packet.icmp) = (protocol, None);
@@ -94,6 +97,47 @@ fn aim(random: &mut Random, packet: &mut evaluate::Packet, rule: &Rule) {
             (packet.source_port, packet.destination_port) = (None, None);
         }
     }
+}
+
+/// Sends a packet to an endpoint of the service that a rule asks for.
+fn aim_at_service(random: &mut Random, case: &Case, packet: &mut Packet, rule: &Rule) {
+    let Some(service) = &rule.destination.services else {
+        return;
+    };
+    let backends = case.resources.values().filter_map(|resource| match resource {
+        Resource::KubernetesEndpointSlice(slice) if slice.spec.service == service.name => Some(&slice.spec),
+        _ => None,
+    });
+    let backends = backends.flat_map(|slice| {
+        let ports = move |address: &IpAddr| {
+            slice.ports.iter().map({
+                let address = *address;
+                move |port| (address, port)
+            })
+        };
+        slice.addresses.iter().flat_map(ports)
+    });
+    let source = packet.seen.source;
+    let reachable = |address: &IpAddr| {
+        let place = Place::of(*address).filter(|place| *place != packet.from && address.is_ipv4() == source.is_ipv4());
+        place.map(|place| (place, *address))
+    };
+    let backends: Vec<_> = backends
+        .filter_map(|(address, port)| Some((reachable(&address)?, port.protocol.number()?, port.port)))
+        .collect();
+    if backends.is_empty() {
+        return;
+    }
+    let ((to, destination), protocol, port) = random.pick(&backends);
+    packet.to = to;
+    packet.seen = evaluate::Packet {
+        source,
+        destination,
+        protocol,
+        source_port: Some(packet.seen.source_port.unwrap_or_else(|| random.pick(&PORTS))),
+        destination_port: Some(port),
+        icmp: None,
+    };
 }
 
 fn anywhere(random: &mut Random) -> Packet {

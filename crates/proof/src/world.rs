@@ -65,6 +65,12 @@ impl Place {
         }
     }
 
+    /// Who has an address.
+    pub fn of(address: IpAddr) -> Option<Place> {
+        let has = |place: &Place| place.addresses().into_iter().flatten().any(|own| ip(own) == address);
+        Self::all().into_iter().find(has)
+    }
+
     /// Its addresses, IPv4 and IPv6.
     pub fn addresses(self) -> Vec<[&'static str; 2]> {
         match self {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::rules::{NETS, any_net};
 use super::{NAMESPACES, PORT_NAMES, SERVICES, in_namespace, labels};
-use crate::packet::PORTS;
+use crate::packet::{NAMED_PORTS, PORTS};
 use crate::random::Random;
 use crate::world::{FAR_HOST, FAR_PODS, HOST_ADDRESSES, KNOWN_PODS, NODE, OUTSIDE, POD_ADDRESSES, PODS, ip};
 
@@ -58,10 +58,10 @@ fn pod(random: &mut Random, node: &str, name: &str, addresses: [&str; 2]) -> Wor
         service_account_name: account.into(),
         ip_networks: addresses.iter().map(|address| IpNet::from(ip(address))).collect(),
         profiles,
-        ports: random.some(0, 3, |random| EndpointPort {
+        ports: random.some(1, 4, |random| EndpointPort {
             name: random.pick(&PORT_NAMES).into(),
             protocol: Protocol::from_text(random.pick(&["TCP", "UDP", "SCTP"])),
-            port: random.pick(&PORTS),
+            port: random.pick(&NAMED_PORTS),
             host_port: None,
             host_ip: None,
         }),
@@ -118,7 +118,7 @@ fn host(random: &mut Random, name: &str, node: &str, interface: &str, addresses:
         ports: random.some(0, 2, |random| HostEndpointPort {
             name: random.pick(&PORT_NAMES).into(),
             protocol: Protocol::from_text(random.pick(&["TCP", "UDP", "SCTP"])),
-            port: random.pick(&PORTS),
+            port: random.pick(&NAMED_PORTS),
         }),
     };
     let mut host = Object::new(name, spec);

@@ -83,6 +83,8 @@ fn rule(random: &mut Random, may_pass: bool) -> Rule {
         Some("SCTP"),
         Some("UDPLite"),
         Some("ICMP"),
+        Some("ICMPv6"),
+        Some("ICMP"),
         Some("ICMP"),
         Some("ICMPv6"),
         Some("ICMPv6"),
