@@ -7,6 +7,7 @@ use api::{Key, Resource};
 use dataplane::filter::{DenyAction, Filter, Settings, ToHost};
 use datastore::Update;
 use kernel::IfName;
+use kernel::nft::TableState;
 use policy::{Graph, PolicyState, compute};
 
 use crate::make;
@@ -47,8 +48,8 @@ impl Case {
         }
     }
 
-    /// A filter that was told all of it by the incremental calculation, and has seen a kernel without our table.
-    pub fn filter(&self) -> Filter {
+    /// A filter that was told all of it by the incremental calculation, and has seen the kernel's table (`None`: there is none).
+    pub fn filter(&self, seen: Option<&TableState>) -> Filter {
         let mut graph = Graph::new(NODE);
         for (key, endpoint) in &self.locals {
             graph.local(key.clone(), Some(endpoint.clone()));
@@ -60,7 +61,7 @@ impl Case {
             });
         }
         let mut filter = Filter::new(self.settings.clone());
-        filter.observed(None);
+        filter.observed(seen);
         filter.in_sync();
         for (index, device) in world::UPLINKS.iter().enumerate() {
             filter.link(IfName((*device).to_owned()), Some(world::uplink_addresses(index)));

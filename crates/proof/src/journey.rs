@@ -26,19 +26,27 @@ pub struct Journey {
 
 /// What policy says of a packet's whole way.
 pub fn expected(case: &Case, packet: &Packet) -> Journey {
-    let mut asking = Asking {
-        case,
-        packet,
-        verdicts: Vec::new(),
-        besides: Vec::new(),
-        is_tracked: true,
-    };
+    let mut asking = Asking::new(case, packet);
     let arrives = asking.journey();
     Journey {
         arrives,
         is_tracked: asking.is_tracked,
         verdicts: asking.verdicts,
         besides: asking.besides,
+    }
+}
+
+/// Whether the answer in a flow that was allowed and is tracked arrives: it must be its sender's, and only untracked policies
+/// are asked about it. What these allow is of no flow any more, so everybody else is asked as well.
+pub fn expected_answer(case: &Case, answer: &Packet) -> bool {
+    let mut asking = Asking::new(case, answer);
+    if matches!(answer.from, Place::Pod(_)) && !asking.may_send() {
+        return false;
+    }
+    match asking.untracked() {
+        None => false,
+        Some(true) => expected(case, answer).arrives,
+        Some(false) => true,
     }
 }
 
@@ -59,7 +67,17 @@ struct Asking<'a> {
     is_tracked: bool,
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
+    fn new(case: &'a Case, packet: &'a Packet) -> Self {
+        Self {
+            case,
+            packet,
+            verdicts: Vec::new(),
+            besides: Vec::new(),
+            is_tracked: true,
+        }
+    }
+
     fn journey(&mut self) -> bool {
         let (from, to) = (self.packet.from, self.packet.to);
         if let Place::Pod(_) = from
@@ -114,42 +132,43 @@ impl Asking<'_> {
 
     /// Untracked and `preDNAT` policies: whether they have allowed the packet; `None`: they dropped it.
     fn early(&mut self) -> Option<bool> {
+        if self.untracked()? {
+            return Some(true);
+        }
+        // A host endpoint for all interfaces sees pods' packets too.
+        let id = match self.packet.from {
+            Place::Uplink(index) => self.host(index),
+            Place::Pod(_) => self.for_all(),
+            Place::Host => None,
+        };
+        match id {
+            Some(id) if !self.failsafe(Way::Ingress) => self.pre_dnat(&id),
+            _ => Some(false),
+        }
+    }
+
+    /// As [`Self::early`], untracked policies alone.
+    fn untracked(&mut self) -> Option<bool> {
         let (index, way) = match (self.packet.from, self.packet.to) {
             (Place::Uplink(index), _) => (index, Way::Ingress),
             (Place::Host, Place::Uplink(index)) => (index, Way::Egress),
-            _ => return self.early_of_pods(),
+            _ => return Some(false),
         };
         // What is for all interfaces has no untracked policy.
-        if let Some(id) = self.host(index).filter(|id| !self.is_for_all(id)) {
-            let open = self.failsafe(way) || self.failsafe_reply(way);
-            match self.ask(&id, Hook::Untracked, way) {
-                _ if open => {}
-                Outcome::Deny => return None,
-                Outcome::Allow => {
-                    self.is_tracked = false;
-                    return Some(true);
-                }
-                Outcome::Undecided => {}
+        let Some(id) = self.host(index).filter(|id| !self.is_for_all(id)) else {
+            return Some(false);
+        };
+        if self.failsafe(way) || self.failsafe_reply(way) {
+            return Some(false);
+        }
+        match self.ask(&id, Hook::Untracked, way) {
+            Outcome::Deny => None,
+            Outcome::Allow => {
+                self.is_tracked = false;
+                Some(true)
             }
+            Outcome::Undecided => Some(false),
         }
-        if way == Way::Ingress
-            && let Some(id) = self.host(index)
-            && !self.failsafe(Way::Ingress)
-        {
-            return self.pre_dnat(&id);
-        }
-        Some(false)
-    }
-
-    /// A host endpoint for all interfaces sees pods' packets too, before their destination is translated.
-    fn early_of_pods(&mut self) -> Option<bool> {
-        if let Place::Pod(_) = self.packet.from
-            && let Some(id) = self.for_all()
-            && !self.failsafe(Way::Ingress)
-        {
-            return self.pre_dnat(&id);
-        }
-        Some(false)
     }
 
     fn pre_dnat(&mut self, id: &EndpointId) -> Option<bool> {
