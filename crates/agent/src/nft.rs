@@ -1,12 +1,10 @@
 //! nf_tables as the agent has it: opened when it can be. A kernel without it is a reason that status shows, not the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::BoxStream;
-use kernel::nft::{
-    ChainName, Generation, NftError, NftEvent, NftKernel, RuleState, TableName, TableState, Transaction,
-};
+use kernel::nft::{ChainName, Generation, NftError, NftEvent, NftKernel, Rules, TableName, TableState, Transaction};
 use linux::nft::LiveNft;
 
 /// nf_tables of this network namespace, opened when it is first needed and tried again each time.
@@ -34,18 +32,18 @@ impl NftKernel for Nft {
         async { self.live()?.read(table).await }.boxed()
     }
 
-    fn rules<'a>(
-        &'a mut self,
-        table: &'a TableName,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
-        async { self.live()?.rules(table).await }.boxed()
+    fn rules(&mut self, table: &TableName) -> BoxFuture<'static, Result<Rules, NftError>> {
+        match self.live() {
+            Ok(live) => live.rules(table),
+            Err(error) => std::future::ready(Err(error)).boxed(),
+        }
     }
 
     fn rules_of<'a>(
         &'a mut self,
         table: &'a TableName,
         chains: &'a BTreeSet<ChainName>,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+    ) -> BoxFuture<'a, Result<Rules, NftError>> {
         async { self.live()?.rules_of(table, chains).await }.boxed()
     }
 

@@ -23,12 +23,13 @@ use dataplane::filter::{
     Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel,
 };
 use datastore::Update;
-use kernel::nft::{ChainName, NftError, NftEvent, NftKernel, RuleState, TableName};
+use futures::future::BoxFuture;
+use kernel::nft::{NftError, NftEvent, NftKernel, Rules, TableName};
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
 use crate::flows::Flows;
-use crate::policy_view::{Known, PolicyView};
+use crate::policy_view::Known;
 use flows::Cutting;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
@@ -413,9 +414,23 @@ impl PacketFilter {
         self.graph.state()
     }
 
-    /// The table's rules with their counters, by chain.
-    pub async fn rules(&mut self) -> Result<BTreeMap<ChainName, Vec<RuleState>>, NftError> {
-        self.kernel.rules(&self.table).await
+    /// Begins to read the table's rules with their counters, beside everything else; the result is for
+    /// [`PacketFilter::rules_read`].
+    pub fn read_rules(&mut self) -> BoxFuture<'static, Result<Rules, NftError>> {
+        self.drops.begin();
+        self.passes.begin();
+        self.kernel.rules(&self.table)
+    }
+
+    /// Takes the rules that were read: what they have counted so far.
+    pub fn rules_read(&mut self, rules: &Result<Rules, NftError>) -> Result<Counted, String> {
+        let rules = rules.as_ref().map_err(ToString::to_string)?;
+        self.drops.seen(rules);
+        self.passes.seen(rules);
+        Ok(Counted {
+            drops: self.drops.totals(),
+            passes: self.passes.totals(),
+        })
     }
 
     /// What is told of it.
@@ -439,21 +454,12 @@ impl PacketFilter {
         }
     }
 
-    /// What there is to policy here, with the counters of the kernel's rules.
-    pub async fn view(&mut self) -> PolicyView {
-        let (rules, unread) = match self.rules().await {
-            Ok(rules) => (rules, None),
-            Err(error) => (BTreeMap::new(), Some(error.to_string())),
-        };
+    /// What there is to policy here, to be shown with rules of the kernel somewhere else.
+    pub fn known(&self) -> Known {
         let report = self.report();
-        let known = Known {
-            state: self.graph.state(),
-            is_enforced: &|id| self.filter.is_enforced(id),
-            problems: report.problems,
-            broken: report.broken.or(unread),
-            rules: &rules,
-        };
-        known.view()
+        let state = self.graph.state();
+        let enforced = state.endpoints.keys().filter(|id| self.filter.is_enforced(id));
+        Known::new(state, enforced.cloned().collect(), report)
     }
 
     /// Floating IPs and host ports of the pods that are here.

@@ -1,12 +1,14 @@
 //! Network policy of this node for people: what the agent has compiled, and what the kernel's rules have counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::filter::{endpoint_chains, policy_comment, profile_comment};
-use kernel::nft::{ChainName, Count, RuleState, Statement, Verdict};
+use kernel::nft::{Count, NftError, RuleState, Rules, Statement, Verdict};
 use policy::evaluate::Way;
-use policy::{Direction, EndpointId, Interface, PolicyState, Rule, TierEnd, rule_text};
+use policy::{Direction, Endpoint, EndpointId, Interface, PolicyState, Rule, Set, SetId, TierEnd, rule_text};
 use serde::{Deserialize, Serialize};
+
+use crate::packet_filter::FilterReport;
 
 /// Everything, as `/policy` answers it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -142,19 +144,49 @@ pub struct DropView {
     pub bytes: u64,
 }
 
-/// What the packet filter knows.
-pub(crate) struct Known<'a> {
-    pub state: &'a PolicyState,
-    pub is_enforced: &'a dyn Fn(&EndpointId) -> bool,
-    pub problems: Vec<String>,
-    pub broken: Option<String>,
-    pub rules: &'a BTreeMap<ChainName, Vec<RuleState>>,
+/// What the packet filter knows, as it was at one moment. Most of it is shared with the packet filter; making a view of it
+/// takes time, and can be done on another thread.
+#[derive(Debug)]
+pub struct Known {
+    /// Sets without their members.
+    state: PolicyState,
+    members: BTreeMap<SetId, usize>,
+    enforced: BTreeSet<EndpointId>,
+    problems: Vec<String>,
+    broken: Option<String>,
 }
 
-impl Known<'_> {
-    pub fn view(self) -> PolicyView {
-        let state = self.state;
-        let counts = Counts::new(self.rules);
+impl Known {
+    pub(crate) fn new(state: &PolicyState, enforced: BTreeSet<EndpointId>, report: FilterReport) -> Self {
+        let without_members = |set: &Set| Set {
+            kind: set.kind,
+            meaning: set.meaning.clone(),
+            members: BTreeSet::new(),
+        };
+        let sets = state.sets.iter();
+        Self {
+            members: sets.clone().map(|(id, set)| (id.clone(), set.members.len())).collect(),
+            state: PolicyState {
+                endpoints: state.endpoints.clone(),
+                policies: state.policies.clone(),
+                profiles: state.profiles.clone(),
+                sets: sets.map(|(id, set)| (id.clone(), without_members(set))).collect(),
+            },
+            enforced,
+            problems: report.problems,
+            broken: report.broken,
+        }
+    }
+
+    /// It with the kernel's rules, or without if they could not be read.
+    pub fn view(&self, rules: &Result<Rules, NftError>) -> PolicyView {
+        let none = Rules::new();
+        let (rules, unread) = match rules {
+            Ok(rules) => (rules, None),
+            Err(error) => (&none, Some(error.to_string())),
+        };
+        let state = &self.state;
+        let counts = Counts::new(rules);
         let policies = state.policies.iter().map(|(id, policy)| RulesView {
             id: id.to_string(),
             tier: Some(policy.tier.clone()),
@@ -176,21 +208,23 @@ impl Known<'_> {
         let sets = state.sets.iter().map(|(id, set)| SetView {
             id: id.0.clone(),
             meaning: set.meaning.clone(),
-            members: set.members.len(),
+            members: self.members.get(id).copied().unwrap_or_default(),
         });
+        let endpoints = state.endpoints.iter();
         PolicyView {
-            endpoints: state.endpoints.keys().filter_map(|id| self.endpoint(id)).collect(),
+            endpoints: endpoints
+                .map(|(id, endpoint)| self.endpoint(id, endpoint, rules))
+                .collect(),
             policies: policies.collect(),
             profiles: profiles.collect(),
             sets: sets.collect(),
-            drops: drops(self.rules.values().flatten()),
-            problems: self.problems,
-            broken: self.broken,
+            drops: drops(rules.values().flatten()),
+            problems: self.problems.clone(),
+            broken: self.broken.clone().or(unread),
         }
     }
 
-    fn endpoint(&self, id: &EndpointId) -> Option<EndpointView> {
-        let endpoint = self.state.endpoints.get(id)?;
+    fn endpoint(&self, id: &EndpointId, endpoint: &Endpoint, rules: &Rules) -> EndpointView {
         let hooks = [
             ("ingress", &endpoint.ingress),
             ("egress", &endpoint.egress),
@@ -201,9 +235,9 @@ impl Known<'_> {
             ("untracked egress", &endpoint.untracked.egress),
         ];
         let chains = endpoint_chains(id, &endpoint.interface);
-        let own = chains.iter().filter_map(|(_, chain)| self.rules.get(chain)).flatten();
+        let own = chains.iter().filter_map(|(_, chain)| rules.get(chain)).flatten();
         let list = |addresses: &[std::net::IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Some(EndpointView {
+        EndpointView {
             id: id.to_string(),
             interface: match &endpoint.interface {
                 Interface::Named(name) => name.clone(),
@@ -212,7 +246,7 @@ impl Known<'_> {
             },
             addresses: list(&endpoint.addresses),
             labels: endpoint.labels.clone(),
-            enforced: (self.is_enforced)(id),
+            enforced: self.enforced.contains(id),
             closed: endpoint.closed.clone(),
             hooks: hooks
                 .into_iter()
@@ -220,7 +254,7 @@ impl Known<'_> {
                 .collect(),
             profiles: endpoint.profiles.clone(),
             drops: drops(own),
-        })
+        }
     }
 }
 
@@ -245,7 +279,8 @@ fn hook_view(hook: &str, direction: &Direction) -> Option<HookView> {
 fn drops<'r>(rules: impl Iterator<Item = &'r RuleState>) -> Vec<DropView> {
     let mut sums: BTreeMap<&str, Count> = BTreeMap::new();
     for state in rules {
-        let denies = state.rule.as_ref().is_some_and(|rule| {
+        // A rule that cannot be read whole: no rule of ours counts what it lets pass.
+        let denies = state.rule.as_ref().is_none_or(|rule| {
             let refuses = |statement: &Statement| matches!(statement, Statement::Reject);
             rule.verdict == Some(Verdict::Drop) || rule.actions.iter().any(refuses)
         });
@@ -276,7 +311,7 @@ struct Counts<'r> {
 }
 
 impl<'r> Counts<'r> {
-    fn new(rules: &'r BTreeMap<ChainName, Vec<RuleState>>) -> Self {
+    fn new(rules: &'r Rules) -> Self {
         let mut by_comment: BTreeMap<&str, (usize, Option<Count>)> = BTreeMap::new();
         for state in rules.values().flatten() {
             let Some(comment) = state.comment.as_deref() else {
@@ -370,7 +405,8 @@ spec: {orchestrator: k8s, node: n1, pod: db, endpoint: eth0, ipNetworks: [192.16
         filter.in_sync();
         filter.endpoints_loaded();
         block_on(filter.settle());
-        let view = block_on(filter.view());
+        let rules = block_on(filter.read_rules());
+        let view = filter.known().view(&rules);
         assert_eq!(view.broken, None);
         let [endpoint] = &view.endpoints[..] else {
             panic!("{view:?}")

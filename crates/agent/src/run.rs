@@ -8,7 +8,7 @@ use calc::{Graph, NodeChange};
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
 use datastore::SyncEvent;
 use ipnet::IpNet;
-use kernel::nft::NftEvent;
+use kernel::nft::{NftError, NftEvent, Rules};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,6 +68,8 @@ pub enum Event {
     },
     /// Somebody wants to know what the rules have counted.
     Counted(oneshot::Sender<Result<Counted, String>>),
+    /// The kernel's rules have been read for those who wanted to know.
+    Rules(Result<Rules, NftError>),
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -101,11 +103,11 @@ pub struct Loop<K> {
     /// Hears whose flows to look at.
     cutter: mpsc::UnboundedSender<Work>,
     waiting: HashMap<String, Vec<Waiter>>,
-    /// Who wants to see policy.
-    viewers: Vec<oneshot::Sender<PolicyView>>,
     leaving: Vec<Waiter>,
-    /// Who wants to know what the rules have counted.
-    counting: Vec<oneshot::Sender<Result<Counted, String>>>,
+    /// Who wants to know what the kernel's rules have counted.
+    curious: Curious,
+    /// Whom the reading of the rules is for that is going on.
+    reading: Option<Curious>,
     switch_due: bool,
     sync: SyncState,
     synced: bool,
@@ -126,6 +128,15 @@ pub struct Listeners {
 }
 
 type Waiter = oneshot::Sender<Result<(), String>>;
+
+/// Who waits for a reading of the kernel's rules.
+#[derive(Default)]
+struct Curious {
+    /// They want to see policy.
+    viewers: Vec<oneshot::Sender<PolicyView>>,
+    /// They want to know what was counted.
+    counting: Vec<oneshot::Sender<Result<Counted, String>>>,
+}
 
 /// How long after a pool's mode changed packets take the new way: by then every node is ready to receive them.
 /// A watch delivers in milliseconds; a node whose watch is broken for longer loses the packets in between.
@@ -186,9 +197,9 @@ impl<K: Kernel> Loop<K> {
             myself,
             cutter,
             waiting: HashMap::new(),
-            viewers: Vec::new(),
             leaving: Vec::new(),
-            counting: Vec::new(),
+            curious: Curious::default(),
+            reading: None,
             switch_due: false,
             sync: SyncState::Connecting,
             synced: false,
@@ -273,10 +284,11 @@ impl<K: Kernel> Loop<K> {
             Event::Report(reply) => {
                 let _ = reply.send(self.report());
             }
-            Event::Policy(reply) => self.viewers.push(reply),
+            Event::Policy(reply) => self.curious.viewers.push(reply),
             Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
             Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
-            Event::Counted(reply) => self.counting.push(reply),
+            Event::Counted(reply) => self.curious.counting.push(reply),
+            Event::Rules(rules) => self.answer_curious(rules),
             Event::Retry => {
                 self.dataplane.retry();
                 self.filter.retry();
@@ -314,12 +326,11 @@ impl<K: Kernel> Loop<K> {
             }
         }
         self.answer_waiting();
-        self.show_policy().await;
         let flows = self.filter.flows_to_cut();
         if !flows.is_empty() {
             let _ = self.cutter.send(flows);
         }
-        self.answer_counting().await;
+        self.read_rules();
         self.schedule_switch();
         self.configure_bgp();
         let (pod_mtu, synced) = (self.dataplane.pod_mtu(), self.synced);
@@ -431,24 +442,29 @@ impl<K: Kernel> Loop<K> {
         });
     }
 
-    /// One reading of the kernel's rules answers all who ask.
-    async fn show_policy(&mut self) {
-        if self.viewers.is_empty() {
+    /// One reading of the kernel's rules answers all who have asked before it. It goes on while the loop does: there may be
+    /// tens of thousands of rules.
+    fn read_rules(&mut self) {
+        let is_asked = !self.curious.viewers.is_empty() || !self.curious.counting.is_empty();
+        if self.reading.is_some() || !is_asked {
             return;
         }
-        let view = self.filter.view().await;
-        let viewers = self.viewers.drain(..);
-        viewers.for_each(|viewer| drop(viewer.send(view.clone())));
+        self.reading = Some(std::mem::take(&mut self.curious));
+        let (rules, myself) = (self.filter.read_rules(), self.myself.clone());
+        tokio::spawn(async move { drop(myself.send(Event::Rules(rules.await))) });
     }
 
-    /// One reading of the counters answers all who asked.
-    async fn answer_counting(&mut self) {
-        if self.counting.is_empty() {
-            return;
+    fn answer_curious(&mut self, rules: Result<Rules, NftError>) {
+        let counted = self.filter.rules_read(&rules);
+        let Curious { viewers, counting } = self.reading.take().unwrap_or_default();
+        counting.into_iter().for_each(|reply| drop(reply.send(counted.clone())));
+        if !viewers.is_empty() {
+            let known = self.filter.known();
+            tokio::task::spawn_blocking(move || {
+                let view = known.view(&rules);
+                viewers.into_iter().for_each(|viewer| drop(viewer.send(view.clone())));
+            });
         }
-        let counted = self.filter.counted().await.map_err(|error| error.to_string());
-        let asked = self.counting.drain(..);
-        asked.for_each(|reply| drop(reply.send(counted.clone())));
     }
 
     fn report(&self) -> DataplaneReport {
@@ -474,3 +490,6 @@ fn log_repairs(repaired: &[String]) {
         tracing::info!(more, "repaired drift");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane::filter::{DropCause, Pass, Settings, rewritten};
-use kernel::nft::{ChainName, Count, NftError, RuleState, Transaction};
+use kernel::nft::{Count, Rules, Transaction};
 use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyChange, PolicyState};
 
@@ -103,27 +103,16 @@ impl PacketFilter {
         self.applied.flows_gone += gone as u64;
     }
 
-    /// Packets so far: reads the counters of all rules.
-    pub async fn counted(&mut self) -> Result<Counted, NftError> {
-        let rules = self.rules().await?;
-        self.drops.seen(&rules);
-        self.passes.seen(&rules);
-        Ok(Counted {
-            drops: self.drops.totals(),
-            passes: self.passes.totals(),
-        })
-    }
-
     /// What the rules that a transaction throws away have counted. Counters are no reason to keep a change back.
-    pub(super) async fn ending(&mut self, transaction: &Transaction) -> BTreeMap<ChainName, Vec<RuleState>> {
+    pub(super) async fn ending(&mut self, transaction: &Transaction) -> Rules {
         let read = match rewritten(transaction) {
-            Some(chains) if chains.is_empty() => return BTreeMap::new(),
+            Some(chains) if chains.is_empty() => return Rules::new(),
             Some(chains) => self.kernel.rules_of(&self.table, &chains).await,
             None => self.kernel.rules(&self.table).await,
         };
         read.unwrap_or_else(|error| {
             tracing::debug!(%error, "packet filter: counters of rules that go were not read");
-            BTreeMap::new()
+            Rules::new()
         })
     }
 }

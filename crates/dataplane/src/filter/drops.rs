@@ -316,6 +316,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_thrown_away_while_rules_are_read_is_counted_once() {
+        let deny = "deny NetworkPolicy default/db ingress 0";
+        let whose = "policy NetworkPolicy default/db";
+        let mut drops = Drops::default();
+        // The reading may have met the old rules, or the new ones.
+        for (round, count) in [(1, 5), (2, 0)] {
+            drops.begin();
+            drops.retire(&counted(&[("p", deny, 5)]));
+            drops.seen(&counted(&[("p", deny, count)]));
+            assert_eq!(shown(&drops), [format!("{whose} {0}/{0}00", 5 * round)]);
+        }
+        drops.seen(&counted(&[("p", deny, 1)]));
+        assert_eq!(shown(&drops), [format!("{whose} 11/1100")]);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let mut drops = Drops::default();
         for number in 0..REMEMBERED + 10 {

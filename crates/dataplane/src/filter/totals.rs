@@ -3,7 +3,7 @@
 //! A rule that is written again counts from nothing in the kernel; [`Totals`] keeps what it had, so that sums never go backwards
 //! while an agent runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::nft::{ChainName, Count, RuleState};
 
@@ -30,6 +30,8 @@ pub struct Totals<C> {
     gone: BTreeMap<C, Count>,
     /// Of rules that are there, when they were last read.
     here: BTreeMap<ChainName, BTreeMap<C, Count>>,
+    /// While rules are being read: chains whose rules were thrown away since that began.
+    rewritten: Option<BTreeSet<ChainName>>,
 }
 
 impl<C> Default for Totals<C> {
@@ -37,24 +39,39 @@ impl<C> Default for Totals<C> {
         Self {
             gone: BTreeMap::new(),
             here: BTreeMap::new(),
+            rewritten: None,
         }
     }
 }
 
 impl<C: Cause> Totals<C> {
+    /// All rules of the table will be read, and told when that is done. What is thrown away meanwhile is not counted twice.
+    pub fn begin(&mut self) {
+        self.rewritten = Some(BTreeSet::new());
+    }
+
     /// These chains' rules, as they were just before, have been thrown away.
     pub fn retire(&mut self, chains: &BTreeMap<ChainName, Vec<RuleState>>) {
         for (chain, rules) in chains {
+            if let Some(rewritten) = &mut self.rewritten {
+                rewritten.insert(chain.clone());
+            }
             self.here.remove(chain);
             let last = sums(rules);
             last.into_iter().for_each(|(cause, count)| self.remember(cause, count));
         }
     }
 
-    /// All rules of the table as they are.
+    /// All rules of the table as they are, or were at some moment since [`Totals::begin`].
     pub fn seen(&mut self, chains: &BTreeMap<ChainName, Vec<RuleState>>) {
-        let now = chains.iter().map(|(chain, rules)| (chain.clone(), sums(rules)));
-        for (chain, before) in std::mem::replace(&mut self.here, now.collect()) {
+        // Nobody knows which rules were read of a chain that was written again: the next reading tells of the new ones.
+        let rewritten = self.rewritten.take().unwrap_or_default();
+        let now: BTreeMap<ChainName, BTreeMap<C, Count>> = chains
+            .iter()
+            .filter(|(chain, _)| !rewritten.contains(*chain))
+            .map(|(chain, rules)| (chain.clone(), sums(rules)))
+            .collect();
+        for (chain, before) in std::mem::replace(&mut self.here, now) {
             for (cause, count) in before {
                 let still = self.here.get(&chain).and_then(|sums| sums.get(&cause));
                 // Less than before: somebody else has written the rules again.

@@ -197,18 +197,16 @@ impl NftKernel for FakeNft {
         Box::pin(async move { self.lock().ask(|inner| inner.tables.read(table, inner.generation)) })
     }
 
-    fn rules<'a>(
-        &'a mut self,
-        table: &'a TableName,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
-        Box::pin(async move { self.lock().ask(|inner| inner.tables.rules(table)) })
+    fn rules(&mut self, table: &TableName) -> BoxFuture<'static, Result<Rules, NftError>> {
+        let rules = self.lock().ask(|inner| inner.tables.rules(table));
+        Box::pin(std::future::ready(rules))
     }
 
     fn rules_of<'a>(
         &'a mut self,
         table: &'a TableName,
         chains: &'a BTreeSet<ChainName>,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+    ) -> BoxFuture<'a, Result<Rules, NftError>> {
         Box::pin(async move {
             let mut rules = self.lock().ask(|inner| inner.tables.rules(table))?;
             rules.retain(|chain, _| chains.contains(chain));

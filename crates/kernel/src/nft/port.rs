@@ -19,6 +19,9 @@ impl Generation {
     }
 }
 
+/// Rules by chain.
+pub type Rules = BTreeMap<ChainName, Vec<RuleState>>;
+
 /// nf_tables of a network namespace, which can be told and asked.
 pub trait NftKernel: Send {
     /// Does all changes or none. (A transaction that changes nothing leaves the generation as it is.)
@@ -27,11 +30,10 @@ pub trait NftKernel: Send {
     /// Reads a table as it was at one moment; `None`: there is no such table.
     fn read<'a>(&'a mut self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableState>, NftError>>;
 
-    /// The rules of a table alone, without elements of named sets: far cheaper, for counters.
-    fn rules<'a>(
-        &'a mut self,
-        table: &'a TableName,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>>;
+    /// The rules of a table alone, without elements of named sets: far cheaper, for counters. It is read beside what this
+    /// kernel is told meanwhile. If that is a lot, each chain is as it was at a moment of its own, and what a rule says may be
+    /// missing; its number, its comment and its count are right.
+    fn rules(&mut self, table: &TableName) -> BoxFuture<'static, Result<Rules, NftError>>;
 
     /// The rules of these chains alone, of those that exist: a question for each. What a rule says may be missing; its
     /// number, its comment and its count are right.
@@ -39,7 +41,7 @@ pub trait NftKernel: Send {
         &'a mut self,
         table: &'a TableName,
         chains: &'a BTreeSet<ChainName>,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>>;
+    ) -> BoxFuture<'a, Result<Rules, NftError>>;
 
     /// The generation now.
     fn generation(&mut self) -> BoxFuture<'_, Result<Generation, NftError>>;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kernel::nft::{
-    BaseChain, ChainKind, ChainName, ChainState, Element, Generation, RuleState, SetName, SetState, TableName,
-    TableState, Value,
+    BaseChain, ChainKind, ChainName, ChainState, Element, Generation, Rules, SetName, SetState, TableName, TableState,
+    Value,
 };
 
 use super::chain::{self, Parsed};
@@ -17,6 +17,8 @@ use crate::request::Failure;
 
 /// A reading during which something changed is thrown away; so often, then the answer is that others are too busy.
 const ATTEMPTS: usize = 20;
+/// As [`ATTEMPTS`], where something can be done about it.
+const ATTEMPTS_AT_ALL_RULES: usize = 2;
 
 /// Why a table was not read.
 pub(super) enum Unread {
@@ -53,7 +55,7 @@ pub(super) fn shape(socket: &mut Socket, table: &TableName, set: &SetName) -> Re
 
 /// A whole table; `None`: there is none.
 pub(super) fn table(socket: &mut Socket, table: &TableName) -> Result<Option<TableState>, Unread> {
-    at_one_moment(socket, |socket, generation| {
+    at_one_moment(ATTEMPTS, socket, |socket, generation| {
         if !exists(socket, table)? {
             return Ok(Some(None));
         }
@@ -80,9 +82,20 @@ pub(super) fn table(socket: &mut Socket, table: &TableName) -> Result<Option<Tab
     })
 }
 
-/// The rules of a table, by chain, also of chains without any.
-pub(super) fn rules(socket: &mut Socket, table: &TableName) -> Result<BTreeMap<ChainName, Vec<RuleState>>, Unread> {
-    at_one_moment(socket, |socket, _| {
+/// The rules of a table, by chain, also of chains without any. Where changes come faster than all of them can be read, each
+/// chain is as it was at a moment of its own.
+pub(super) fn rules(socket: &mut Socket, table: &TableName) -> Result<Rules, Unread> {
+    match rules_at_one_moment(socket, table) {
+        Err(Unread::Busy) => {
+            let names = at_one_moment(ATTEMPTS, socket, |socket, _| chains(socket, table))?;
+            Ok(rules_of_chains(socket, table, &names.into_keys().collect())?)
+        }
+        read => read,
+    }
+}
+
+fn rules_at_one_moment(socket: &mut Socket, table: &TableName) -> Result<Rules, Unread> {
+    at_one_moment(ATTEMPTS_AT_ALL_RULES, socket, |socket, _| {
         Ok(parts(socket, table)?.map(|parts| {
             let mut rules = rules_of(parts.rules, &parts.port_sets);
             for chain in parts.chains.into_keys() {
@@ -98,7 +111,7 @@ pub(super) fn rules_of_chains(
     socket: &mut Socket,
     table: &TableName,
     chains: &BTreeSet<ChainName>,
-) -> Result<BTreeMap<ChainName, Vec<RuleState>>, Failure> {
+) -> Result<Rules, Failure> {
     let mut rules = BTreeMap::new();
     for chain in chains {
         let (here, _) = rules_of_chain(socket, table, chain)?;
@@ -109,11 +122,12 @@ pub(super) fn rules_of_chains(
 
 /// Reads until nothing changed meanwhile. `read` answers `None` if it noticed itself.
 fn at_one_moment<T>(
+    attempts: usize,
     socket: &mut Socket,
     read: impl Fn(&mut Socket, Generation) -> Result<Option<T>, Failure>,
 ) -> Result<T, Unread> {
     let mut before = generation(socket)?;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..attempts {
         let seen = read(socket, before)?;
         let after = generation(socket)?;
         if let Some(seen) = seen
@@ -139,8 +153,8 @@ struct Parts {
     port_sets: HashMap<String, Option<Vec<(u16, u16)>>>,
 }
 
-/// `None`: something changed meanwhile.
-fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failure> {
+/// Chains without their rules. `None`: something changed meanwhile.
+fn chains(socket: &mut Socket, table: &TableName) -> Result<Option<BTreeMap<ChainName, ChainState>>, Failure> {
     let mut chains = BTreeMap::new();
     let ask = |bytes: &mut Bytes| bytes.text(1, &table.0);
     let whole = socket.dump(
@@ -156,9 +170,17 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
             );
         },
     )?;
+    Ok(whole.then_some(chains))
+}
+
+/// `None`: something changed meanwhile.
+fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failure> {
+    let Some(chains) = chains(socket, table)? else {
+        return Ok(None);
+    };
     // Chain by chain: the kernel begins a dump of all rules from the first one again for each datagram.
     let mut rules: BTreeMap<ChainName, Vec<Parsed>> = BTreeMap::new();
-    let mut whole = whole;
+    let mut whole = true;
     for chain in chains.keys() {
         let mut here = Vec::new();
         if whole {
@@ -168,6 +190,7 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
             rules.insert(chain.clone(), here);
         }
     }
+    let ask = |bytes: &mut Bytes| bytes.text(1, &table.0);
     let mut sets = Vec::new();
     let whole = whole
         && socket.dump(target(GET_SET, INET), ask, &mut sets, Vec::clear, |sets, payload| {
@@ -212,10 +235,7 @@ fn rules_of_chain(socket: &mut Socket, table: &TableName, chain: &ChainName) -> 
     Ok((here, whole))
 }
 
-fn rules_of(
-    rules: BTreeMap<ChainName, Vec<Parsed>>,
-    port_sets: &HashMap<String, Option<Vec<(u16, u16)>>>,
-) -> BTreeMap<ChainName, Vec<RuleState>> {
+fn rules_of(rules: BTreeMap<ChainName, Vec<Parsed>>, port_sets: &HashMap<String, Option<Vec<(u16, u16)>>>) -> Rules {
     let ports = |name: &str| port_sets.get(name).cloned().flatten();
     let chains = rules.into_iter();
     chains

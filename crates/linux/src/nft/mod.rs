@@ -12,7 +12,7 @@ mod expr;
 mod parse;
 mod set;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -34,6 +34,8 @@ use set::Shape;
 #[derive(Clone)]
 pub struct LiveNft {
     inner: Arc<Mutex<Inner>>,
+    /// A socket of its own, so that counting rules keeps no transaction waiting. Opened when it is first needed.
+    reader: Arc<Mutex<Option<Socket>>>,
     netns: Arc<Netns>,
 }
 
@@ -60,6 +62,7 @@ impl LiveNft {
                     socket: Socket::open()?,
                     sets: HashMap::new(),
                 })),
+                reader: Arc::default(),
             })
         };
         open().map_err(|error| NftError::Broken(error.to_string()))
@@ -97,6 +100,20 @@ impl LiveNft {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Whoever panicked here has lost at most answers that are asked for again.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn read_rules(&self, table: &TableName) -> Result<Rules, NftError> {
+        let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut socket = match reader.take() {
+            Some(socket) => socket,
+            None => {
+                let opened = self.netns.run(Socket::open).and_then(|opened| opened);
+                opened.map_err(|error| NftError::Broken(error.to_string()))?
+            }
+        };
+        let rules = dump::rules(&mut socket, table).map_err(|unread| unread.about(table))?;
+        *reader = Some(socket);
+        Ok(rules)
     }
 
     /// Does what may take long on a thread that may block.
@@ -138,14 +155,11 @@ impl NftKernel for LiveNft {
         })
     }
 
-    fn rules<'a>(
-        &'a mut self,
-        table: &'a TableName,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+    fn rules(&mut self, table: &TableName) -> BoxFuture<'static, Result<Rules, NftError>> {
+        let (own, table) = (self.clone(), table.clone());
         Box::pin(async move {
-            let table = table.clone();
-            self.aside(move |inner| dump::rules(&mut inner.socket, &table).map_err(|unread| unread.about(&table)))
-                .await
+            let done = tokio::task::spawn_blocking(move || own.read_rules(&table)).await;
+            done.unwrap_or_else(|error| Err(NftError::Broken(error.to_string())))
         })
     }
 
@@ -153,7 +167,7 @@ impl NftKernel for LiveNft {
         &'a mut self,
         table: &'a TableName,
         chains: &'a BTreeSet<ChainName>,
-    ) -> BoxFuture<'a, Result<BTreeMap<ChainName, Vec<RuleState>>, NftError>> {
+    ) -> BoxFuture<'a, Result<Rules, NftError>> {
         Box::pin(async move {
             if chains.len() <= FEW {
                 return dump::rules_of_chains(&mut self.lock().socket, table, chains).map_err(broken);

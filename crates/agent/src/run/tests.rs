@@ -1,0 +1,122 @@
+//! The loop with fakes all around.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kernel::nft::{ChainName, FakeNft, Generation, NftKernel, TableName, TableState, Transaction};
+use kernel::{FakeKernel, IpipFlavour};
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// Reads rules only when it may.
+struct SlowNft {
+    fake: FakeNft,
+    may: Arc<Semaphore>,
+    readings: Arc<AtomicUsize>,
+}
+
+impl NftKernel for SlowNft {
+    fn apply<'a>(&'a mut self, transaction: &'a Transaction) -> BoxFuture<'a, Result<(), NftError>> {
+        self.fake.apply(transaction)
+    }
+
+    fn read<'a>(&'a mut self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableState>, NftError>> {
+        self.fake.read(table)
+    }
+
+    fn rules(&mut self, table: &TableName) -> BoxFuture<'static, Result<Rules, NftError>> {
+        self.readings.fetch_add(1, Ordering::Relaxed);
+        let (rules, may) = (self.fake.rules(table), self.may.clone());
+        Box::pin(async move {
+            may.acquire().await.expect("it is never closed").forget();
+            rules.await
+        })
+    }
+
+    fn rules_of<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        chains: &'a BTreeSet<ChainName>,
+    ) -> BoxFuture<'a, Result<Rules, NftError>> {
+        self.fake.rules_of(table, chains)
+    }
+
+    fn generation(&mut self) -> BoxFuture<'_, Result<Generation, NftError>> {
+        self.fake.generation()
+    }
+
+    fn events(&mut self, table: &TableName) -> Result<BoxStream<'static, NftEvent>, NftError> {
+        self.fake.events(table)
+    }
+}
+
+fn main_loop(nft: SlowNft, myself: mpsc::UnboundedSender<Event>) -> Loop<FakeKernel> {
+    let tunnel = IfName::from("tunl0");
+    let dataplane = Dataplane::new(dataplane::Config {
+        node: "n1".into(),
+        interface_prefix: "cali".into(),
+        tunnel: tunnel.clone(),
+        ipip_flavour: Some(IpipFlavour::Bpf),
+    });
+    let listeners = Listeners {
+        bgp: mpsc::unbounded_channel().0,
+        facts: watch::channel(Facts::default()).0,
+        myself,
+        cutter: mpsc::unbounded_channel().0,
+    };
+    let filter = PacketFilter::new("n1", Box::new(nft), tunnel.clone());
+    Loop::new(
+        Graph::new("n1"),
+        dataplane,
+        filter,
+        FakeKernel::default(),
+        tunnel,
+        listeners,
+    )
+}
+
+#[tokio::test]
+async fn reading_counters_keeps_nobody_waiting() {
+    let (may, readings) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let nft = SlowNft {
+        fake: FakeNft::default(),
+        may: may.clone(),
+        readings: readings.clone(),
+    };
+    let (events, inbox) = mpsc::unbounded_channel();
+    let running = tokio::spawn(main_loop(nft, events.clone()).run(inbox));
+    let ask = |event: Event| events.send(event).expect("the loop runs");
+    let report = async || {
+        let (reply, report) = oneshot::channel();
+        ask(Event::Report(reply));
+        report.await.expect("a report")
+    };
+
+    let (first, mut seen_first) = oneshot::channel();
+    let (counted, mut seen_counted) = oneshot::channel();
+    ask(Event::Policy(first));
+    ask(Event::Counted(counted));
+    // The loop answers others while the rules are being read.
+    report().await;
+    report().await;
+    assert!(seen_first.try_recv().is_err() && seen_counted.try_recv().is_err());
+
+    // Who asks later gets a later reading: the first one may have been before what he wants to see.
+    let (second, mut seen_second) = oneshot::channel();
+    ask(Event::Policy(second));
+    report().await;
+    assert_eq!(readings.load(Ordering::Relaxed), 1);
+    may.add_permits(1);
+    seen_first.await.expect("a view");
+    assert_eq!(seen_counted.await.expect("counts"), Ok(Counted::default()));
+    report().await;
+    assert_eq!(readings.load(Ordering::Relaxed), 2);
+    assert!(seen_second.try_recv().is_err());
+    may.add_permits(1);
+    seen_second.await.expect("a view");
+    running.abort();
+}
