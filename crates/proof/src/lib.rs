@@ -11,12 +11,14 @@ mod coverage;
 pub mod journey;
 mod make;
 pub mod packet;
+mod plain;
 mod random;
 pub mod world;
 
 pub use case::Case;
 pub use coverage::{Coverage, Reason};
 pub use packet::Packet;
+pub use plain::Plain;
 pub use random::Random;
 
 /// How many states to try: `usual`, or as many as `MARGAY_PROOF` says; and the seeds to try them with. With `MARGAY_SEED`

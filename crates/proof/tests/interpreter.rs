@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 
 use dataplane::filter::interpret::{self, Decision, journey};
 use kernel::nft::CtState;
-use proof::{Case, Coverage, Packet, Random, journey::expected, packet, seeds};
+use proof::{Case, Coverage, Packet, Plain, Random, journey::expected, packet, seeds};
 
 const STATES: u64 = 800;
 const PACKETS: usize = 150;
@@ -57,9 +57,18 @@ fn one_state(seed: u64, coverage: &mut Coverage) {
     let mut filter = case.filter(None);
     let table = filter.table();
     assert_eq!(filter.problems(), Vec::new(), "MARGAY_SEED={seed}");
+    let plain = Plain::new(&case);
     for _ in 0..PACKETS {
         let packet = packet::any(&mut random, &case);
         let expected = expected(&case, &packet);
+        for verdict in &expected.verdicts {
+            let outcome = plain.outcome(&verdict.endpoint, verdict.hook, verdict.way, &packet.seen);
+            assert_eq!(
+                outcome,
+                Some(verdict.outcome),
+                "MARGAY_SEED={seed}\n{packet:#?}\n{verdict:#?}"
+            );
+        }
         let outcome = journey(&table, &seen_by_rules(&mut random, &packet));
         let arrives = outcome.decision == Decision::Accepted;
         assert_eq!(
