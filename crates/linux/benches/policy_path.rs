@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::{Action, Key, Kind};
-use dataplane::filter::{Filter, TABLE};
+use dataplane::filter::{Filter, Settings, TABLE};
 use ipip_support::*;
 use kernel::IpipFlavour;
 use kernel::nft::*;
@@ -204,7 +204,10 @@ fn many_for_the_pod(node: &Ns) {
 /// Policies for pods, `own` for the first of them, the others in equal shares. The first pod is there, and what allows its
 /// packets is the last of its policies, whose set has half of the members.
 fn program(node: &Ns, pods: usize, policies: usize, own: usize, members: u32) {
-    let mut filter = Filter::default();
+    let mut filter = Filter::new(Settings {
+        cut_flows: true,
+        ..Settings::default()
+    });
     filter.observed(None);
     filter.in_sync();
     let measured = [1, 2].map(|number| IpAddr::from(Ipv4Addr::new(192, 168, number, 2)));

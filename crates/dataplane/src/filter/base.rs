@@ -62,6 +62,8 @@ impl Frame<'_> {
         let mut chains = self.early_chains();
         chains.extend(self.nat_chains());
         chains.extend(self.filter_chains());
+        // The kernel would call one without rules for each packet.
+        chains.retain(|(chain, rules)| chain.base.is_none() || !rules.is_empty());
         chains
     }
 
