@@ -19,6 +19,7 @@ pub mod cut;
 pub mod error;
 pub mod flows;
 pub mod http;
+pub mod last_known;
 pub mod membership;
 pub mod metrics;
 mod nft;

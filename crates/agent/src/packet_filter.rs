@@ -8,6 +8,7 @@
 //!
 //! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
 
+mod boot;
 mod flows;
 pub(crate) use flows::Counted;
 
@@ -30,6 +31,8 @@ use policy::{EndpointId, PolicyState};
 
 use crate::flows::Flows;
 use crate::policy_view::Known;
+use boot::Boot;
+pub use boot::LastRun;
 use flows::Cutting;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
@@ -58,6 +61,8 @@ pub struct PacketFilter {
     drops: Drops,
     passes: Passes,
     cutting: Cutting,
+    /// Host endpoints of the last run.
+    boot: Boot,
     /// Hears which device is whose.
     records: Flows,
 }
@@ -121,6 +126,7 @@ impl PacketFilter {
             drops: Drops::default(),
             passes: Passes::default(),
             cutting: Cutting::default(),
+            boot: Boot::default(),
             records: Flows::default(),
         }
     }
@@ -203,6 +209,9 @@ impl PacketFilter {
 
     /// Takes the node's state: pools, nodes and settings.
     pub fn node(&mut self, state: &NodeState) {
+        if self.keep_back(state) {
+            return;
+        }
         let this = state.this_node.clone().unwrap_or_default();
         let own = [
             this.ipv4.map(|net| IpAddr::V4(net.addr())),
@@ -335,6 +344,7 @@ impl PacketFilter {
             for change in changes {
                 self.filter.policy(change);
             }
+            self.boot_is_over();
             if std::mem::take(&mut self.translate) {
                 self.filter.nat(self.translations());
             }
@@ -383,6 +393,7 @@ impl PacketFilter {
             Ok(table) => {
                 self.look = false;
                 self.broken = None;
+                self.first_look(table.is_some());
                 self.filter.observed(table.as_ref());
                 true
             }
@@ -443,6 +454,7 @@ impl PacketFilter {
             broken: self.broken.clone(),
             problems: problems
                 .chain(missing_profiles(state))
+                .chain(self.boot_problems())
                 .chain(refused.iter().map(shown))
                 .collect(),
             endpoints: state.endpoints.len(),

@@ -1,9 +1,10 @@
 //! Takes back what agents made in a node's kernel, and nothing else: for a node that leaves the cluster, or gets another agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dataplane::Dataplane;
@@ -13,9 +14,8 @@ use kernel::{IfName, KernelError, Link, Observation, Op, PROTOCOL_OURS, PolicyRu
 use linux::LiveKernel;
 use linux::nft::LiveNft;
 
-use crate::AgentError;
-use crate::http;
 use crate::start::TUNNEL;
+use crate::{AgentError, http, last_known};
 
 /// Command line of `margay agent purge`.
 #[derive(Args, Clone, Debug)]
@@ -32,6 +32,15 @@ pub struct Options {
     #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
     pub run_dir: PathBuf,
 
+    /// The agent's directory for what must survive a reboot
+    #[arg(
+        long,
+        env = "MARGAY_STATE_DIR",
+        default_value = "/var/lib/margay",
+        value_name = "DIR"
+    )]
+    pub state_dir: PathBuf,
+
     /// First letters of the host side of pod interfaces
     #[arg(long, env = "FELIX_INTERFACEPREFIX", default_value = "cali", value_name = "PREFIX")]
     pub interface_prefix: String,
@@ -40,7 +49,8 @@ pub struct Options {
 /// Every device of a pod that an agent made says so in its alias.
 const POD_ALIAS: &str = "margay:";
 
-/// Removes routes and rules of our protocol, the tunnel with its programs, and the packet filter's table; with `pods` the pods' devices as well.
+/// Removes routes and rules of our protocol, the tunnel with its programs, and the packet filter's table; with `pods` the pods'
+/// devices as well; and what was known of the cluster, from which an agent without its datastore would make all of it again.
 ///
 /// Sysctls stay as they are: others may rely on them by now. So does the journal: container runtimes still detach their
 /// pods. Prints what went, read from the kernel before and after. The error is the first of what did not work; the rest is
@@ -52,13 +62,15 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
     }
     let tunnel = IfName::from(TUNNEL);
     let mut kernel = LiveKernel::open()?;
-    let before = Seen::look(&mut kernel, &tunnel)?;
+    let known = last_known::path(&options.state_dir);
+    let before = Seen::look(&mut kernel, &tunnel, &known)?;
     let ops = plan(&before.kernel, &options.interface_prefix, &tunnel, options.pods);
     let mut failed = Vec::new();
     let said = AgentError::io("standard output");
     let printed = if options.dry_run {
         let table = before.table.then(|| PACKET_FILTER.to_owned());
-        let mut lines = ops.iter().map(shown).chain(table);
+        let known = before.known.then(|| KNOWN.to_owned());
+        let mut lines = ops.iter().map(shown).chain(table).chain(known);
         lines.try_for_each(|line| writeln!(out, "would remove {line}"))
     } else {
         let results = kernel.apply_now(&ops);
@@ -66,7 +78,11 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
         if before.table {
             failed.extend(remove_table().err());
         }
-        let after = Seen::look(&mut kernel, &tunnel)?;
+        if before.known {
+            let what = format!("file {}", known.display());
+            fs::remove_file(&known).map_err(AgentError::io(what))?;
+        }
+        let after = Seen::look(&mut kernel, &tunnel, &known)?;
         print(&before, &after, out)
     };
     printed.map_err(said)?;
@@ -79,6 +95,9 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
 /// How the table is called when it goes.
 const PACKET_FILTER: &str = "nf_tables table inet calico";
 
+/// How the file of what was known is called when it goes.
+const KNOWN: &str = "what was known of the cluster";
+
 fn remove_table() -> Result<(), KernelError> {
     let broken = |error: NftError| KernelError::Broken(error.to_string());
     let transaction = Transaction {
@@ -89,15 +108,16 @@ fn remove_table() -> Result<(), KernelError> {
     nft.apply_now(&transaction).map(drop).map_err(broken)
 }
 
-/// What there is: the kernel's objects, the tunnel's programs, and the packet filter.
+/// What there is: the kernel's objects, the tunnel's programs, the packet filter, the file of what was known.
 struct Seen {
     kernel: Observation,
     programs: Vec<u32>,
     table: bool,
+    known: bool,
 }
 
 impl Seen {
-    fn look(kernel: &mut LiveKernel, tunnel: &IfName) -> Result<Self, KernelError> {
+    fn look(kernel: &mut LiveKernel, tunnel: &IfName, known: &Path) -> Result<Self, KernelError> {
         Ok(Self {
             kernel: kernel.observe_now(tunnel)?,
             programs: linux::ipip::programs(tunnel)?,
@@ -105,6 +125,7 @@ impl Seen {
             table: LiveNft::open()
                 .and_then(|nft| nft.read_now(&TableName(TABLE.to_owned())))
                 .is_ok_and(|table| table.is_some()),
+            known: known.exists(),
         })
     }
 }
@@ -173,6 +194,9 @@ fn print(before: &Seen, after: &Seen, out: &mut dyn Write) -> std::io::Result<()
     lines.extend(gone.map(|name| format!("device {name}")));
     if before.table && !after.table {
         lines.push(PACKET_FILTER.to_owned());
+    }
+    if before.known && !after.known {
+        lines.push(KNOWN.to_owned());
     }
     if was.tunnel.is_some() && is.tunnel.is_none() && is.links.contains_key(&IfName::from(TUNNEL)) {
         lines.push(format!(

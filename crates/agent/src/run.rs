@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
 use dataplane::{Cleanup, Dataplane, LocalEndpoint};
-use datastore::SyncEvent;
+use datastore::{SyncEvent, Update};
 use ipnet::IpNet;
 use kernel::nft::{NftError, NftEvent, Rules};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::Work;
 use crate::cut::judge::Judged;
+use crate::last_known::Picture;
 use crate::packet_filter::{Counted, PacketFilter};
 use crate::policy_view::PolicyView;
 use crate::speaker;
@@ -70,6 +71,8 @@ pub enum Event {
     Counted(oneshot::Sender<Result<Counted, String>>),
     /// The kernel's rules have been read for those who wanted to know.
     Rules(Result<Rules, NftError>),
+    /// The datastore has had its time to be read.
+    DatastoreIsLate,
     /// Time to try failed operations again.
     Retry,
     /// Time to move packets into a new tunnel, or to give up an old one.
@@ -111,8 +114,18 @@ pub struct Loop<K> {
     switch_due: bool,
     sync: SyncState,
     synced: bool,
+    recall: Recall,
     observe: bool,
     applied: Applied,
+}
+
+/// What the last agent knew, for one that cannot reach its datastore: it goes on from there.
+#[derive(Default)]
+struct Recall {
+    /// What the datastore has not said otherwise yet.
+    resources: Picture,
+    /// It is used: the picture is whole, though maybe old.
+    used: bool,
 }
 
 /// Whom the loop tells what.
@@ -203,9 +216,15 @@ impl<K: Kernel> Loop<K> {
             switch_due: false,
             sync: SyncState::Connecting,
             synced: false,
+            recall: Recall::default(),
             observe: true,
             applied: Applied::default(),
         }
+    }
+
+    /// Says what the last agent knew. It is used when the datastore cannot be read at the start.
+    pub fn remember(&mut self, resources: Picture) {
+        self.recall.resources = resources;
     }
 
     /// Runs until every sender of events is gone.
@@ -225,6 +244,7 @@ impl<K: Kernel> Loop<K> {
             Event::Sync(SyncEvent::Updates(updates)) => {
                 self.applied.updates += updates.len() as u64;
                 for update in updates {
+                    self.recall.resources.remove(&update.key);
                     match PacketFilter::concerns(update.key.kind) {
                         true => self.filter.apply(update),
                         false => self.graph.apply(update),
@@ -232,6 +252,7 @@ impl<K: Kernel> Loop<K> {
                 }
             }
             Event::Sync(SyncEvent::InSync) => {
+                self.forget_what_is_gone();
                 self.filter.in_sync();
                 self.synced = true;
                 self.sync = SyncState::InSync;
@@ -239,7 +260,9 @@ impl<K: Kernel> Loop<K> {
             Event::Sync(SyncEvent::Disconnected(error)) => {
                 tracing::warn!(%error, "datastore: disconnected; what is programmed stays");
                 self.sync = SyncState::Disconnected(error.to_string());
+                self.recall();
             }
+            Event::DatastoreIsLate => self.recall(),
             Event::Kernel(KernelEvent::Resync) => self.observe = true,
             Event::Kernel(event) => {
                 // A pod's device never has the node's address, and pods come and go all the time.
@@ -296,6 +319,36 @@ impl<K: Kernel> Loop<K> {
             Event::Switch => {
                 self.switch_due = false;
                 self.dataplane.switch();
+            }
+        }
+    }
+
+    /// Goes on from what the last agent knew, as far as the datastore has not said anything newer.
+    fn recall(&mut self) {
+        if self.synced || self.recall.used || self.recall.resources.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            resources = self.recall.resources.len(),
+            "datastore: it cannot be read; going on from what was known when an agent last read it"
+        );
+        self.recall.used = true;
+        for (key, resource) in &self.recall.resources {
+            // Host endpoints are closed after a boot without being recalled: policy alone opens them.
+            if !PacketFilter::concerns(key.kind) {
+                self.graph.apply(Update {
+                    key: key.clone(),
+                    value: Some(resource.clone()),
+                });
+            }
+        }
+    }
+
+    /// The datastore has been read: what it did not mention is gone.
+    fn forget_what_is_gone(&mut self) {
+        for key in std::mem::take(&mut self.recall.resources).into_keys() {
+            if self.recall.used && !PacketFilter::concerns(key.kind) {
+                self.graph.apply(Update { key, value: None });
             }
         }
     }
@@ -374,13 +427,14 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
-    /// Tells the speaker what changed, once the datastore was read: half a picture would withdraw blocks that are ours.
+    /// Tells the speaker what changed, once the datastore was read, or what was known of it is used: half a picture would
+    /// withdraw blocks that are ours.
     fn configure_bgp(&mut self) {
         let borrowed = self.dataplane.addresses_outside_blocks();
         if self.bgp.borrowed != borrowed {
             (self.bgp.borrowed, self.bgp.changed) = (borrowed, true);
         }
-        if !self.synced || !std::mem::take(&mut self.bgp.changed) {
+        if !(self.synced || self.recall.used) || !std::mem::take(&mut self.bgp.changed) {
             return;
         }
         let state = self.graph.state();
@@ -471,6 +525,7 @@ impl<K: Kernel> Loop<K> {
         DataplaneReport {
             sync: self.sync.clone(),
             synced: self.synced,
+            recalled: self.recall.used && !self.synced,
             dataplane: self.dataplane.status(),
             filter: self.filter.report(),
             problems: self.graph.problems().iter().map(ToString::to_string).collect(),

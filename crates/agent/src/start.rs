@@ -24,9 +24,10 @@ use crate::cni_server::{self, Deps};
 use crate::config::Config;
 use crate::flows::Flows;
 use crate::http::{self, Sources};
+use crate::last_known::{self, News};
 use crate::membership::{Membership, concerns};
 use crate::nft::Nft;
-use crate::packet_filter::PacketFilter;
+use crate::packet_filter::{LastRun, PacketFilter};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
@@ -36,6 +37,8 @@ use crate::{AgentError, Options, claims, cut, flows, speaker};
 pub(crate) const TUNNEL: &str = "tunl0";
 /// How often operations that failed are tried again without any other cause.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long the datastore may take to be read before the agent goes on from what the last one knew.
+const DATASTORE_LATE: Duration = Duration::from_secs(3);
 /// How long pods that are being attached or detached may take once the agent is told to stop.
 const FAREWELL: Duration = Duration::from_secs(6);
 
@@ -108,10 +111,11 @@ async fn serve(
     let (events, inbox) = mpsc::unbounded_channel();
     let (bgp, bgp_commands) = mpsc::unbounded_channel();
     let (facts_out, facts) = watch::channel(Facts::default());
-    let graph = Graph::with_config(GraphConfig {
+    let graph_config = GraphConfig {
         node: config.node_name.clone(),
         router_id: config.router_id,
-    });
+    };
+    let last_known = last_known::read(&config.state_dir);
     let dataplane = Dataplane::new(dataplane::Config {
         node: config.node_name.clone(),
         interface_prefix: config.interface_prefix.clone(),
@@ -129,6 +133,10 @@ async fn serve(
     let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
     filter.cut_forbidden_flows(config.cut_forbidden_flows);
     filter.name_pods_for(flows.clone());
+    let (state, _) = calc::compute_with(&graph_config, last_known.values());
+    if let Some(last) = LastRun::new(&config.node_name, state, last_known.values()) {
+        filter.remember(last);
+    }
     let (cutter, flows_to_cut) = mpsc::unbounded_channel();
     let listeners = Listeners {
         bgp: bgp.clone(),
@@ -136,7 +144,9 @@ async fn serve(
         myself: events.clone(),
         cutter,
     };
-    let main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
+    let graph = Graph::with_config(graph_config);
+    let mut main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
+    main_loop.remember(last_known);
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
         "the BGP loop",
@@ -163,6 +173,10 @@ async fn serve(
         never_fails(follow_severity(facts.clone(), set_severity)),
     );
     tasks.spawn("the retry timer", never_fails(retry(events.clone())));
+    tasks.spawn(
+        "the datastore's deadline",
+        never_fails(wait_for_datastore(events.clone())),
+    );
 
     // From here on it can be asked why it is not ready.
     let identity = Arc::new(Mutex::new(Identity::new(&config.node_name, Timestamp::now(), summary)));
@@ -189,17 +203,23 @@ async fn serve(
     let ipam = Ipam::new(store.clone());
     let (claims_out, claims_in) = mpsc::unbounded_channel();
     let (changes_out, changes) = watch::channel(0);
+    let (news_out, news) = mpsc::unbounded_channel();
     let readers = Readers {
         node: config.node_name.clone(),
         ipam: ipam.clone(),
         claims: claims_out,
         changes: changes_out,
+        news: news_out,
         events: events.clone(),
     };
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
     tasks.spawn(
         "the repair of claims",
         never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)),
+    );
+    tasks.spawn(
+        "the last known state",
+        never_fails(last_known::keep(config.state_dir.clone(), news)),
     );
     let membership = Membership {
         config: config.clone(),
@@ -344,6 +364,13 @@ async fn follow_severity(mut facts: watch::Receiver<Facts>, set: impl Fn(Option<
     }
 }
 
+async fn wait_for_datastore(events: mpsc::UnboundedSender<Event>) {
+    tokio::time::sleep(DATASTORE_LATE).await;
+    let _ = events.send(Event::DatastoreIsLate);
+    // No part of the agent ends before it does.
+    std::future::pending().await
+}
+
 async fn retry(events: mpsc::UnboundedSender<Event>) {
     loop {
         tokio::time::sleep(RETRY).await;
@@ -359,6 +386,7 @@ struct Readers {
     ipam: Ipam,
     claims: mpsc::UnboundedSender<claims::Change>,
     changes: watch::Sender<u64>,
+    news: mpsc::UnboundedSender<News>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -367,7 +395,13 @@ async fn follow(store: SharedStore, readers: Readers) {
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
     let mut syncer = Syncer::new(store, vec![Scope::All], backoff);
     while let Some(event) = syncer.next().await {
+        if event == SyncEvent::InSync {
+            let _ = readers.news.send(News::InSync);
+        }
         if let SyncEvent::Updates(updates) = &event {
+            for news in updates.iter().filter_map(|update| News::of(&readers.node, update)) {
+                let _ = readers.news.send(news);
+            }
             updates.iter().for_each(|update| readers.ipam.note(update));
             for change in updates
                 .iter()

@@ -31,6 +31,8 @@ pub struct DataplaneReport {
     pub sync: SyncState,
     /// The datastore was read at least once.
     pub synced: bool,
+    /// It has not, and what the last agent knew of it is used.
+    pub recalled: bool,
     /// The kernel.
     pub dataplane: dataplane::Status,
     /// The packet filter.
@@ -384,6 +386,10 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
     let datastore = match (&loops.sync, loops.synced) {
         (SyncState::InSync, _) => Ok(("InSync", "the datastore has been read; changes follow".to_string())),
         (SyncState::Disconnected(why), true) => Err(("Disconnected", format!("working from what was read: {why}"))),
+        (SyncState::Disconnected(why), false) if loops.recalled => Err((
+            "Unreachable",
+            format!("going on from what an earlier agent knew: {why}"),
+        )),
         (SyncState::Disconnected(why), false) => Err(("Unreachable", why.clone())),
         (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
     };

@@ -35,13 +35,13 @@ pub fn start_store(folder: &Folder) -> Result<(), LabError> {
         .arg(folder.store_file())
         .arg("--socket")
         .arg(folder.store_socket());
-    daemon(folder, "store", "store", command, None)?;
+    daemon(folder, processes::STORE, "store", command, None)?;
     let mut watch = Watch::new(folder, 1);
     while UnixStream::connect(folder.store_socket()).is_err() {
         watch.pause(
             1,
             "the store",
-            || vec![("store".into(), "store".into())],
+            || vec![(processes::STORE.into(), "store".into())],
             || "it does not answer".into(),
         )?;
     }
@@ -75,8 +75,16 @@ pub fn start(folder: &Folder, record: &Record, node: &NodeRecord) -> Result<(), 
 
 /// Ends a node's agent: `SIGTERM`, or at once with `SIGKILL`. What it programmed stays.
 pub fn stop(folder: &Folder, node: &NodeRecord, at_once: bool) {
-    let role = processes::agent(&node.name);
-    if at_once && let Some(pid) = processes::find(folder.path()).get(&role) {
+    end(folder, &processes::agent(&node.name), at_once);
+}
+
+/// Ends the store: `SIGTERM`, or at once with `SIGKILL`. What is in its file stays.
+pub fn stop_store(folder: &Folder, at_once: bool) {
+    end(folder, processes::STORE, at_once);
+}
+
+fn end(folder: &Folder, role: &str, at_once: bool) {
+    if at_once && let Some(pid) = processes::find(folder.path()).get(role) {
         // Gone meanwhile is as good.
         let _ = kill(*pid, Signal::SIGKILL);
     }

@@ -268,7 +268,7 @@ fn is_healthy(folder: &Folder, record: &Record) -> bool {
         .chain(record.pods.iter().map(|pod| &pod.netns))
         .chain([&record.fabric]);
     record.complete
-        && running.contains_key("store")
+        && running.contains_key(processes::STORE)
         && agents.all(|node| running.contains_key(&processes::agent(&node.name)))
         && names.all(|name| netns::path(name).exists())
 }

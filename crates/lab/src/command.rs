@@ -37,6 +37,9 @@ pub enum Command {
     /// Stop, start or kill a node's agent, to see what happens to traffic (nothing should)
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Stop, start or kill the datastore, to see that nodes go on without it
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Run a command in a pod or on a node
     Exec(ExecArgs),
     /// Send echo requests from one pod or node to another
@@ -169,11 +172,29 @@ pub enum AgentCommand {
     /// End it as a service manager would
     Stop(AgentArgs),
     /// Start it
-    Start(AgentArgs),
+    Start {
+        /// Do not wait until it is ready
+        #[arg(long)]
+        no_wait: bool,
+        /// Which agent.
+        #[command(flatten)]
+        agent: AgentArgs,
+    },
     /// End it and start it
     Restart(AgentArgs),
     /// End it with SIGKILL
     Kill(AgentArgs),
+}
+
+/// `store …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum StoreCommand {
+    /// End it as a service manager would
+    Stop(Lab),
+    /// Start it
+    Start(Lab),
+    /// End it with SIGKILL
+    Kill(Lab),
 }
 
 /// Which agent.
@@ -306,6 +327,7 @@ fn perform(command: &Command, out: &mut dyn Write) -> Result<(), LabError> {
             say(out, &format!("node {name} deleted"))
         }
         Command::Agent(command) => agent(command, out),
+        Command::Store(command) => store(command, out),
         Command::Exec(args) => match exec::replace(&args.lab.folder(), &args.place, &args.command)? {},
         Command::Ping(args) => ping(args, out),
         Command::Logs(args) => {
@@ -383,10 +405,11 @@ fn wishes(args: &UpArgs) -> Result<Wishes, LabError> {
 fn agent(command: &AgentCommand, out: &mut dyn Write) -> Result<(), LabError> {
     let (args, stop, start, at_once) = match command {
         AgentCommand::Stop(args) => (args, true, false, false),
-        AgentCommand::Start(args) => (args, false, true, false),
+        AgentCommand::Start { agent, .. } => (agent, false, true, false),
         AgentCommand::Restart(args) => (args, true, true, false),
         AgentCommand::Kill(args) => (args, true, false, true),
     };
+    let wait = !matches!(command, AgentCommand::Start { no_wait: true, .. });
     let folder = args.lab.folder();
     let record = folder.read()?;
     let node = record.node(&args.node)?;
@@ -399,10 +422,32 @@ fn agent(command: &AgentCommand, out: &mut dyn Write) -> Result<(), LabError> {
             return Err(usage("node", &node.name, "has a running agent already"));
         }
         agents::start(&folder, &record, node)?;
+        if !wait {
+            return say(out, &format!("the agent of {} starts", node.name));
+        }
         agents::wait_until_ready(&folder, &[node])?;
         say(out, &format!("the agent of {} is ready", node.name))?;
     }
     Ok(())
+}
+
+fn store(command: &StoreCommand, out: &mut dyn Write) -> Result<(), LabError> {
+    let (lab, stop_at_once) = match command {
+        StoreCommand::Stop(lab) => (lab, Some(false)),
+        StoreCommand::Kill(lab) => (lab, Some(true)),
+        StoreCommand::Start(lab) => (lab, None),
+    };
+    let folder = lab.folder();
+    folder.read()?;
+    let Some(at_once) = stop_at_once else {
+        if processes::find(folder.path()).contains_key(processes::STORE) {
+            return Err(usage("store", "start", "the lab's store runs already"));
+        }
+        agents::start_store(&folder)?;
+        return say(out, "the store answers");
+    };
+    agents::stop_store(&folder, at_once);
+    say(out, "the store has ended")
 }
 
 fn ping(args: &PingArgs, out: &mut dyn Write) -> Result<(), LabError> {

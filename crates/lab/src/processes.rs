@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 /// `exec/<place>`. Children inherit it.
 pub const MARK: &str = "MARGAY_LAB_PROCESS";
 
+/// The role of the store.
+pub const STORE: &str = "store";
+
 /// The value of [`MARK`] for a process of the lab in `folder`.
 pub fn mark(folder: &Path, role: &str) -> String {
     format!("{}:{role}", folder.display())

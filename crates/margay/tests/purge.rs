@@ -58,6 +58,7 @@ fn a_purge_removes_what_is_ours_and_nothing_else() {
         "tunl0 with its BPF programs".into(),
         "rule 88 to table 88".into(),
         "nf_tables table inet calico".into(),
+        "what was known of the cluster".into(),
     ] {
         assert!(would.contains(&format!("would remove {words}")), "{words}: {would}");
     }

@@ -19,6 +19,7 @@ pub(crate) fn parts(
     let mut loops = DataplaneReport {
         sync: SyncState::InSync,
         synced: true,
+        recalled: false,
         dataplane: dataplane.status(),
         filter: FilterReport {
             applied: crate::packet_filter::Applied {

@@ -1,0 +1,257 @@
+//! The last whole picture of what this node's part in the network depends on, on disk: for an agent that starts while its
+//! datastore cannot be reached.
+//!
+//! A file of JSON lines, one resource each. It is written after the datastore has been read, whenever one of them changes; it
+//! appears whole and durable, or not at all. What cannot be read, all of it, counts as no picture: half a one would withdraw
+//! routes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use api::{Key, Kind, Metadata, Resource};
+use cni::journal::write_atomically;
+use datastore::Update;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// The file, in the agent's directory for what must survive a reboot.
+const FILE: &str = "last-known.jsonl";
+/// The shortest pause between two writings. After a longer one comes one four times as long.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Resources by key.
+pub type Picture = BTreeMap<Key, Resource>;
+
+/// What the keeper of the file is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// What a resource is now, as its line; `None`: it is gone, or no business of this node.
+    Line(Key, Option<String>),
+    /// All resources have been told.
+    InSync,
+}
+
+impl News {
+    /// What an update means for the picture of this node; `None`: nothing.
+    pub fn of(node: &str, update: &Update) -> Option<News> {
+        let line = update.value.as_ref().and_then(|resource| line(node, resource));
+        is_kept(update.key.kind).then(|| News::Line(update.key.clone(), line))
+    }
+}
+
+/// Where the file is.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
+/// The picture that the last agent left; empty if there is none, or none that can be read: that is logged.
+pub fn read(state_dir: &Path) -> Picture {
+    let path = path(state_dir);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Picture::new(),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "the last known state of the cluster cannot be read");
+            return Picture::new();
+        }
+    };
+    parse(&text).unwrap_or_else(|why| {
+        tracing::error!(path = %path.display(), why, "the last known state of the cluster is not used");
+        Picture::new()
+    })
+}
+
+fn parse(text: &str) -> Result<Picture, String> {
+    let resource = |(number, line): (usize, &str)| {
+        let resource: Resource = serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?;
+        Ok((resource.key(), resource))
+    };
+    text.lines().enumerate().map(resource).collect()
+}
+
+/// Keeps the file true until nobody tells anything any more.
+pub async fn keep(state_dir: PathBuf, mut news: mpsc::UnboundedReceiver<News>) {
+    let mut lines = BTreeMap::new();
+    let mut written = fs::read_to_string(path(&state_dir)).ok();
+    let mut is_whole = false;
+    let mut rest_until = Instant::now();
+    let mut batch = Vec::new();
+    while news.recv_many(&mut batch, 1024).await > 0 {
+        tokio::time::sleep_until(rest_until).await;
+        for told in batch.drain(..) {
+            match told {
+                News::Line(key, Some(line)) => drop(lines.insert(key, line)),
+                News::Line(key, None) => drop(lines.remove(&key)),
+                News::InSync => is_whole = true,
+            }
+        }
+        let text: String = lines.values().map(String::as_str).collect();
+        if !is_whole || written.as_ref() == Some(&text) {
+            continue;
+        }
+        let started = Instant::now();
+        written = write(state_dir.clone(), text).await;
+        rest_until = Instant::now() + PAUSE.max(started.elapsed() * 4);
+    }
+}
+
+/// What is in the file now, if it was written.
+async fn write(dir: PathBuf, text: String) -> Option<String> {
+    let work = move || {
+        let outcome = write_atomically(&dir, FILE, text.as_bytes(), 0o600);
+        (text, outcome)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok((text, Ok(()))) => Some(text),
+        Ok((_, Err(error))) => {
+            tracing::error!(%error, "the last known state of the cluster cannot be written; trying again with the next change");
+            None
+        }
+        // The agent is on its way out.
+        Err(_) => None,
+    }
+}
+
+/// Kinds that belong to the picture: what routes, tunnels, BGP and the protection of this host are worked out from.
+fn is_kept(kind: Kind) -> bool {
+    match kind {
+        Kind::IPPool
+        | Kind::BGPConfiguration
+        | Kind::BGPPeer
+        | Kind::FelixConfiguration
+        | Kind::Node
+        | Kind::BlockAffinity
+        | Kind::HostEndpoint => true,
+        Kind::WorkloadEndpoint
+        | Kind::Profile
+        | Kind::ClusterInformation
+        | Kind::IPAMBlock
+        | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::Tier
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::KubernetesEndpointSlice => false,
+    }
+}
+
+/// A resource as a line, without what nothing is worked out from; `None`: it is no business of this node.
+fn line(node: &str, resource: &Resource) -> Option<String> {
+    let is_ours = match resource {
+        Resource::BlockAffinity(affinity) => affinity.spec.node == node,
+        Resource::HostEndpoint(endpoint) => endpoint.spec.node == node,
+        other => is_kept(other.kind()),
+    };
+    if !is_ours {
+        return None;
+    }
+    let mut resource = resource.clone();
+    let metadata = resource.metadata_mut();
+    *metadata = Metadata {
+        name: std::mem::take(&mut metadata.name),
+        namespace: metadata.namespace.take(),
+        creation_timestamp: metadata.creation_timestamp,
+        labels: std::mem::take(&mut metadata.labels),
+        ..Metadata::default()
+    };
+    let line = serde_json::to_string(&resource);
+    line.ok().map(|line| line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(json: &str) -> Resource {
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+    }
+
+    fn update(json: &str) -> Update {
+        let resource = resource(json);
+        Update {
+            key: resource.key(),
+            value: Some(resource),
+        }
+    }
+
+    const FELIX: &str = r#"{"kind":"FelixConfiguration","metadata":{"name":"default","resourceVersion":"7","annotations":{"a":"b"}},"spec":{"logPrefix":"x"}}"#;
+
+    #[track_caller]
+    fn check_news(json: &str, expected: Option<Option<&str>>) {
+        let told = News::of("n1", &update(json));
+        let line = told.map(|news| match news {
+            News::Line(_, line) => line,
+            News::InSync => panic!("an update is no end"),
+        });
+        let expected = expected.map(|line| line.map(|line| format!("{line}\n")));
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn what_belongs_to_the_picture_of_a_node() {
+        let endpoint = |node: &str| {
+            format!(
+                r#"{{"kind":"HostEndpoint","metadata":{{"name":"e"}},"spec":{{"node":"{node}","interfaceName":"eth0"}}}}"#
+            )
+        };
+        check_news(&endpoint("n1"), Some(Some(&endpoint("n1"))));
+        // It may have been this node's before.
+        check_news(&endpoint("n2"), Some(None));
+        check_news(
+            FELIX,
+            Some(Some(
+                r#"{"kind":"FelixConfiguration","metadata":{"name":"default"},"spec":{"logPrefix":"x"}}"#,
+            )),
+        );
+        check_news(r#"{"kind":"Tier","metadata":{"name":"t"},"spec":{}}"#, None);
+    }
+
+    fn check_kept(news: Vec<News>, before: Option<&str>, expected: Option<&str>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        if let Some(text) = before {
+            fs::write(path(dir.path()), text).expect("written");
+        }
+        let (tell, told) = mpsc::unbounded_channel();
+        news.into_iter().for_each(|news| tell.send(news).expect("a listener"));
+        drop(tell);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(keep(dir.path().to_path_buf(), told));
+        assert_eq!(fs::read_to_string(path(dir.path())).ok().as_deref(), expected);
+    }
+
+    #[test]
+    fn the_file_is_written_when_the_picture_is_whole() {
+        let felix = || News::of("n1", &update(FELIX)).expect("news");
+        let News::Line(key, Some(line)) = felix() else { panic!() };
+        check_kept(vec![felix()], None, None);
+        check_kept(vec![felix()], Some("old"), Some("old"));
+        check_kept(vec![felix(), News::InSync], Some("old"), Some(&line));
+        check_kept(
+            vec![News::InSync, felix(), News::Line(key, None)],
+            Some("old"),
+            Some(""),
+        );
+    }
+
+    #[test]
+    fn half_a_file_is_no_picture() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let line = line("n1", &resource(FELIX)).expect("a line");
+        assert_eq!(read(dir.path()), Picture::new());
+        fs::write(path(dir.path()), &line).expect("written");
+        assert_eq!(read(dir.path()).len(), 1);
+        fs::write(path(dir.path()), format!("{line}{}", &line[..20])).expect("written");
+        assert_eq!(read(dir.path()), Picture::new());
+    }
+}

@@ -1,0 +1,214 @@
+//! Agents that start while their datastore is away: what the last one knew keeps the node in the network, and its host endpoints
+//! closed after a boot.
+
+mod common;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+
+use common::Lab;
+use common::cluster::{Datastore, resource};
+use common::net::{self, L4, Servers};
+use lab::processes;
+use lab::record::Folder;
+use nix::sys::signal::{Signal, kill};
+
+const UNDERLAY: &str = "ens33";
+
+/// What an agent has written down of the cluster.
+fn last_known(lab: &Lab, node: &str) -> String {
+    let file = Folder::of(lab.name).state_dir(node).join("last-known.jsonl");
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+/// The address of a node's underlay.
+fn underlay(lab: &Lab, node: &str, family: &str) -> IpAddr {
+    let shown = lab.exec(
+        node,
+        &["ip", family, "-o", "address", "show", UNDERLAY, "scope", "global"],
+    );
+    let net = shown.split_whitespace().nth(3).expect("an address").to_owned();
+    net.split('/').next().expect("an address").parse().expect("an address")
+}
+
+/// As after a boot: nobody remembers a flow, and nothing of ours is in the kernel's packet filter.
+fn forget_filter(lab: &Lab, node: &str) {
+    lab.exec(node, &["nft", "delete", "table", "inet", "calico"]);
+    lab.exec(node, &["conntrack", "-F"]);
+}
+
+fn status(lab: &Lab, node: &str) -> String {
+    let output = lab.try_lab(&["exec", node, "--", "calicoctl", "node", "status"]);
+    common::text(&output)
+}
+
+#[test]
+fn host_endpoints_are_closed_after_a_boot_until_policy_is_known() {
+    let Some(lab) = Lab::up("t-boot", &["--nodes", "2", "--pods-per-node", "1", "--ipv6"]) else {
+        return;
+    };
+    lab.lab(&["node", "add", "outside", "--no-agent"]);
+    let nodes = lab.nodes();
+    let (guarded, open) = (nodes[0].as_str(), nodes[1].as_str());
+    let outside = lab.node_place("outside");
+    let ports = [(L4::Tcp, 22), (L4::Tcp, 2022), (L4::Tcp, 7777), (L4::Tcp, 7778)].to_vec();
+    let places = [guarded, open, "outside"].map(|node| (lab.node_place(node), ports.clone()));
+    let _servers = Servers::start(&places);
+    let reach = |from: &str, to: &str, port: u16, expected: bool| {
+        ["-4", "-6"].map(|family| {
+            let to = SocketAddr::from((underlay(&lab, to, family), port));
+            net::reaches(from, to, L4::Tcp, expected)
+        })
+    };
+    // What is said of each port holds for both families.
+    let check = |when: &str, to: &str, expected: [(u16, bool); 4]| {
+        for (port, expected) in expected {
+            let got = reach(&outside, to, port, expected);
+            assert_eq!(got, [expected; 2], "{when}: {to}, port {port}");
+        }
+    };
+    let everything = [(22, true), (2022, true), (7777, true), (7778, true)];
+    let by_policy = [(22, false), (2022, true), (7777, true), (7778, false)];
+    let closed = [(22, false), (2022, true), (7777, false), (7778, false)];
+
+    // The operator has moved SSH.
+    let store = Datastore::of(&lab);
+    store.put(resource(
+        "{kind: FelixConfiguration, metadata: {name: default}, spec: {failsafeInboundHostPorts: [{protocol: tcp, port: 2022}]}}",
+    ));
+    store.put(resource(&format!(
+        "{{kind: HostEndpoint, metadata: {{name: guarded, labels: {{host: guarded}}}}, spec: {{node: {guarded}, interfaceName: {UNDERLAY}}}}}"
+    )));
+    store.put(resource(
+        "{kind: GlobalNetworkPolicy, metadata: {name: hosts}, spec: {selector: \"host == 'guarded'\", \
+          ingress: [{action: Allow, protocol: TCP, destination: {ports: [7777]}}], egress: [{action: Allow}]}}",
+    ));
+    lab.eventually("policy is enforced", || {
+        reach(&outside, guarded, 7778, false) == [false; 2]
+    });
+    check("by policy", guarded, by_policy);
+    lab.eventually("it is written down", || {
+        let known = last_known(&lab, guarded);
+        known.contains("HostEndpoint") && known.contains("2022")
+    });
+    assert!(!last_known(&lab, open).contains("HostEndpoint"));
+
+    // Both nodes boot while the datastore is away.
+    lab.lab(&["store", "kill"]);
+    for node in [guarded, open] {
+        lab.lab(&["agent", "kill", node]);
+        forget_filter(&lab, node);
+        check("nobody protects it", node, everything);
+        lab.lab(&["agent", "start", node, "--no-wait"]);
+        lab.eventually("it has made its table", || {
+            lab.exec(node, &["nft", "list", "tables"]).contains("calico")
+        });
+    }
+    check("after a boot", guarded, closed);
+    check("after a boot", open, everything);
+    let host = lab.node_place(guarded);
+    assert_eq!(
+        reach(&host, "outside", 7778, true),
+        [true; 2],
+        "what the host begins is let out"
+    );
+    assert!(net::reaches(
+        &host,
+        "127.0.0.1:7777".parse().expect("an address"),
+        L4::Tcp,
+        true
+    ));
+    lab.eventually("status says so", || {
+        status(&lab, guarded).contains("HostEndpoint(guarded): after a boot, closed")
+    });
+    // Another agent finds the table, and leaves it as it is.
+    lab.lab(&["agent", "kill", guarded]);
+    lab.lab(&["agent", "start", guarded, "--no-wait"]);
+    lab.eventually("the next agent answers", || {
+        status(&lab, guarded).contains("Unreachable")
+    });
+    check("after the next start", guarded, closed);
+
+    lab.lab(&["store", "start"]);
+    lab.eventually("policy is enforced again", || {
+        reach(&outside, guarded, 7777, true) == [true; 2]
+    });
+    check("by policy again", guarded, by_policy);
+    check("by policy again", open, everything);
+    assert!(!status(&lab, guarded).contains("after a boot"));
+
+    // A host endpoint that is gone when the datastore is back is gone.
+    lab.lab(&["agent", "kill", guarded]);
+    forget_filter(&lab, guarded);
+    Datastore::of(&lab).delete(&api::Key::cluster(api::Kind::HostEndpoint, "guarded"));
+    lab.lab(&["agent", "start", guarded]);
+    lab.eventually("nothing is closed", || {
+        reach(&outside, guarded, 7778, true) == [true; 2]
+    });
+    check("without a host endpoint", guarded, everything);
+    let chains = lab.exec(guarded, &["nft", "list", "table", "inet", "calico"]);
+    assert!(
+        !chains.contains("guarded") && !chains.contains("until_policy"),
+        "{chains}"
+    );
+}
+
+#[test]
+fn an_agent_without_its_datastore_is_part_of_the_network_as_before() {
+    let Some(lab) = Lab::up("t-outage", &["--nodes", "3", "--pods-per-node", "1"]) else {
+        return;
+    };
+    let store = Datastore::of(&lab);
+    store.put(resource(
+        "{kind: BGPConfiguration, metadata: {name: default}, spec: {nodeMeshMaxRestartTime: 5s}}",
+    ));
+    let nodes = lab.nodes();
+    let node = nodes[1].as_str();
+    lab.eventually("it is written down", || {
+        last_known(&lab, node).contains("nodeMeshMaxRestartTime")
+    });
+    let sessions = |node: &str| status(&lab, node).matches("Established").count();
+    lab.eventually("sessions", || sessions(node) >= 2);
+    let known = last_known(&lab, node);
+
+    // The datastore is gone. The pings go on for longer than the restart time that peers grant.
+    lab.lab(&["store", "kill"]);
+    let restarted = || {
+        lab.lab(&["agent", "kill", node]);
+        lab.lab(&["agent", "start", node, "--no-wait"]);
+        lab.eventually("sessions without a datastore", || sessions(node) >= 2);
+    };
+    lab.no_packet_is_lost("pod-1-1", "pod-2-1", 800, restarted);
+    assert!(status(&lab, node).contains("going on from what an earlier agent knew"));
+    assert_eq!(last_known(&lab, node), known, "what is known stays known");
+    for peer in [&nodes[0], &nodes[2]] {
+        let routes = lab.exec(peer, &["ip", "route", "show", "proto", "80"]);
+        assert!(
+            routes.contains(&format!("via {}", underlay(&lab, node, "-4"))),
+            "{peer}: {routes}"
+        );
+    }
+
+    // A boot: routes and tunnel are gone too.
+    lab.lab(&["agent", "kill", node]);
+    forget_filter(&lab, node);
+    lab.exec(node, &["ip", "route", "flush", "proto", "80"]);
+    lab.exec(node, &["ip", "link", "delete", "tunl0"]);
+    lab.lab(&["agent", "start", node, "--no-wait"]);
+    lab.eventually("its routes are back", || {
+        let routes = lab.exec(node, &["ip", "route", "show", "proto", "80"]);
+        routes.matches("dev tunl0").count() >= 2
+    });
+
+    // One that takes connections and says nothing: the agent waits for it, but not long.
+    lab.lab(&["store", "start"]);
+    lab.eventually("in sync", || status(&lab, node).contains("InSync"));
+    let pid = processes::find(Folder::of(lab.name).path())[processes::STORE];
+    kill(pid, Signal::SIGSTOP).expect("it is ours");
+    lab.no_packet_is_lost("pod-1-1", "pod-2-1", 900, restarted);
+    kill(pid, Signal::SIGCONT).expect("it is ours");
+    lab.eventually("in sync", || status(&lab, node).contains("InSync"));
+    lab.lab(&["ping", "pod-1-1", "pod-2-1"]);
+    let logged = lab.lab(&["logs", node]);
+    assert!(!logged.contains("panicked"), "{logged}");
+}
