@@ -39,8 +39,8 @@ pub use machine::{Filter, TABLE};
 pub use passes::{Pass, Passes};
 pub use refused::{Concerns, Problem};
 pub use settings::{
-    Cluster, DenyAction, Failsafe, FloatingIp, HostPort, Nat, NatExclusions, NatPool, ServiceLoop, Settings, ToHost,
-    Tunnel,
+    Cluster, DenyAction, Failsafe, FloatingIp, HostPort, LogLimit, Nat, NatExclusions, NatPool, ServiceLoop, Settings,
+    ToHost, Tunnel,
 };
 pub use table::{Table, TableChain, TableSet};
 pub use totals::{Cause, Totals};

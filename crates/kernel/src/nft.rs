@@ -275,6 +275,15 @@ pub enum KeyType {
 pub enum Statement {
     /// Packets and bytes are counted.
     Counter,
+    /// What stands behind it happens to so many packets of the rule only; the rest of the rule is skipped for the others.
+    Limit {
+        /// Packets in each span of time, at least 1.
+        packets: u32,
+        /// The span.
+        per: Per,
+        /// So many more at once, at least 1.
+        burst: u32,
+    },
     /// A line in the kernel's log, prefix at most 127 bytes.
     Log {
         /// How it begins.
@@ -323,6 +332,37 @@ pub enum Statement {
     },
     /// The sender is told (ICMP administratively prohibited, TCP reset) and the packet dropped: a verdict.
     Reject,
+}
+
+/// A span of time that packets are counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+}
+
+impl Per {
+    /// How long it is.
+    pub fn seconds(self) -> u64 {
+        match self {
+            Per::Second => 1,
+            Per::Minute => 60,
+            Per::Hour => 3600,
+            Per::Day => 86400,
+        }
+    }
+
+    /// The span of so many seconds.
+    pub fn of_seconds(seconds: u64) -> Option<Self> {
+        let all = [Per::Second, Per::Minute, Per::Hour, Per::Day];
+        all.into_iter().find(|span| span.seconds() == seconds)
+    }
 }
 
 /// What happens to a packet.

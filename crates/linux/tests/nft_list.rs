@@ -218,6 +218,11 @@ fn everything() -> Vec<Change> {
                     prefix: "dropped".into(),
                     snaplen: 64,
                 },
+                Statement::Limit {
+                    packets: 10,
+                    per: Per::Minute,
+                    burst: 7,
+                },
                 Statement::Log {
                     prefix: "calico: ".into(),
                 },

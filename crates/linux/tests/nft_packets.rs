@@ -756,6 +756,33 @@ fn what_is_not_tracked_is_untracked_and_local_is_local() {
 }
 
 #[test]
+fn what_is_behind_a_limit_happens_to_so_many_packets() {
+    let Some(net) = Net::new() else { return };
+    let limited = vec![
+        Statement::Limit {
+            packets: 1,
+            per: Per::Day,
+            burst: 3,
+        },
+        Statement::Counter,
+    ];
+    net.apply(vec![
+        base("forward", ChainKind::Filter, Hook::Forward, 0),
+        rule("forward", vec![protocol(17), from_client()], limited, None),
+        rule(
+            "forward",
+            vec![protocol(17), from_client()],
+            vec![Statement::Counter],
+            None,
+        ),
+    ]);
+    (0..10).for_each(|_| net.send(UDP4));
+    let counts = net.counts("forward");
+    assert_eq!(counts[1], 10, "all go on behind the rule");
+    assert!((3..=4).contains(&counts[0]), "{counts:?}");
+}
+
+#[test]
 fn who_is_refused_is_told() {
     let Some(net) = Net::new() else { return };
     net.apply(vec![

@@ -1,8 +1,12 @@
 //! FelixConfiguration to the packet filter's settings. What is absent there is upstream's default.
 
-use api::{FelixConfigurationSpec, Port, ProtoPort};
+use api::{FelixConfigurationSpec, Port, ProtoPort, RateUnit};
+use kernel::nft::Per;
 
-use super::settings::{DenyAction, Failsafe, NatExclusions, ServiceLoop, Settings, ToHost};
+use super::settings::{DenyAction, Failsafe, LogLimit, NatExclusions, ServiceLoop, Settings, ToHost};
+
+/// Upstream's `logActionRateLimitBurst`.
+const LOG_BURST: u16 = 5;
 
 impl From<&FelixConfigurationSpec> for Settings {
     fn from(felix: &FelixConfigurationSpec) -> Self {
@@ -32,6 +36,16 @@ impl From<&FelixConfigurationSpec> for Settings {
                 Some(api::DenyAction::Drop) | None => DenyAction::Drop,
             },
             log_prefix: felix.log_prefix.clone().unwrap_or(built_in.log_prefix),
+            log_limit: felix.log_action_rate_limit.map(|rate| LogLimit {
+                lines: rate.lines,
+                per: match rate.per {
+                    RateUnit::Second => Per::Second,
+                    RateUnit::Minute => Per::Minute,
+                    RateUnit::Hour => Per::Hour,
+                    RateUnit::Day => Per::Day,
+                },
+                burst: felix.log_action_rate_limit_burst.unwrap_or(LOG_BURST),
+            }),
             flow_logs: felix.flow_logs_local_reporter == Some(api::Switch::Enabled),
             cut_flows: built_in.cut_flows,
             allow_ipip_from_pods: felix.allow_ipip_packets_from_workloads.unwrap_or_default(),

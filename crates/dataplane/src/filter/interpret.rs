@@ -180,7 +180,7 @@ impl<'a> Walk<'a> {
     /// Does what a rule does besides; some of it decides.
     fn act(&mut self, action: &Statement) -> Option<Decision> {
         match action {
-            Statement::Counter | Statement::Log { .. } | Statement::Nflog { .. } => None,
+            Statement::Counter | Statement::Limit { .. } | Statement::Log { .. } | Statement::Nflog { .. } => None,
             Statement::SetMark { mask, value } => {
                 self.packet.mark = (self.packet.mark & !mask) | value;
                 None

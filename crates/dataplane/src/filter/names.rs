@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use api::Kind;
 use ipnet::IpNet;
 use kernel::IpFamily;
 use kernel::nft::{ChainName, SetName};
@@ -62,10 +63,15 @@ pub(crate) fn policy_chain(prefix: Prefix, hook: &str, id: &PolicyId) -> ChainNa
     ChainName(word(prefix.text(), &format!("{hook}{}", policy_name(id))))
 }
 
+/// A kind of policy as upstream abbreviates it: `gnp`.
+pub(crate) fn short_kind(kind: Kind) -> String {
+    let letters: String = kind.name().chars().filter(char::is_ascii_uppercase).collect();
+    letters.to_ascii_lowercase()
+}
+
 /// A policy as upstream's chains name it: `np/default/web`.
 pub(crate) fn policy_name(id: &PolicyId) -> String {
-    let kind: String = id.kind.name().chars().filter(char::is_ascii_uppercase).collect();
-    let kind = kind.to_ascii_lowercase();
+    let kind = short_kind(id.kind);
     match &id.namespace {
         Some(namespace) => format!("{kind}/{namespace}/{}", id.name),
         None => format!("{kind}/{}", id.name),
@@ -126,7 +132,7 @@ fn hash(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::{Key, Kind};
+    use api::Key;
 
     use super::*;
 

@@ -209,6 +209,11 @@ impl Renderer<'_> {
         let mut actions = vec![Statement::Counter];
         let verdict = match (rule.action, self.stage) {
             (Action::Log, _) => {
+                actions.extend(self.settings.log_limit.map(|limit| Statement::Limit {
+                    packets: limit.lines.into(),
+                    per: limit.per,
+                    burst: limit.burst.max(1).into(),
+                }));
                 let prefix = log_prefix(self.settings, owner);
                 actions.push(Statement::Log { prefix });
                 None
@@ -322,10 +327,10 @@ pub(crate) fn full_name(id: &PolicyId) -> String {
 
 fn log_prefix(settings: &Settings, owner: &Owner<'_>) -> String {
     let (tier, kind, name, full) = match owner {
-        Owner::Policy(id, tier) => (*tier, id.kind.name(), id.name.as_str(), full_name(id)),
-        Owner::Profile(name) => ("", "Profile", *name, (*name).to_owned()),
+        Owner::Policy(id, tier) => (*tier, names::short_kind(id.kind), id.name.as_str(), full_name(id)),
+        Owner::Profile(name) => ("", "pro".to_owned(), *name, (*name).to_owned()),
     };
-    let parts = [("%t", tier), ("%k", kind), ("%n", name), ("%p", full.as_str())];
+    let parts = [("%t", tier), ("%k", kind.as_str()), ("%n", name), ("%p", full.as_str())];
     let text = parts
         .into_iter()
         .fold(settings.log_prefix.clone(), |text, (sign, part)| {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use kernel::IfName;
+use kernel::nft::Per;
 
 /// The agent's settings (FelixConfiguration) as far as they concern the packet filter. Defaults are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Settings {
     /// How a line of the kernel's log begins (`logPrefix`). `%t`, `%k`, `%n`, `%p` stand for tier, kind, name,
     /// namespace and name.
     pub log_prefix: String,
+    /// At most so many lines of the log for each rule (`logActionRateLimit`, `logActionRateLimitBurst`); `None`: all.
+    pub log_limit: Option<LogLimit>,
     /// Copies of packets that policy decided go to NFLOG groups 1 (to an endpoint) and 2 (from one).
     pub flow_logs: bool,
     /// Packets of flows that were marked as ended are dropped (the agent's own setting).
@@ -50,6 +53,17 @@ pub struct Settings {
     pub service_loop: ServiceLoop,
     /// Whether floating IPs are translated (`floatingIPs`).
     pub floating_ips: bool,
+}
+
+/// See [`Settings::log_limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimit {
+    /// Lines in each span of time.
+    pub lines: u16,
+    /// The span.
+    pub per: Per,
+    /// So many more at once.
+    pub burst: u16,
 }
 
 /// See [`Settings::endpoint_to_host`].
@@ -183,6 +197,7 @@ impl Default for Settings {
             failsafe_outbound: [udp(53), udp(67)].into_iter().chain(control.map(tcp)).collect(),
             deny: DenyAction::Drop,
             log_prefix: "calico-packet".into(),
+            log_limit: None,
             flow_logs: false,
             cut_flows: false,
             allow_ipip_from_pods: false,

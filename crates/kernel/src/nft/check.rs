@@ -82,7 +82,12 @@ impl Statement {
     pub fn is_verdict(&self) -> bool {
         match self {
             Self::Masquerade { .. } | Self::SourceNat { .. } | Self::DestinationNat { .. } | Self::Reject => true,
-            Self::Counter | Self::Log { .. } | Self::Nflog { .. } | Self::SetMark { .. } | Self::Notrack => false,
+            Self::Counter
+            | Self::Limit { .. }
+            | Self::Log { .. }
+            | Self::Nflog { .. }
+            | Self::SetMark { .. }
+            | Self::Notrack => false,
         }
     }
 
@@ -91,7 +96,11 @@ impl Statement {
             Self::Log { prefix } | Self::Nflog { prefix, .. } => text("a log prefix", prefix, PREFIX_BYTES),
             Self::SetMark { mask, value } => within(*mask, *value),
             Self::Masquerade { ports: Some(ports), .. } | Self::SourceNat { ports: Some(ports), .. } => range(*ports),
+            Self::Limit { packets: 0, .. } | Self::Limit { burst: 0, .. } => {
+                Err("a limit of 0 packets: at least 1".into())
+            }
             Self::Counter
+            | Self::Limit { .. }
             | Self::Notrack
             | Self::Reject
             | Self::Masquerade { .. }

@@ -87,6 +87,21 @@ impl Display for Statement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Statement::Counter => f.write_str("counter"),
+            Statement::Limit { packets, per, burst } => {
+                let span = match per {
+                    Per::Second => "second",
+                    Per::Minute => "minute",
+                    Per::Hour => "hour",
+                    Per::Day => "day",
+                };
+                write!(f, "limit rate {packets}/{span}")?;
+                // nft does not say what is usual.
+                if *burst == 5 {
+                    Ok(())
+                } else {
+                    write!(f, " burst {burst} packets")
+                }
+            }
             Statement::Log { prefix } => write!(f, "log prefix {prefix:?}"),
             Statement::Nflog { group, prefix, snaplen } => {
                 write!(f, "log prefix {prefix:?} group {group}")?;

@@ -152,6 +152,11 @@ impl Compiler {
     fn statement(&mut self, action: &Statement, refuse: Option<Refuse>) {
         let expr = match action {
             Statement::Counter => Expr::Counter(Count::default()),
+            Statement::Limit { packets, per, burst } => Expr::Limit {
+                packets: (*packets).into(),
+                seconds: per.seconds(),
+                burst: *burst,
+            },
             Statement::Log { prefix } => Expr::Log {
                 group: None,
                 prefix: prefix.clone(),

@@ -59,6 +59,8 @@ pub(super) enum Expr {
     Verdict { code: i32, chain: Option<String> },
     /// Counts.
     Counter(Count),
+    /// Goes on for so many packets in so many seconds only.
+    Limit { packets: u64, seconds: u64, burst: u32 },
     /// Writes to the log, or to a group of listeners.
     Log {
         group: Option<u16>,
@@ -122,6 +124,7 @@ const NAT_IMPLIED: u32 = 1 | NAT_PORTS;
 pub(super) const NAT_RANDOM_FULLY: u32 = 16;
 
 const FIB_ADDRESS_TYPE: u32 = 3;
+const LIMIT_PACKETS: u32 = 0;
 const LOG_LEVEL_WARNING: u32 = 4;
 
 impl Data {
@@ -186,6 +189,7 @@ impl Expr {
             Self::Lookup { .. } => "lookup",
             Self::Immediate { .. } | Self::Verdict { .. } => "immediate",
             Self::Counter(_) => "counter",
+            Self::Limit { .. } => "limit",
             Self::Log { .. } => "log",
             Self::Notrack => "notrack",
             Self::Masquerade { .. } => "masq",
@@ -281,6 +285,16 @@ impl Expr {
             Self::Counter(count) => {
                 bytes.put(1, &count.bytes.to_be_bytes());
                 bytes.put(2, &count.packets.to_be_bytes());
+            }
+            Self::Limit {
+                packets,
+                seconds,
+                burst,
+            } => {
+                bytes.put(1, &packets.to_be_bytes());
+                bytes.put(2, &seconds.to_be_bytes());
+                bytes.be32(3, *burst);
+                bytes.be32(4, LIMIT_PACKETS);
             }
             Self::Log { group, prefix, snaplen } => {
                 if let Some(group) = group {
@@ -439,6 +453,11 @@ fn read(element: &[u8]) -> Option<Expr> {
             bytes: be64(fields[1]?)?,
             packets: be64(fields[2]?)?,
         }),
+        "limit" if number(4).unwrap_or(0) == LIMIT_PACKETS && number(5).unwrap_or(0) == 0 => Expr::Limit {
+            packets: be64(fields[1]?)?,
+            seconds: be64(fields[2]?)?,
+            burst: number(3)?,
+        },
         "log" => {
             let group = match fields[1] {
                 Some(group) => Some(be16(group)?),

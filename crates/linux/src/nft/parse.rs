@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use kernel::IpFamily;
-use kernel::nft::{CtState, End, Field, KeyType, Match, Rule, SetName, Statement, Verdict, Way};
+use kernel::nft::{CtState, End, Field, KeyType, Match, Per, Rule, SetName, Statement, Verdict, Way};
 
 use crate::conntrack::ENDED;
 
@@ -380,6 +380,15 @@ impl<'a> Parser<'a> {
     fn statement(&mut self) -> Option<(Statement, Option<u32>)> {
         let action = match self.next()? {
             Expr::Counter(_) => Statement::Counter,
+            Expr::Limit {
+                packets,
+                seconds,
+                burst,
+            } => Statement::Limit {
+                packets: u32::try_from(*packets).ok()?,
+                per: Per::of_seconds(*seconds)?,
+                burst: *burst,
+            },
             Expr::Log {
                 group: None,
                 prefix,

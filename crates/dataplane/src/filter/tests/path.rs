@@ -440,6 +440,36 @@ fn records_of_flows_name_verdict_direction_and_rule() {
     );
 }
 
+#[test]
+fn lines_of_the_log_name_their_policy_and_are_limited() {
+    let mut state = open_pods();
+    put_policy(&mut state, np("web"), policy(vec![rule(Action::Log)], vec![]));
+    let mut pod = Endpoint::clone(&state.endpoints[&wep("cali2")]);
+    pod.ingress = tier("default", &[np("web")], TierEnd::Deny);
+    state.endpoints.insert(wep("cali2"), Arc::new(pod));
+    let mut filter = filter(&state);
+    let mut check = |prefix: Option<&str>, limit: Option<(&str, Option<u16>)>, expected: &str| {
+        let mut spec = api::FelixConfigurationSpec::default();
+        spec.log_prefix = prefix.map(str::to_owned);
+        spec.log_action_rate_limit = limit.map(|(rate, _)| rate.parse().expect("a rate"));
+        spec.log_action_rate_limit_burst = limit.and_then(|(_, burst)| burst);
+        filter.settings(Settings::from(&spec));
+        let rule = format!("{expected} comment \"log NetworkPolicy default/web ingress 0\"");
+        chain(&mut filter, "cali-pi-np/default/web", &[&rule]);
+    };
+    check(None, None, "log prefix \"calico-packet: \"");
+    check(
+        Some("%t %k %n %p"),
+        Some(("100/minute", None)),
+        "limit rate 100/minute log prefix \"default np web default/web: \"",
+    );
+    check(
+        None,
+        Some(("1/second", Some(0))),
+        "limit rate 1/second burst 1 packets log prefix \"calico-packet: \"",
+    );
+}
+
 /// `eth0` is a host endpoint that a policy lets nobody but 192.0.2.5 in.
 fn guarded_host() -> PolicyState {
     let mut state = open_pods();

@@ -376,6 +376,16 @@ fn lookups() -> Vec<(Vec<Field>, &'static str)> {
 fn statements() -> Vec<Statement> {
     vec![
         Statement::Counter,
+        Statement::Limit {
+            packets: 9999,
+            per: Per::Day,
+            burst: 9999,
+        },
+        Statement::Limit {
+            packets: 1,
+            per: Per::Second,
+            burst: 1,
+        },
         Statement::Log {
             prefix: "dropped: ".into(),
         },
@@ -501,6 +511,11 @@ pub(super) fn nonsense() -> Vec<Change> {
     let bad_actions = [
         vec![Statement::Log {
             prefix: "x".repeat(128),
+        }],
+        vec![Statement::Limit {
+            packets: 0,
+            per: Per::Hour,
+            burst: 1,
         }],
         vec![Statement::SetMark { mask: 1, value: 2 }],
         vec![Statement::Reject, Statement::Counter],

@@ -72,6 +72,7 @@ fn may_act(action: &Statement, base: &BaseChain) -> Result<(), Refusal> {
         Statement::DestinationNat { .. } => (Some(ChainKind::Nat), &[Hook::Prerouting, Hook::Output]),
         Statement::Reject => (None, &[Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output]),
         Statement::Counter
+        | Statement::Limit { .. }
         | Statement::Log { .. }
         | Statement::Nflog { .. }
         | Statement::SetMark { .. }
