@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod net;
+pub mod sctp;
 pub mod talk;
 
 use std::process::{Command, Output};
