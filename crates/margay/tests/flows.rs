@@ -4,10 +4,11 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::Lab;
+use common::net::{self, L4, Servers};
 use common::talk::{answers, apply, connect, echo, forbid, inside};
 use serde_json::Value;
 
@@ -95,6 +96,84 @@ fn a_policy_ends_the_flows_that_it_forbids_and_no_others() {
     assert_ne!(of_server().trim(), "0");
     lab.lab(&["pod", "delete", server]);
     lab.eventually("the pod's flows are gone", || of_server().trim() == "0");
+}
+
+/// One flow, asked again and again: whether the next packet is answered.
+type Flow = Box<dyn FnMut() -> bool>;
+
+/// A flow of each kind from a pod to an address, all of them answered once.
+fn flows(lab: &Lab, from: &str, to: &str) -> Vec<(String, Flow)> {
+    let mut tcp = connect(lab, from, to, 5432).expect("it is open");
+    tcp.set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket");
+    let place = format!("{}.pod-{from}", lab.name);
+    let udp = net::inside(&place, || net::socket(&place, L4::Udp, to.parse().expect("an address")));
+    udp.connect(&SocketAddr::new(to.parse().expect("an address"), 5432).into())
+        .expect("UDP never waits");
+    udp.set_nonblocking(false).expect("a socket");
+    udp.set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket");
+    let (name, from, address) = (lab.name, from.to_owned(), to.to_owned());
+    // All echo requests have one identifier, and so are one flow.
+    let ping = move || {
+        let asked = [
+            "exec", "--name", name, &from, "--", "ping", "-n", "-c1", "-W1", "-e77", &address,
+        ];
+        common::margay_lab(&asked).status.success()
+    };
+    let mut flows: Vec<(String, Flow)> = vec![
+        (format!("TCP to {to}"), Box::new(move || answers(&mut tcp))),
+        (
+            format!("UDP to {to}"),
+            Box::new(move || udp.send(b"ping").is_ok() && (&udp).read(&mut [0; 64]).is_ok()),
+        ),
+        (format!("ICMP to {to}"), Box::new(ping)),
+    ];
+    for (what, answered) in &mut flows {
+        assert!(answered(), "{what}");
+    }
+    flows
+}
+
+#[test]
+fn flows_of_every_kind_are_cut_and_go_on_when_they_may() {
+    let Some(lab) = Lab::up("t-cut", &["--nodes", "2", "--pods-per-node", "2", "--ipv6"]) else {
+        return;
+    };
+    let (bad, good, server) = ("pod-0-1", "pod-0-2", "pod-1-1");
+    let addresses = |pod: &str| {
+        ["-4", "-6"].map(|family| {
+            let shown = lab.exec(pod, &["ip", family, "-o", "address", "show", "eth0", "scope", "global"]);
+            let net = shown.split_whitespace().nth(3).expect("an address");
+            net.split('/').next().unwrap_or_default().to_owned()
+        })
+    };
+    echo(&lab, server, 5432);
+    let _servers = Servers::start(&[(format!("{}.pod-{server}", lab.name), vec![(L4::Udp, 5432)])]);
+    let (senders, to) = (addresses(bad), addresses(server));
+    for (from, to) in senders.iter().zip(&to) {
+        let mut forbidden = flows(&lab, bad, to);
+        let mut allowed = flows(&lab, good, to);
+        forbid(&lab, "cut", from, &[to]);
+        for (what, answered) in &mut forbidden {
+            lab.eventually(&format!("{what} is cut"), || !answered());
+            assert!(!answered(), "{what} stays cut");
+        }
+        for (what, answered) in &mut allowed {
+            assert!(answered(), "a neighbour's {what}");
+        }
+        forbid(&lab, "cut", "192.0.2.1", &["192.0.2.2"]);
+        for (what, answered) in forbidden.iter_mut().filter(|(what, _)| !what.starts_with("TCP")) {
+            lab.eventually(&format!("{what} goes on"), answered);
+        }
+    }
+    let cut = status(&lab, FAR)["policy"]["flowsForbidden"]
+        .as_u64()
+        .unwrap_or_default()
+        + status(&lab, NEAR)["policy"]["flowsForbidden"]
+            .as_u64()
+            .unwrap_or_default();
+    assert!(cut >= 6, "{cut} flows were cut");
 }
 
 /// Sends to whoever connects, without being asked.

@@ -19,7 +19,7 @@ pub fn inside(lab: &Lab, pod: &str) -> Netns {
 /// Answers every connection with what it hears, as long as the test runs.
 pub fn echo(lab: &Lab, pod: &str, port: u16) {
     let listener = inside(lab, pod)
-        .run(move || TcpListener::bind(("0.0.0.0", port)))
+        .run(move || TcpListener::bind(("::", port)))
         .expect("the pod's namespace")
         .expect("the port is free");
     std::thread::spawn(move || {
@@ -61,11 +61,12 @@ pub fn apply(lab: &Lab, kind: &str, name: &str, spec: &str) {
 
 /// Pods may not reach any of `to` from `from`; everything else is as it was.
 pub fn forbid(lab: &Lab, name: &str, from: &str, to: &[&str]) {
-    let to: Vec<String> = to.iter().map(|address| format!("\"{address}/32\"")).collect();
-    let to = to.join(",");
+    let net = |address: &str| format!("\"{address}/{}\"", if address.contains(':') { 128 } else { 32 });
+    let to: Vec<String> = to.iter().map(|address| net(address)).collect();
+    let (from, to) = (net(from), to.join(","));
     let spec = format!(
         r#"{{"selector":"all()","order":10,"types":["Ingress"],"ingress":[
-            {{"action":"Deny","source":{{"nets":["{from}/32"]}},"destination":{{"nets":[{to}]}}}},{{"action":"Allow"}}]}}"#
+            {{"action":"Deny","source":{{"nets":[{from}]}},"destination":{{"nets":[{to}]}}}},{{"action":"Allow"}}]}}"#
     );
     apply(lab, "GlobalNetworkPolicy", name, &spec);
 }
