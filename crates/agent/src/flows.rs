@@ -10,13 +10,15 @@ use futures::stream::{BoxStream, StreamExt};
 use jiff::Timestamp;
 use kernel::IfName;
 use linux::nflog::{NflogEvent, NflogSettings};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::run::Facts;
+use crate::run::{Event, Facts};
 
 pub mod prefix;
+pub mod rehearse;
 pub mod table;
 
+pub use rehearse::{Question, Rehearsal};
 pub use table::{FlowRecord, FlowReport, FlowTable};
 
 /// Packets to an endpoint, and from one.
@@ -43,6 +45,16 @@ impl Flows {
         self.with(|table| table.name(device, pod));
     }
 
+    /// Policies are staged (the number changes whenever policy does), or none is.
+    pub fn rehearsal(&self, number: Option<u64>) {
+        self.with(|table| table.rehearsal(number));
+    }
+
+    /// What staged policies would have decided.
+    pub fn answer(&self, question: &Question, staged: Option<Rehearsal>) {
+        self.with(|table| table.answer(question, staged));
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut FlowTable) -> T) -> T {
         // The table is only numbers: one that a panic interrupted is still good to read.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -50,7 +62,7 @@ impl Flows {
 }
 
 /// Listens as long as it is asked for, for ever.
-pub async fn run(flows: Flows, mut facts: watch::Receiver<Facts>) {
+pub async fn run(flows: Flows, mut facts: watch::Receiver<Facts>, events: mpsc::UnboundedSender<Event>) {
     let mut source: Option<BoxStream<'static, NflogEvent>> = None;
     let mut said = None;
     loop {
@@ -79,7 +91,12 @@ pub async fn run(flows: Flows, mut facts: watch::Receiver<Facts>) {
         let due = flows.with(|table| table.due(interval, Timestamp::now()));
         tokio::select! {
             event = next(&mut source) => match event {
-                Some(NflogEvent::Packet(packet)) => flows.with(|table| table.packet(&packet, Timestamp::now())),
+                Some(NflogEvent::Packet(packet)) => {
+                    // Answered by the loop, which has policy.
+                    if let Some(question) = flows.with(|table| table.packet(&packet, Timestamp::now())) {
+                        let _ = events.send(Event::Rehearse(Box::new(question)));
+                    }
+                }
                 Some(NflogEvent::Lost) => flows.with(FlowTable::lost),
                 None => source = None,
             },

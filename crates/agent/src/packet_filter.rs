@@ -63,8 +63,12 @@ pub struct PacketFilter {
     cutting: Cutting,
     /// Host endpoints of the last run.
     boot: Boot,
-    /// Hears which device is whose.
+    /// Hears which device is whose, and what staged policies would say.
     records: Flows,
+    /// Staged policies changed.
+    restage: bool,
+    /// Counts the changes of policy that flow records hear of.
+    rehearsal: u64,
 }
 
 /// What the packet filter counts.
@@ -128,6 +132,8 @@ impl PacketFilter {
             cutting: Cutting::default(),
             boot: Boot::default(),
             records: Flows::default(),
+            restage: false,
+            rehearsal: 0,
         }
     }
 
@@ -167,6 +173,7 @@ impl PacketFilter {
     /// Takes what one resource is now.
     pub fn apply(&mut self, update: Update) {
         self.translate |= update.key.kind == Kind::WorkloadEndpoint && self.graph.pod(&update.key).is_some();
+        self.restage |= policy::rehearsal::subject(&update.key).is_some();
         self.graph.apply(update);
     }
 
@@ -338,6 +345,7 @@ impl PacketFilter {
         // Half a picture may have a profile that allows, and not yet the policy that denies.
         if self.is_complete() {
             let changes = self.graph.flush();
+            self.tell_rehearsal(!changes.is_empty());
             if self.cutting.forbidden {
                 self.cutting.changed(self.graph.state(), &changes);
             }

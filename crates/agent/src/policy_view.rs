@@ -262,7 +262,7 @@ fn hook_view(hook: &str, direction: &Direction) -> Option<HookView> {
     let tiers = direction.tiers.iter().map(|tier| TierView {
         name: tier.name.clone(),
         policies: tier.policies.iter().map(ToString::to_string).collect(),
-        staged: tier.staged.iter().map(ToString::to_string).collect(),
+        staged: tier.staged.iter().map(|staged| staged.id.to_string()).collect(),
         end: match tier.end {
             TierEnd::Deny => "Deny",
             TierEnd::Pass => "Pass",

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::Work;
 use crate::cut::judge::Judged;
+use crate::flows::Question;
 use crate::last_known::Picture;
 use crate::packet_filter::{Counted, PacketFilter};
 use crate::policy_view::PolicyView;
@@ -60,6 +61,8 @@ pub enum Event {
     Policy(oneshot::Sender<PolicyView>),
     /// Flows of pods that policy says something else about; answered with what is to happen to them.
     Flows(Vec<Flow>, oneshot::Sender<Judged>),
+    /// What staged policies would have decided about a recorded packet is to be found out.
+    Rehearse(Box<Question>),
     /// So many flows were cut.
     FlowsCut {
         /// Policy forbids them.
@@ -309,6 +312,7 @@ impl<K: Kernel> Loop<K> {
             }
             Event::Policy(reply) => self.curious.viewers.push(reply),
             Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
+            Event::Rehearse(question) => self.filter.rehearse(&question),
             Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
             Event::Counted(reply) => self.curious.counting.push(reply),
             Event::Rules(rules) => self.answer_curious(rules),

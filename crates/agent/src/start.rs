@@ -162,7 +162,7 @@ async fn serve(
     );
     tasks.spawn(
         "the flow records",
-        never_fails(flows::run(flows.clone(), facts.clone())),
+        never_fails(flows::run(flows.clone(), facts.clone(), events.clone())),
     );
     tasks.spawn(
         "the cutting of flows",

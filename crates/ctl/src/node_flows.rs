@@ -77,11 +77,6 @@ fn row(record: &FlowRecord) -> [String; 9] {
         Some(port) => std::net::SocketAddr::new(record.destination, port).to_string(),
         None => record.destination.to_string(),
     };
-    let verdict = match record.verdict {
-        FlowVerdict::Allow => "allow",
-        FlowVerdict::Deny => "DENY",
-        FlowVerdict::Pass => "pass",
-    };
     let protocol = match record.protocol {
         1 => "ICMP".to_owned(),
         6 => "TCP".to_owned(),
@@ -92,15 +87,39 @@ fn row(record: &FlowRecord) -> [String; 9] {
     };
     [
         format!("{:.0}", record.last),
-        verdict.to_owned(),
+        verdict(record.verdict).to_owned(),
         record.endpoint.clone(),
         record.direction.clone(),
         record.source.to_string(),
         destination,
         protocol,
         record.packets.to_string(),
-        record.policy.clone(),
+        decision(record),
     ]
+}
+
+/// Which rule decided, and what staged policies would have done.
+fn decision(record: &FlowRecord) -> String {
+    let rule = |tier: &Option<String>, policy: &str| match tier {
+        Some(tier) if !policy.starts_with("end of tier") => format!("tier {tier}: {policy}"),
+        _ => policy.to_owned(),
+    };
+    let decided = rule(&record.tier, &record.policy);
+    match &record.staged {
+        Some(staged) => {
+            let by = rule(&staged.tier, &staged.policy);
+            format!("{decided}; staged: {} by {by}", verdict(staged.verdict))
+        }
+        None => decided,
+    }
+}
+
+fn verdict(verdict: FlowVerdict) -> &'static str {
+    match verdict {
+        FlowVerdict::Allow => "allow",
+        FlowVerdict::Deny => "DENY",
+        FlowVerdict::Pass => "pass",
+    }
 }
 
 fn line(cells: &[String; 9]) -> String {
@@ -114,13 +133,14 @@ fn write(out: &mut dyn Write, text: &str) -> Result<(), CtlError> {
 
 #[cfg(test)]
 mod tests {
+    use agent::flows::Rehearsal;
     use jiff::Timestamp;
 
     use super::*;
 
     #[test]
     fn a_record_is_a_line() {
-        let record = FlowRecord {
+        let mut record = FlowRecord {
             number: 7,
             first: Timestamp::UNIX_EPOCH,
             last: Timestamp::UNIX_EPOCH,
@@ -131,13 +151,29 @@ mod tests {
             protocol: 6,
             port: Some(5432),
             verdict: FlowVerdict::Deny,
+            tier: Some("default".into()),
             policy: "end of tier default".into(),
+            staged: None,
             packets: 3,
             bytes: 180,
             finished: false,
         };
-        let words: Vec<String> = line(&row(&record)).split_whitespace().map(str::to_owned).collect();
-        let expected = "1970-01-01T00:00:00Z DENY default/db ingress 10.0.0.1 10.0.0.2:5432 TCP 3 end of tier default";
-        assert_eq!(words.join(" "), expected);
+        let check = |record: &FlowRecord, decided: &str| {
+            let words: Vec<String> = line(&row(record)).split_whitespace().map(str::to_owned).collect();
+            let expected = "1970-01-01T00:00:00Z DENY default/db ingress 10.0.0.1 10.0.0.2:5432 TCP 3";
+            assert_eq!(words.join(" "), format!("{expected} {decided}"));
+        };
+        check(&record, "end of tier default");
+        record.policy = "np/default/db rule 0".into();
+        check(&record, "tier default: np/default/db rule 0");
+        record.staged = Some(Rehearsal {
+            verdict: FlowVerdict::Allow,
+            tier: None,
+            policy: "profile kns.default rule 0".into(),
+        });
+        check(
+            &record,
+            "tier default: np/default/db rule 0; staged: allow by profile kns.default rule 0",
+        );
     }
 }

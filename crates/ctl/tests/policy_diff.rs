@@ -82,6 +82,40 @@ changes:
 }
 
 #[test]
+fn what_staged_policies_would_change_is_shown() {
+    let cluster = Cluster::with(&shop());
+    cluster.check_with("policy diff --staged", "", "Nothing changes between 7 pods");
+    let expected = "
+Allow -> Deny; will be denied by the receiver's ingress: no rule of NetworkPolicy(shop/db) matches, and tier default ends with Deny
+  shop/api-1, shop/api-2 -> shop/db-1: ICMP; TCP except 5432, 6000-6010; UDP
+  4 pods of shop -> shop/db-1: ICMP; TCP; UDP
+
+6 of 42 pairs of 7 pods change";
+    let staged = DB.replace("NetworkPolicy", "StagedNetworkPolicy");
+    cluster.check_with("policy diff --staged -f -", &documents(&staged), expected);
+    cluster.check_with(
+        "policy diff -f -",
+        &documents(&staged),
+        "Nothing changes between 7 pods",
+    );
+    cluster.put(&staged);
+    cluster.check_with("policy diff --staged", "", expected);
+    // The policy is there, and its end is rehearsed.
+    cluster.put(DB);
+    cluster.check_with("policy diff --staged", "", "Nothing changes between 7 pods");
+    cluster.check_with(
+        "policy diff --staged -f -",
+        &documents("StagedNetworkPolicy shop/db {stagedAction: Delete}"),
+        "
+Deny -> Allow; was denied by the receiver's ingress: no rule of NetworkPolicy(shop/db) matches, and tier default ends with Deny
+  shop/api-1, shop/api-2 -> shop/db-1: ICMP; TCP except 5432, 6000-6010; UDP
+  4 pods of shop -> shop/db-1: ICMP; TCP; UDP
+
+6 of 42 pairs of 7 pods change",
+    );
+}
+
+#[test]
 fn bad_input_is_refused_before_anything_is_compared() {
     let cluster = Cluster::with(&shop());
     cluster.check_with(

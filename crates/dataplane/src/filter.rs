@@ -33,7 +33,7 @@ mod tests;
 mod totals;
 mod wanted;
 
-pub use comments::{endpoint_chains, policy_comment, profile_comment};
+pub use comments::{endpoint_chains, policy_comment, profile_comment, short_name};
 pub use drops::{DropCause, Drops, rewritten};
 pub use machine::{Filter, TABLE};
 pub use passes::{Pass, Passes};

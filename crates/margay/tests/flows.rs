@@ -227,6 +227,7 @@ fn flows_are_recorded_while_that_is_asked_for() {
                 && record["direction"] == direction
                 && record["verdict"] == verdict
                 && record["policy"] == policy
+                && (record["tier"] == "default") == policy.starts_with("gnp")
                 && record["destination"] == address
                 && record["port"] == 5432
                 && record["protocol"] == 6
@@ -250,6 +251,51 @@ fn flows_are_recorded_while_that_is_asked_for() {
     lab.eventually("the allowed flow is recorded at both ends", || {
         has(server, "ingress", "allow", "gnp/guard rule 1")
             && has(good, "egress", "allow", "profile kns.default rule 0")
+    });
+    let staged = |endpoint: &str, verdict: &str, policy: &str| {
+        let report = records();
+        let mut all = report["records"].as_array().into_iter().flatten();
+        all.any(|record| {
+            record["endpoint"] == format!("default/{endpoint}")
+                && record["direction"] == "ingress"
+                && record["staged"]["verdict"] == verdict
+                && record["staged"]["policy"] == policy
+        })
+    };
+    assert!(!records().to_string().contains("staged"), "nothing is staged");
+    // A policy that would deny, and the end of one that denies.
+    let good_address = lab.address(good);
+    let deny = format!(
+        r#"{{"selector":"all()","order":1,"types":["Ingress"],"ingress":[{{"action":"Deny","source":{{"nets":["{good_address}/32"]}}}}]}}"#
+    );
+    apply(&lab, "StagedGlobalNetworkPolicy", "next", &deny);
+    lab.eventually("it would be denied", || {
+        connect(&lab, good, &address, 5432).expect("it is only staged");
+        staged(server, "deny", "sgnp/next rule 0")
+    });
+    apply(
+        &lab,
+        "StagedGlobalNetworkPolicy",
+        "next",
+        r#"{"stagedAction":"Delete"}"#,
+    );
+    apply(
+        &lab,
+        "StagedGlobalNetworkPolicy",
+        "guard",
+        r#"{"stagedAction":"Delete"}"#,
+    );
+    lab.eventually("it would be allowed", || {
+        assert!(connect(&lab, bad, &address, 5432).is_err(), "it is only staged");
+        staged(server, "allow", "profile kns.default rule 0")
+    });
+    for name in ["next", "guard"] {
+        lab.ctl(&["delete", "stagedglobalnetworkpolicy", name]);
+    }
+    lab.eventually("nothing is staged any more", || {
+        connect(&lab, good, &address, 5432).expect("it is open");
+        assert!(connect(&lab, bad, &address, 5432).is_err());
+        !staged(server, "deny", "sgnp/next rule 0") && !staged(server, "allow", "profile kns.default rule 0")
     });
     let text = lab.exec(NEAR, &["calicoctl", "node", "flows"]);
     assert!(

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 use crate::policy_facts::{PolicyFacts, PolicyHook};
 use crate::problem::{Effect, Problem};
-use crate::state::{Direction, Endpoint, HostHook, Interface, Tier, TierEnd};
+use crate::rehearsal::subject_of;
+use crate::state::{Direction, Endpoint, HostHook, Interface, Staged, Tier, TierEnd};
 use crate::tiers::Tiers;
 
 /// An endpoint of this node before policy.
@@ -163,11 +164,12 @@ fn closed(selecting: &[Selecting<'_>], tiers: &Tiers) -> Option<String> {
     Some(reasons.min_by_key(|(key, _)| *key)?.1)
 }
 
-/// By tier, then by policy.
+/// By tier, then by policy. A staged one has the place of the policy that it would be.
 fn in_order(tiers: &Tiers, a: &Selecting<'_>, b: &Selecting<'_>) -> Ordering {
     fn place<'a>(tiers: &Tiers, policy: &Selecting<'a>) -> impl Ord + use<'a> {
         let tier = tiers.get(&policy.facts.tier).map(|tier| tier.order);
-        let Key { kind, namespace, name } = policy.key;
+        let namespace = &policy.key.namespace;
+        let (kind, name) = subject_of(policy.key);
         (tier, &*policy.facts.tier, policy.facts.order, name, namespace, kind)
     }
     place(tiers, a).cmp(&place(tiers, b))
@@ -203,15 +205,20 @@ fn direction(
         let Some(tier) = direction.tiers.last_mut() else {
             continue;
         };
+        let end = match (gate, tiers.get(name)) {
+            (Gate::Final, Some(facts)) => facts.end,
+            (Gate::Final, None) => TierEnd::Deny,
+            (Gate::Early, _) => TierEnd::Pass,
+        };
         match policy.facts.staged {
-            true => tier.staged.push(policy.key.clone()),
+            true => tier.staged.push(Staged {
+                id: policy.key.clone(),
+                after: tier.policies.len(),
+                end,
+            }),
             false => {
                 tier.policies.push(policy.key.clone());
-                tier.end = match (gate, tiers.get(name)) {
-                    (Gate::Final, Some(facts)) => facts.end,
-                    (Gate::Final, None) => TierEnd::Deny,
-                    (Gate::Early, _) => TierEnd::Pass,
-                };
+                tier.end = end;
             }
         }
     }

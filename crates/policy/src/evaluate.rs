@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use api::Action;
 
+use crate::rehearsal::Rehearsed;
 use crate::state::*;
 
 /// A packet, as far as policy looks at it.
@@ -151,18 +152,53 @@ pub fn evaluate(state: &PolicyState, endpoint: &EndpointId, way: Way, packet: &P
 
 /// Asks the policy of `endpoint` about a packet in any hook.
 pub fn evaluate_at(state: &PolicyState, endpoint: &EndpointId, hook: Hook, way: Way, packet: &Packet) -> Verdict {
+    let rehearsed = None;
+    ask(
+        Asked {
+            state,
+            way,
+            packet,
+            rehearsed,
+        },
+        endpoint,
+        hook,
+    )
+}
+
+fn ask(asked: Asked<'_>, endpoint: &EndpointId, hook: Hook) -> Verdict {
     let mut trace = Vec::new();
-    let outcome = match state.endpoints.get(endpoint) {
+    let outcome = match asked.state.endpoints.get(endpoint) {
         None => decide(&mut trace, Step::NoEndpoint, Outcome::Deny),
-        Some(found) => Asked { state, way, packet }.at(found, hook, &mut trace),
+        Some(found) => asked.at(found, hook, &mut trace),
     };
     Verdict {
         endpoint: endpoint.clone(),
-        way,
+        way: asked.way,
         hook,
         outcome,
         trace,
     }
+}
+
+/// As [`evaluate`], if all staged policies were enforced. An endpoint that is closed stays so.
+pub fn evaluate_rehearsed(
+    state: &PolicyState,
+    rehearsed: &Rehearsed,
+    endpoint: &EndpointId,
+    way: Way,
+    packet: &Packet,
+) -> Verdict {
+    let rehearsed = Some(rehearsed);
+    ask(
+        Asked {
+            state,
+            way,
+            packet,
+            rehearsed,
+        },
+        endpoint,
+        Hook::Normal,
+    )
 }
 
 /// Asks both ends of a packet, as far as they are workloads of this state: whose address is whose is looked up here. A
@@ -213,6 +249,8 @@ struct Asked<'a> {
     state: &'a PolicyState,
     way: Way,
     packet: &'a Packet,
+    /// Staged policies are asked too, in place of these.
+    rehearsed: Option<&'a Rehearsed>,
 }
 
 fn decide(trace: &mut Vec<Step>, step: Step, outcome: Outcome) -> Outcome {
@@ -256,7 +294,8 @@ impl Asked<'_> {
 
     fn tiers(&self, direction: &Direction, trace: &mut Vec<Step>) -> Option<Outcome> {
         'tiers: for tier in &direction.tiers {
-            for id in &tier.policies {
+            let (policies, end) = self.of_tier(tier);
+            for id in policies.iter().copied() {
                 let Some(policy) = self.state.policies.get(id) else {
                     return Some(decide(trace, Step::NoPolicy(id.clone()), Outcome::Deny));
                 };
@@ -272,19 +311,38 @@ impl Asked<'_> {
                     Some(Action::Log) | None => {}
                 }
             }
-            if tier.policies.is_empty() {
+            if policies.is_empty() {
                 continue;
             }
             trace.push(Step::TierEnd {
                 tier: tier.name.clone(),
-                end: tier.end,
+                end,
             });
-            match tier.end {
+            match end {
                 TierEnd::Deny => return Some(Outcome::Deny),
                 TierEnd::Pass => {}
             }
         }
         None
+    }
+
+    /// The policies of a tier that are asked, in order, and its end.
+    fn of_tier<'t>(&self, tier: &'t Tier) -> (Vec<&'t PolicyId>, TierEnd) {
+        let Some(rehearsed) = self.rehearsed else {
+            return (tier.policies.iter().collect(), tier.end);
+        };
+        let mut staged = tier.staged.iter().peekable();
+        let mut policies = Vec::new();
+        for (place, id) in tier.policies.iter().enumerate() {
+            while let Some(staged) = staged.next_if(|staged| staged.after <= place) {
+                policies.push(&staged.id);
+            }
+            if !rehearsed.contains(id) {
+                policies.push(id);
+            }
+        }
+        policies.extend(staged.map(|staged| &staged.id));
+        (policies, tier.staged.first().map_or(tier.end, |staged| staged.end))
     }
 
     fn profiles(&self, names: &[String], trace: &mut Vec<Step>) -> Outcome {

@@ -18,6 +18,7 @@ use crate::policy_facts::PolicyFacts;
 use crate::population::{Population, Value};
 use crate::problem::Problem;
 use crate::profiles::{ProfileFacts, Profiles};
+use crate::rehearsal::Rehearsed;
 use crate::services::Services;
 use crate::sets::Sets;
 use crate::state::{EndpointId, PolicyState};
@@ -46,6 +47,7 @@ pub struct Graph {
     here: BTreeMap<EndpointId, Here>,
     used: flush::Used,
     dirty: Dirty,
+    rehearsed: Rehearsed,
     state: PolicyState,
 }
 
@@ -98,6 +100,7 @@ impl Graph {
             here: BTreeMap::new(),
             used: flush::Used::default(),
             dirty: Dirty::default(),
+            rehearsed: Rehearsed::default(),
             state: PolicyState::default(),
         }
     }
@@ -175,6 +178,11 @@ impl Graph {
         &self.state
     }
 
+    /// Policies that staged ones would replace or remove, as of the last update.
+    pub fn rehearsed(&self) -> &Rehearsed {
+        &self.rehearsed
+    }
+
     /// What cannot be followed, by resource. Not only what this node needs: whoever writes a policy looks on any node.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.profiles.problems().cloned().collect();
@@ -246,6 +254,7 @@ impl Graph {
 
     fn policy(&mut self, key: &Key, value: Option<&Resource>) {
         let value = value.filter(|value| value.kind() == key.kind);
+        self.rehearsed.set(key, value);
         let facts = value.and_then(|value| PolicyFacts::read(key, value));
         let changed = self.policies.set(key, facts, &mut self.population);
         self.dirty.policies.extend(changed);

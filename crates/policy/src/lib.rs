@@ -20,6 +20,7 @@ mod population;
 mod print;
 mod problem;
 mod profiles;
+pub mod rehearsal;
 mod rules;
 mod services;
 mod set_def;

@@ -114,8 +114,19 @@ pub struct Tier {
     /// Enforced policies, in order. Empty if only staged ones apply; then the end is [`TierEnd::Pass`].
     pub policies: Vec<PolicyId>,
     /// Staged policies, in order: for reports alone.
-    pub staged: Vec<PolicyId>,
+    pub staged: Vec<Staged>,
     /// What happens to a packet that no rule of these policies matched.
+    pub end: TierEnd,
+}
+
+/// A staged policy that would be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// Which.
+    pub id: PolicyId,
+    /// How many of the tier's enforced policies would be asked before it.
+    pub after: usize,
+    /// What would happen at the end of the tier.
     pub end: TierEnd,
 }
 

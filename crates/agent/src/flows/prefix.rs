@@ -1,7 +1,7 @@
-//! What a rule's NFLOG prefix says, as `dataplane::filter` writes it: `DPI0|np/default/db`.
+//! What a rule's NFLOG prefix says, as `dataplane::filter` writes it: `DPI0|default|np/default/db`.
 //!
-//! Verdict (A, D or P), whose rule (P policy, R profile, nothing: a tier's end), direction (I or E), index (-1: the end),
-//! then who.
+//! Verdict (A, D or P), whose rule (P policy, R profile), direction (I or E), index (-1: the end of a tier, or of all profiles),
+//! then the tier, and who.
 
 use policy::evaluate::Way;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct Decision {
     pub verdict: FlowVerdict,
     /// To the endpoint or from it.
     pub way: Way,
+    /// The tier that decided, unless it was a profile or none.
+    pub tier: Option<String>,
     /// Which rule, for people: `np/default/db rule 0`, `end of tier default`, `no profile`.
     pub policy: String,
 }
@@ -46,14 +48,22 @@ pub fn read(prefix: &str) -> Option<Decision> {
         _ => return None,
     };
     let index: i64 = letters.as_str().parse().ok()?;
-    let policy = match (owner, index) {
-        ('P', -1) => format!("end of tier {whose}"),
-        ('P', index) => format!("{whose} rule {index}"),
-        ('R', -1) => "no profile".to_owned(),
-        ('R', index) => format!("profile {whose} rule {index}"),
+    let (tier, policy) = match (owner, index) {
+        ('P', -1) => (Some(whose), format!("end of tier {whose}")),
+        ('P', index) => {
+            let (tier, policy) = whose.split_once('|')?;
+            (Some(tier), format!("{policy} rule {index}"))
+        }
+        ('R', -1) => (None, "no profile".to_owned()),
+        ('R', index) => (None, format!("profile {whose} rule {index}")),
         _ => return None,
     };
-    Some(Decision { verdict, way, policy })
+    Some(Decision {
+        verdict,
+        way,
+        tier: tier.map(str::to_owned),
+        policy,
+    })
 }
 
 #[cfg(test)]
@@ -63,19 +73,26 @@ mod tests {
     #[test]
     fn a_prefix_names_verdict_direction_and_rule() {
         for (prefix, expected) in [
-            ("DPI0|np/default/db", "Deny Ingress np/default/db rule 0"),
-            ("APE12|gnp/a.b", "Allow Egress gnp/a.b rule 12"),
-            ("PPI1|gnp/x", "Pass Ingress gnp/x rule 1"),
-            ("DPI-1|security", "Deny Ingress end of tier security"),
-            ("ARE0|kns.default", "Allow Egress profile kns.default rule 0"),
-            ("DRI-1|", "Deny Ingress no profile"),
+            (
+                "DPI0|default|np/default/db",
+                "Deny Ingress default: np/default/db rule 0",
+            ),
+            ("APE12|security|gnp/a.b", "Allow Egress security: gnp/a.b rule 12"),
+            ("PPI1|t|gnp/x", "Pass Ingress t: gnp/x rule 1"),
+            ("DPI-1|security", "Deny Ingress security: end of tier security"),
+            ("ARE0|kns.default", "Allow Egress : profile kns.default rule 0"),
+            ("DRI-1|", "Deny Ingress : no profile"),
+            ("DPI0|np/default/db", "-"),
             ("something else", "-"),
             ("XPI0|a", "-"),
             ("DPI|a", "-"),
             ("", "-"),
         ] {
-            let got =
-                read(prefix).map(|decision| format!("{:?} {:?} {}", decision.verdict, decision.way, decision.policy));
+            let shown = |it: Decision| {
+                let tier = it.tier.unwrap_or_default();
+                format!("{:?} {:?} {tier}: {}", it.verdict, it.way, it.policy)
+            };
+            let got = read(prefix).map(shown);
             assert_eq!(got.as_deref().unwrap_or("-"), expected, "{prefix}");
         }
     }

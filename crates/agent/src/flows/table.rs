@@ -11,6 +11,7 @@ use policy::evaluate::Way;
 use serde::{Deserialize, Serialize};
 
 use super::prefix::{self, FlowVerdict};
+use super::rehearse::{self, Question, Rehearsal};
 
 /// So many different flows in one interval; packets of further ones are only counted.
 const AT_ONCE: usize = 4096;
@@ -42,8 +43,14 @@ pub struct FlowRecord {
     pub port: Option<u16>,
     /// What was decided.
     pub verdict: FlowVerdict,
+    /// The tier that decided, unless it was a profile or none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tier: Option<String>,
     /// By which rule, or where no rule did.
     pub policy: String,
+    /// What staged policies would have decided about the last packet that was looked at, if one concerns the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub staged: Option<Rehearsal>,
     /// Packets that met the rule. Of a flow that is allowed only the first one does, so these are flows.
     pub packets: u64,
     /// Their bytes.
@@ -68,15 +75,25 @@ pub struct FlowReport {
     pub records: Vec<FlowRecord>,
 }
 
+/// What the packets of a record have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
+pub(super) struct Kind {
     endpoint: String,
     is_egress: bool,
     peer: IpAddr,
     protocol: u8,
     port: Option<u16>,
     verdict: FlowVerdict,
+    tier: Option<String>,
     policy: String,
+}
+
+/// A record that still grows.
+#[derive(Debug)]
+struct Growing {
+    record: FlowRecord,
+    /// For which policy it was asked what staged ones would have said.
+    asked: Option<u64>,
 }
 
 /// The sums of the interval that is running, and of the last ones.
@@ -84,7 +101,9 @@ struct Kind {
 pub struct FlowTable {
     enabled: bool,
     names: BTreeMap<IfName, String>,
-    current: BTreeMap<Kind, FlowRecord>,
+    current: BTreeMap<Kind, Growing>,
+    /// While policies are staged: changes whenever policy does.
+    rehearsal: Option<u64>,
     finished: VecDeque<FlowRecord>,
     since: Option<Timestamp>,
     number: u64,
@@ -109,11 +128,16 @@ impl FlowTable {
         }
     }
 
-    /// Takes a packet that a rule logged.
-    pub fn packet(&mut self, packet: &Logged, now: Timestamp) {
+    /// Policies are staged (the number changes whenever policy does), or none is.
+    pub fn rehearsal(&mut self, number: Option<u64>) {
+        self.rehearsal = number;
+    }
+
+    /// Takes a packet that a rule logged. Answers what is to be found out about it.
+    pub fn packet(&mut self, packet: &Logged, now: Timestamp) -> Option<Question> {
         let Some(decision) = prefix::read(&packet.prefix) else {
             self.not_counted += 1;
-            return;
+            return None;
         };
         let (device, peer, direction) = match decision.way {
             Way::Ingress => (&packet.output, packet.source, "ingress"),
@@ -121,7 +145,7 @@ impl FlowTable {
         };
         // A packet for this host has no outgoing device, one from it no incoming one.
         let device = device.as_ref().or(packet.input.as_ref()).or(packet.output.as_ref());
-        let endpoint = match device {
+        let endpoint = match &device {
             Some(device) => self.names.get(device).cloned().unwrap_or_else(|| device.0.clone()),
             None => "-".to_owned(),
         };
@@ -132,33 +156,65 @@ impl FlowTable {
             protocol: packet.protocol,
             port: packet.ports.map(|(_, port)| port),
             verdict: decision.verdict,
+            tier: decision.tier,
             policy: decision.policy,
         };
         if self.current.len() >= AT_ONCE && !self.current.contains_key(&kind) {
             self.not_counted += 1;
-            return;
+            return None;
         }
         self.number += 1;
-        let record = self.current.entry(kind).or_insert_with_key(|kind| FlowRecord {
-            number: 0,
-            first: now,
-            last: now,
-            endpoint: kind.endpoint.clone(),
-            direction: direction.to_owned(),
-            source: packet.source,
-            destination: packet.destination,
-            protocol: kind.protocol,
-            port: kind.port,
-            verdict: kind.verdict,
-            policy: kind.policy.clone(),
-            packets: 0,
-            bytes: 0,
-            finished: false,
+        let growing = self.current.entry(kind.clone()).or_insert_with(|| Growing {
+            record: FlowRecord {
+                number: 0,
+                first: now,
+                last: now,
+                endpoint: kind.endpoint.clone(),
+                direction: direction.to_owned(),
+                source: packet.source,
+                destination: packet.destination,
+                protocol: kind.protocol,
+                port: kind.port,
+                verdict: kind.verdict,
+                tier: kind.tier.clone(),
+                policy: kind.policy.clone(),
+                staged: None,
+                packets: 0,
+                bytes: 0,
+                finished: false,
+            },
+            asked: None,
         });
+        let record = &mut growing.record;
         record.number = self.number;
         record.last = now;
         record.packets += 1;
         record.bytes += u64::from(packet.length);
+        // What is passed on is decided by another rule, which has a record of its own.
+        if growing.asked == self.rehearsal || kind.verdict == FlowVerdict::Pass {
+            return None;
+        }
+        growing.asked = self.rehearsal;
+        record.staged = record.staged.take().filter(|_| self.rehearsal.is_some());
+        self.rehearsal?;
+        Some(Question {
+            kind,
+            device: device?.clone(),
+            way: decision.way,
+            packet: rehearse::packet(packet),
+        })
+    }
+
+    /// What staged policies would have said.
+    pub fn answer(&mut self, question: &Question, staged: Option<Rehearsal>) {
+        let Some(growing) = self.current.get_mut(&question.kind) else {
+            return;
+        };
+        if growing.record.staged != staged {
+            self.number += 1;
+            growing.record.staged = staged;
+            growing.record.number = self.number;
+        }
     }
 
     /// The kernel dropped some.
@@ -178,7 +234,8 @@ impl FlowTable {
     /// The interval is over: its records, which are kept as far as there is room.
     pub fn turn(&mut self, now: Timestamp) -> Vec<FlowRecord> {
         self.since = Some(now);
-        let mut records: Vec<FlowRecord> = std::mem::take(&mut self.current).into_values().collect();
+        let current = std::mem::take(&mut self.current).into_values();
+        let mut records: Vec<FlowRecord> = current.map(|growing| growing.record).collect();
         records.sort_by_key(|record| record.number);
         records.iter_mut().for_each(|record| record.finished = true);
         let surplus = (self.finished.len() + records.len()).saturating_sub(KEPT);
@@ -189,7 +246,8 @@ impl FlowTable {
 
     /// What changed after the number.
     pub fn report(&self, after: u64) -> FlowReport {
-        let all = self.finished.iter().chain(self.current.values());
+        let current = self.current.values().map(|growing| &growing.record);
+        let all = self.finished.iter().chain(current);
         let mut records: Vec<FlowRecord> = all.filter(|record| record.number > after).cloned().collect();
         records.sort_by_key(|record| record.number);
         FlowReport {
@@ -251,7 +309,10 @@ mod tests {
         table.name(&"cali2".into(), Some("default/db".into()));
         let denied = packet("DPI-1|default", "10.0.0.1", "10.0.0.2", 80);
         table.packet(&denied, at(1));
-        table.packet(&packet("APE0|np/default/web", "10.0.0.1", "10.0.0.2", 80), at(2));
+        table.packet(
+            &packet("APE0|default|np/default/web", "10.0.0.1", "10.0.0.2", 80),
+            at(2),
+        );
         // Another source port is the same kind.
         table.packet(
             &Logged {
@@ -277,6 +338,44 @@ mod tests {
         );
         assert_eq!(table.due(Duration::from_secs(5), at(12)), Duration::from_secs(3));
         assert_eq!(table.due(Duration::from_secs(5), at(20)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_record_is_asked_about_whenever_policy_has_changed() {
+        let mut table = FlowTable::default();
+        let denied = packet("DPI-1|default", "10.0.0.1", "10.0.0.2", 80);
+        assert_eq!(table.packet(&denied, at(1)), None, "nothing is staged");
+        table.rehearsal(Some(1));
+        let question = table.packet(&denied, at(2)).expect("a question");
+        assert_eq!((&question.device.0[..], question.way), ("cali2", Way::Ingress));
+        assert_eq!(table.packet(&denied, at(3)), None, "it has been asked");
+        let passed = packet("PPI0|default|np/default/db", "10.0.0.1", "10.0.0.2", 80);
+        assert_eq!(table.packet(&passed, at(3)), None, "another rule decides");
+        let before = table.report(0).number;
+        table.answer(
+            &question,
+            Some(Rehearsal {
+                verdict: FlowVerdict::Allow,
+                tier: Some("default".into()),
+                policy: "snp/default/db rule 0".into(),
+            }),
+        );
+        assert_eq!(table.report(before).records.len(), 1, "an answer is news");
+        table.rehearsal(Some(2));
+        assert!(table.packet(&denied, at(4)).is_some(), "policy has changed");
+        let kept = table.report(0).records.last().and_then(|record| record.staged.clone());
+        assert_eq!(
+            kept.map(|staged| staged.policy).as_deref(),
+            Some("snp/default/db rule 0")
+        );
+        table.rehearsal(None);
+        table.turn(at(5));
+        assert_eq!(table.packet(&denied, at(6)), None);
+        table.answer(&question, None);
+        assert_eq!(
+            table.report(0).records.last().and_then(|record| record.staged.clone()),
+            None
+        );
     }
 
     #[test]

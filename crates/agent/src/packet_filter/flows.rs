@@ -11,6 +11,8 @@ use policy::{EndpointId, PolicyChange, PolicyState};
 use super::PacketFilter;
 use crate::cut::Work;
 use crate::cut::judge::{self, Judge, Judged};
+use crate::flows::Question;
+use crate::flows::rehearse::rehearse;
 
 /// What the rules have counted over the life of the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +97,29 @@ impl PacketFilter {
     pub fn judge(&self, flows: Vec<Flow>) -> Judged {
         let own = self.links.values().flatten().copied().collect();
         Judge::new(self.graph.state(), &own).judge(flows)
+    }
+
+    /// Tells flow records whether policies are staged, when policy has changed or those have.
+    pub(super) fn tell_rehearsal(&mut self, changed: bool) {
+        if !std::mem::take(&mut self.restage) && !(changed && !self.graph.rehearsed().is_empty()) {
+            return;
+        }
+        self.rehearsal += 1;
+        let number = (!self.graph.rehearsed().is_empty()).then_some(self.rehearsal);
+        self.records.rehearsal(number);
+    }
+
+    /// Answers what staged policies would have decided.
+    pub fn rehearse(&self, question: &Question) {
+        let mut pods = self
+            .locals
+            .values()
+            .filter(|(_, local)| local.device == question.device);
+        let staged = pods.next().and_then(|(key, _)| {
+            let endpoint = EndpointId::Workload(key.clone());
+            rehearse(self.graph.state(), self.graph.rehearsed(), &endpoint, question)
+        });
+        self.records.answer(question, staged);
     }
 
     /// Counts flows that were cut.

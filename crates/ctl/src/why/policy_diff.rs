@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Args, Clone, Debug)]
 pub struct DiffArgs {
     /// What would be applied: a file, a folder, or `-` for standard input; several times
-    #[arg(short, long, value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "staged")]
     pub filename: Vec<PathBuf>,
     /// Folders inside folders too
     #[arg(short = 'R', long)]
@@ -37,6 +37,9 @@ pub struct DiffArgs {
     /// What if the resources of the files were deleted
     #[arg(long)]
     pub delete: bool,
+    /// What if all staged policies were real, those of the files too
+    #[arg(long, conflicts_with = "delete")]
+    pub staged: bool,
     /// Namespace of resources that name none
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
@@ -107,6 +110,9 @@ pub async fn diff(args: &DiffArgs, open: Open<'_>, stdin: &mut dyn Read, out: &m
                 return Err(CtlError::Invalid(unknown));
             }
         }
+    }
+    if args.staged {
+        after.promote();
     }
     let difference = difference(&before, &after, &mut Progress::new());
     match args.output {

@@ -7,12 +7,13 @@ use api::resource::WorkloadEndpoint;
 use api::{Key, Kind, Resource};
 use dataplane::filter::Settings;
 use datastore::{Scope, SharedStore};
+use policy::rehearsal::{rehearsed, subject};
 use policy::{PolicyState, Problem};
 
 use crate::CtlError;
 
 /// What policy follows from, and what is needed to know whose an address is.
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 15] = [
     Kind::WorkloadEndpoint,
     Kind::HostEndpoint,
     Kind::NetworkSet,
@@ -22,6 +23,9 @@ const KINDS: [Kind; 12] = [
     Kind::KubernetesEndpointSlice,
     Kind::NetworkPolicy,
     Kind::GlobalNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
     Kind::Node,
     Kind::IPPool,
     Kind::FelixConfiguration,
@@ -55,6 +59,18 @@ impl World {
     /// Takes resources away; `false` for those that are not there.
     pub fn take(&mut self, key: &Key) -> bool {
         self.resources.remove(key).is_some()
+    }
+
+    /// Makes every staged policy real.
+    pub fn promote(&mut self) {
+        let promoted: Vec<_> = self.resources.values().filter_map(rehearsed).collect();
+        for (subject, policy) in promoted {
+            match policy {
+                Some(policy) => self.put([policy]),
+                None => drop(self.take(&subject)),
+            }
+        }
+        self.resources.retain(|key, _| subject(key).is_none());
     }
 
     /// One resource.

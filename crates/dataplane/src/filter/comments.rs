@@ -39,6 +39,11 @@ pub fn endpoint_chains(id: &EndpointId, interface: &Interface) -> Vec<(Way, Chai
     chains.collect()
 }
 
+/// A policy as flow records name it: `np/default/web`.
+pub fn short_name(id: &PolicyId) -> String {
+    names::policy_name(id)
+}
+
 fn way_of(way: Way) -> rule::Way {
     match way {
         Way::Ingress => rule::Way::Ingress,

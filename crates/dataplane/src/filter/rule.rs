@@ -20,6 +20,8 @@ const PORTED: [u8; 4] = [6, 17, 132, 136];
 const ICMP: [u8; 2] = [1, 58];
 /// A comment in the kernel, in bytes.
 pub(crate) const COMMENT: usize = 128;
+/// What flow records say of a rule, in bytes: as much as the kernel copies.
+const LONGEST_RECORD: usize = 127;
 
 /// Where in the packet's way a rule is asked, which decides what "allow" does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -239,12 +241,13 @@ impl Renderer<'_> {
                 Action::Deny => 'D',
                 Action::Pass | Action::Log => 'P',
             };
-            let (kind, whose) = match owner {
-                Owner::Policy(id, _) => ('P', names::policy_name(id)),
-                Owner::Profile(name) => ('R', (*name).to_owned()),
+            let (kind, tier, whose) = match owner {
+                Owner::Policy(id, tier) => ('P', format!("{}|", names::shortened(tier, 63)), names::policy_name(id)),
+                Owner::Profile(name) => ('R', String::new(), (*name).to_owned()),
             };
-            let prefix = format!("{letter}{kind}{}{}|{whose}", self.way.letter(), rule.index);
-            actions.push(flow_log(self.way, &prefix));
+            let head = format!("{letter}{kind}{}{}|{tier}", self.way.letter(), rule.index);
+            let whose = names::shortened(&whose, LONGEST_RECORD.saturating_sub(head.len()));
+            actions.push(flow_log(self.way, &format!("{head}{whose}")));
         }
         let verdict = denied(self.settings, self.stage, &mut actions, verdict);
         let comment = Some(names::shortened(&comment(owner, self.way, rule), COMMENT));
@@ -297,7 +300,7 @@ pub(crate) fn flow_log(way: Way, prefix: &str) -> Statement {
     };
     Statement::Nflog {
         group,
-        prefix: names::shortened(prefix, 64),
+        prefix: names::shortened(prefix, LONGEST_RECORD),
         snaplen: 80,
     }
 }

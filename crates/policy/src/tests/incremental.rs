@@ -7,6 +7,7 @@ use api::{Key, Kind, Resource};
 use datastore::Update;
 
 use super::random::{Random, resource, workload};
+use crate::rehearsal::Rehearsed;
 use crate::{Graph, PolicyChange, PolicyState, SetId, compute_with_problems};
 
 const NODE: &str = "n1";
@@ -74,6 +75,7 @@ fn sequence(seed: u64) {
         assert_eq!(graph.state(), &wanted, "{at}");
         assert_eq!(follower, wanted, "the changes add up to the state: {at}");
         assert_eq!(graph.problems(), problems, "{at}");
+        assert_eq!(graph.rehearsed(), &Rehearsed::of(store.values()), "{at}");
         assert!(graph.flush().is_empty(), "a second flush has nothing to say: {at}");
     }
 }
@@ -175,7 +177,7 @@ fn assert_no_dangling(at: &str, state: &PolicyState) {
             &endpoint.untracked.egress,
         ];
         for tier in hooks.into_iter().flat_map(|direction| &direction.tiers) {
-            for id in tier.policies.iter().chain(&tier.staged) {
+            for id in tier.policies.iter().chain(tier.staged.iter().map(|staged| &staged.id)) {
                 assert!(state.policies.contains_key(id), "{at}: {id}");
             }
         }

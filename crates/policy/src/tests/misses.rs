@@ -48,7 +48,7 @@ fn a_rule_misses_something_exactly_if_it_does_not_match() {
     assert!(asked.iter().all(|count| *count > 100), "both happen: {asked:?}");
 }
 
-fn packet(random: &mut Random) -> Packet {
+pub(crate) fn packet(random: &mut Random) -> Packet {
     let address = |random: &mut Random| -> IpAddr { random.pick(&ADDRESSES).parse().unwrap() };
     let source = address(random);
     let destination = loop {

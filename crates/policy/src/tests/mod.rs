@@ -4,4 +4,5 @@ mod expect;
 mod incremental;
 mod misses;
 mod random;
+mod rehearsal;
 mod verdicts;

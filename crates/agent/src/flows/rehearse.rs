@@ -1,0 +1,93 @@
+//! What staged policies would have decided about a packet that was recorded.
+
+use dataplane::filter::short_name;
+use kernel::IfName;
+use linux::nflog::Logged;
+use policy::evaluate::{Outcome, Owner, Packet, Step, Way, evaluate_rehearsed};
+use policy::rehearsal::Rehearsed;
+use policy::{Direction, EndpointId, PolicyState};
+use serde::{Deserialize, Serialize};
+
+use super::prefix::FlowVerdict;
+use super::table::Kind;
+
+/// A question about the record of this kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The record.
+    pub(super) kind: Kind,
+    /// The device of the endpoint that was asked.
+    pub device: IfName,
+    /// To or from it.
+    pub way: Way,
+    /// The packet.
+    pub packet: Packet,
+}
+
+/// What would have been decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rehearsal {
+    /// What.
+    pub verdict: FlowVerdict,
+    /// The tier, unless it would have been a profile or none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tier: Option<String>,
+    /// By which rule, or where no rule would have.
+    pub policy: String,
+}
+
+/// The packet, as policy is asked about it.
+pub(super) fn packet(logged: &Logged) -> Packet {
+    Packet {
+        source: logged.source,
+        destination: logged.destination,
+        protocol: logged.protocol,
+        source_port: logged.ports.map(|(source, _)| source),
+        destination_port: logged.ports.map(|(_, destination)| destination),
+        icmp: logged.icmp,
+    }
+}
+
+/// What staged policies would have decided; `None` if none of them concerns the endpoint.
+pub fn rehearse(
+    state: &PolicyState,
+    rehearsed: &Rehearsed,
+    endpoint: &EndpointId,
+    question: &Question,
+) -> Option<Rehearsal> {
+    let known = state.endpoints.get(endpoint)?;
+    let direction = match question.way {
+        Way::Ingress => &known.ingress,
+        Way::Egress => &known.egress,
+    };
+    if !concerns(direction, rehearsed) {
+        return None;
+    }
+    let verdict = evaluate_rehearsed(state, rehearsed, endpoint, question.way, &question.packet);
+    let (tier, policy) = match verdict.trace.last()? {
+        Step::Rule(matched) => match &matched.owner {
+            Owner::Policy { tier, id, .. } => {
+                let policy = format!("{} rule {}", short_name(id), matched.index);
+                (Some(tier.clone()), policy)
+            }
+            Owner::Profile(name) => (None, format!("profile {name} rule {}", matched.index)),
+        },
+        Step::TierEnd { tier, .. } => (Some(tier.clone()), format!("end of tier {tier}")),
+        Step::NothingMatched => (None, "no profile".to_owned()),
+        other => (None, other.to_string()),
+    };
+    Some(Rehearsal {
+        verdict: match verdict.outcome {
+            Outcome::Allow => FlowVerdict::Allow,
+            Outcome::Deny | Outcome::Undecided => FlowVerdict::Deny,
+        },
+        tier,
+        policy,
+    })
+}
+
+fn concerns(direction: &Direction, rehearsed: &Rehearsed) -> bool {
+    let mut tiers = direction.tiers.iter();
+    tiers.any(|tier| !tier.staged.is_empty() || tier.policies.iter().any(|id| rehearsed.contains(id)))
+}

@@ -1,0 +1,82 @@
+//! What a rehearsal says is what happens when staged policies are made real.
+
+use std::collections::BTreeMap;
+
+use api::resource::WorkloadEndpoint;
+use api::{Key, Resource};
+
+use super::misses::packet;
+use super::random::{Random, resource, workload};
+use crate::compute;
+use crate::evaluate::{Step, Verdict, Way, evaluate, evaluate_rehearsed};
+use crate::rehearsal::{Rehearsed, rehearsed};
+
+const NODE: &str = "n1";
+
+/// The resources with every staged policy become what it says.
+fn promoted(store: &BTreeMap<Key, Resource>) -> BTreeMap<Key, Resource> {
+    let mut promoted = store.clone();
+    for (key, resource) in store {
+        let Some((subject, policy)) = rehearsed(resource) else {
+            continue;
+        };
+        promoted.remove(key);
+        match policy {
+            Some(policy) => {
+                assert_eq!(policy.key(), subject);
+                promoted.insert(subject, policy);
+            }
+            None => drop(promoted.remove(&subject)),
+        }
+    }
+    promoted
+}
+
+/// The outcome, and how far it went: names of staged policies are others.
+fn shown(verdict: &Verdict) -> String {
+    let last = verdict.trace.last();
+    let closed = matches!(last, Some(Step::Closed(_)));
+    assert!(!closed, "endpoints that are closed are not compared");
+    format!("{} after {} steps", verdict.outcome, verdict.trace.len())
+}
+
+#[test]
+fn a_rehearsal_is_true() {
+    let (mut compared, mut differing) = (0, 0);
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let mut store: BTreeMap<Key, Resource> = BTreeMap::new();
+        let mut locals: BTreeMap<Key, WorkloadEndpoint> = BTreeMap::new();
+        for _ in 0..60 {
+            let resource = resource(&mut random);
+            store.insert(resource.key(), resource);
+        }
+        locals.extend((0..3).map(|_| workload(&mut random)));
+        let now = compute(NODE, &locals, store.values());
+        let then = compute(NODE, &locals, promoted(&store).values());
+        let rehearsed = Rehearsed::of(store.values());
+        for (id, endpoint) in &now.endpoints {
+            if endpoint.closed.is_some() || then.endpoints[id].closed.is_some() {
+                continue;
+            }
+            for _ in 0..10 {
+                let packet = packet(&mut random);
+                for way in [Way::Ingress, Way::Egress] {
+                    let said = evaluate_rehearsed(&now, &rehearsed, id, way, &packet);
+                    let real = evaluate(&then, id, way, &packet);
+                    assert_eq!(
+                        shown(&said),
+                        shown(&real),
+                        "seed {seed}, {id}: {packet:?}\n{said}\n{real}"
+                    );
+                    compared += 1;
+                    differing += usize::from(said.outcome != evaluate(&now, id, way, &packet).outcome);
+                }
+            }
+        }
+    }
+    assert!(
+        compared > 1000 && differing > 20,
+        "{compared} compared, {differing} differ from what is enforced"
+    );
+}
