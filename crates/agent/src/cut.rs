@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::run::Event;
 
+pub mod host;
 pub mod judge;
 
 /// So many flows are judged between two other events of the loop.
@@ -31,7 +32,7 @@ const LINGER: Duration = Duration::from_millis(200);
 /// Whose flows to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Addresses of pods that policy says something else about.
+    /// Addresses of pods, and of this host, that policy says something else about.
     pub changed: BTreeSet<IpAddr>,
     /// Addresses that no pod has any more.
     pub gone: BTreeSet<IpAddr>,

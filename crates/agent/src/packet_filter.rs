@@ -29,6 +29,7 @@ use kernel::nft::{NftError, NftEvent, NftKernel, Rules, TableName};
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
 
+use crate::cut::host::Guard;
 use crate::flows::Flows;
 use crate::policy_view::Known;
 use boot::Boot;
@@ -48,8 +49,8 @@ pub struct PacketFilter {
     locals: BTreeMap<String, (Key, LocalEndpoint)>,
     /// A pod that lives here may bring other translations.
     translate: bool,
-    /// Addresses of this host's devices that are not pods'.
-    links: BTreeMap<IfName, BTreeSet<IpAddr>>,
+    /// This host's devices that are not pods', with their addresses; and what else its protection depends on.
+    guard: Guard,
     tunnel: IfName,
     /// The datastore has been read; the journal has.
     read: [bool; 2],
@@ -121,7 +122,7 @@ impl PacketFilter {
             table: TableName(TABLE.to_owned()),
             locals: BTreeMap::new(),
             translate: true,
-            links: BTreeMap::new(),
+            guard: Guard::default(),
             tunnel,
             read: [false; 2],
             look: true,
@@ -234,9 +235,14 @@ impl PacketFilter {
             net: *net,
             nat_outgoing: pool.nat_outgoing,
         });
+        let nodes: BTreeSet<IpAddr> = own.into_iter().chain(others).flatten().collect();
+        let settings = Settings {
+            cut_flows: self.cutting.forbidden,
+            ..Settings::from(&*state.settings.felix)
+        };
         self.filter.cluster(Cluster {
             pools: pools.collect(),
-            nodes: own.into_iter().chain(others).flatten().collect(),
+            nodes: nodes.clone(),
             tunnels: vec![Tunnel {
                 device: self.tunnel.clone(),
                 address: this.ipip_tunnel.map(IpAddr::V4),
@@ -245,10 +251,8 @@ impl PacketFilter {
             vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
             services: Vec::new(),
         });
-        self.filter.settings(Settings {
-            cut_flows: self.cutting.forbidden,
-            ..Settings::from(&*state.settings.felix)
-        });
+        self.filter.settings(settings.clone());
+        self.guard(settings, nodes);
     }
 
     /// Takes the host's devices as they are.
@@ -261,30 +265,30 @@ impl PacketFilter {
                 addresses.insert(address.net.addr());
             }
         }
-        for gone in self.links.keys().filter(|device| !links.contains_key(device)) {
+        for gone in self.guard.links.keys().filter(|device| !links.contains_key(device)) {
             self.filter.link(gone.clone(), None);
         }
         for (device, addresses) in &links {
             self.filter.link(device.clone(), Some(addresses.clone()));
         }
-        self.links = links;
+        self.guard.links = links;
     }
 
     /// Takes a change of the host's devices.
     pub fn kernel_event(&mut self, event: &KernelEvent, is_pod: impl Fn(&IfName) -> bool) {
         let device = match event {
             KernelEvent::Link(link) if !is_pod(&link.name) => {
-                self.links.entry(link.name.clone()).or_default();
+                self.guard.links.entry(link.name.clone()).or_default();
                 &link.name
             }
             KernelEvent::LinkGone(device) => {
-                if self.links.remove(device).is_some() {
+                if self.guard.links.remove(device).is_some() {
                     self.filter.link(device.clone(), None);
                 }
                 return;
             }
             KernelEvent::Address(address, there) if !is_pod(&address.device) => {
-                let addresses = self.links.entry(address.device.clone()).or_default();
+                let addresses = self.guard.links.entry(address.device.clone()).or_default();
                 match there {
                     true => addresses.insert(address.net.addr()),
                     false => addresses.remove(&address.net.addr()),
@@ -293,7 +297,7 @@ impl PacketFilter {
             }
             _ => return,
         };
-        self.filter.link(device.clone(), self.links.get(device).cloned());
+        self.filter.link(device.clone(), self.guard.links.get(device).cloned());
     }
 
     /// Takes what others did to nf_tables.

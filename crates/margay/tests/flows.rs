@@ -176,6 +176,82 @@ fn flows_of_every_kind_are_cut_and_go_on_when_they_may() {
     assert!(cut >= 6, "{cut} flows were cut");
 }
 
+/// One UDP flow between two places, asked again and again.
+fn udp_flow(place: &str, to: SocketAddr) -> Flow {
+    let socket = net::inside(place, || net::socket(place, L4::Udp, to.ip()));
+    socket.connect(&to.into()).expect("UDP never waits");
+    socket.set_nonblocking(false).expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket");
+    Box::new(move || socket.send(b"ping").is_ok() && (&socket).read(&mut [0; 64]).is_ok())
+}
+
+#[test]
+fn flows_of_a_host_are_cut_by_its_host_endpoint() {
+    let Some(lab) = Lab::up("t-cuthost", &["--nodes", "2", "--pods-per-node", "1", "--ipv6"]) else {
+        return;
+    };
+    let places = [NEAR, FAR].map(|node| lab.node_place(node));
+    let _servers = Servers::start(
+        &places
+            .clone()
+            .map(|place| (place, vec![(L4::Udp, 7777), (L4::Udp, 68)])),
+    );
+    let address = |node: &str, family: &str| {
+        let shown = lab.exec(
+            node,
+            &["ip", family, "-o", "address", "show", "ens33", "scope", "global"],
+        );
+        let net = shown.split_whitespace().nth(3).expect("an address");
+        let address = net.split('/').next().unwrap_or_default();
+        address.parse::<std::net::IpAddr>().expect("an address")
+    };
+    let policy = |ingress: &str, egress: &str| {
+        let spec = format!(r#"{{"selector":"host == 'near'","ingress":[{ingress}],"egress":[{egress}]}}"#);
+        apply(&lab, "GlobalNetworkPolicy", "hosts", &spec);
+    };
+    let (allow, deny) = (r#"{"action":"Allow"}"#, r#"{"action":"Deny","protocol":"UDP"}"#);
+    policy(allow, allow);
+    let endpoint = serde_json::json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
+        "metadata": {"name": "near", "labels": {"host": "near"}},
+        "spec": {"node": NEAR, "interfaceName": "ens33"},
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), endpoint.to_string()).expect("written");
+    lab.ctl(&["apply", "-f", &file.path().to_string_lossy()]);
+    let mut into: Vec<Flow> = Vec::new();
+    let (mut out, mut failsafe): (Vec<Flow>, Vec<Flow>) = (Vec::new(), Vec::new());
+    for family in ["-4", "-6"] {
+        into.push(udp_flow(&places[1], (address(NEAR, family), 7777).into()));
+        out.push(udp_flow(&places[0], (address(FAR, family), 7777).into()));
+        failsafe.push(udp_flow(&places[1], (address(NEAR, family), 68).into()));
+    }
+    lab.eventually("flows", || {
+        let all = into.iter_mut().chain(&mut out).chain(&mut failsafe);
+        all.map(|flow| flow()).all(|answered| answered)
+    });
+    let mut check = |what: &str, expected: [bool; 2]| {
+        for (flows, expected) in [&mut into, &mut out].into_iter().zip(expected) {
+            for flow in flows {
+                lab.eventually(what, || flow() == expected);
+            }
+        }
+        assert!(failsafe.iter_mut().all(|flow| flow()), "{what}: failsafe ports");
+    };
+    policy(&format!("{deny},{allow}"), allow);
+    check("into the host", [false, true]);
+    policy(allow, &format!("{deny},{allow}"));
+    check("out of the host", [true, false]);
+    policy(&format!("{deny},{allow}"), &format!("{deny},{allow}"));
+    check("both", [false, false]);
+    lab.ctl(&["delete", "hostendpoint", "near"]);
+    check("without a host endpoint", [true, true]);
+    assert!(lab.exec(NEAR, &["calicoctl", "node", "status"]).contains("Established"));
+    lab.lab(&["ping", "pod-0-1", "pod-1-1"]);
+}
+
 /// Sends to whoever connects, without being asked.
 fn push(lab: &Lab, pod: &str, port: u16) {
     let listener = inside(lab, pod)

@@ -7,7 +7,10 @@ use linux::conntrack::{Detail, ENDED, EXPECTED, Flow};
 use policy::evaluate::{Outcome, Packet, Way, evaluate};
 use policy::{EndpointId, PolicyChange, PolicyState, Rule};
 
-/// The workloads that these changes concern: what they are, their policies, their profiles, or sets that these use.
+use super::host::Guard;
+
+/// The endpoints that these changes concern: what they are, their policies, their profiles, or sets that these use; and host
+/// endpoints that are gone.
 pub fn concerned(state: &PolicyState, changes: &[PolicyChange]) -> BTreeSet<EndpointId> {
     let mut endpoints = BTreeSet::new();
     let (mut policies, mut profiles, mut sets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -19,7 +22,8 @@ pub fn concerned(state: &PolicyState, changes: &[PolicyChange]) -> BTreeSet<Endp
             PolicyChange::Policy(id, _) => drop(policies.insert(id)),
             PolicyChange::Profile(name, _) => drop(profiles.insert(name)),
             PolicyChange::Endpoint(id, Some(_)) => drop(endpoints.insert(id.clone())),
-            PolicyChange::Endpoint(_, None) => {}
+            PolicyChange::Endpoint(id @ EndpointId::Host(_), None) => drop(endpoints.insert(id.clone())),
+            PolicyChange::Endpoint(EndpointId::Workload(_), None) => {}
         }
     }
     let uses = |rules: &[Rule]| {
@@ -38,15 +42,22 @@ pub fn concerned(state: &PolicyState, changes: &[PolicyChange]) -> BTreeSet<Endp
         }
     }
     for (id, endpoint) in &state.endpoints {
-        let tiers = endpoint.ingress.tiers.iter().chain(&endpoint.egress.tiers);
-        let asks = tiers
+        let directions = [
+            &endpoint.ingress,
+            &endpoint.egress,
+            &endpoint.pre_dnat,
+            &endpoint.untracked.ingress,
+            &endpoint.untracked.egress,
+        ];
+        let asks = directions
+            .into_iter()
+            .flat_map(|direction| &direction.tiers)
             .flat_map(|tier| &tier.policies)
             .any(|policy| policies.contains(policy));
         if asks || endpoint.profiles.iter().any(|profile| profiles.contains(profile)) {
             endpoints.insert(id.clone());
         }
     }
-    endpoints.retain(|id| matches!(id, EndpointId::Workload(_)));
     endpoints
 }
 
@@ -78,11 +89,12 @@ pub struct Judge<'a> {
     pods: BTreeMap<IpAddr, &'a EndpointId>,
     /// Addresses of this host, whose packets pods always accept.
     own: &'a BTreeSet<IpAddr>,
+    guard: &'a Guard,
 }
 
 impl<'a> Judge<'a> {
     /// A judge for the pods of this state on a host with these addresses.
-    pub fn new(state: &'a PolicyState, own: &'a BTreeSet<IpAddr>) -> Self {
+    pub fn new(state: &'a PolicyState, own: &'a BTreeSet<IpAddr>, guard: &'a Guard) -> Self {
         let workloads = state
             .endpoints
             .iter()
@@ -92,6 +104,7 @@ impl<'a> Judge<'a> {
             state,
             pods: pods.collect(),
             own,
+            guard,
         }
     }
 
@@ -121,11 +134,39 @@ impl<'a> Judge<'a> {
             .pods
             .get(&packet.destination)
             .filter(|_| !self.is_own(&packet.source));
-        from.is_some_and(|id| denies(id, Way::Egress)) || to.is_some_and(|id| denies(id, Way::Ingress))
+        from.is_some_and(|id| denies(id, Way::Egress))
+            || to.is_some_and(|id| denies(id, Way::Ingress))
+            || self.host_denies(flow, &packet)
+    }
+
+    /// What this host exchanges with others; with its own pods is another matter.
+    fn host_denies(&self, flow: &Flow, packet: &Packet) -> bool {
+        let way = match [packet.source, packet.destination].map(|address| self.is_own(&address)) {
+            [true, false] => Way::Egress,
+            [false, true] => Way::Ingress,
+            [true, true] | [false, false] => return false,
+        };
+        let of_pod = [packet.source, packet.destination]
+            .iter()
+            .any(|address| self.pods.contains_key(address));
+        !of_pod && self.guard.denies(self.state, way, packet, &untranslated(flow))
     }
 
     fn is_own(&self, address: &IpAddr) -> bool {
         address.is_loopback() || self.own.contains(address)
+    }
+}
+
+/// The first packet of a flow before its destination was translated.
+fn untranslated(flow: &Flow) -> Packet {
+    let detail = match flow.original.detail {
+        Detail::Ports { destination, .. } => Some(destination),
+        Detail::Icmp { .. } | Detail::None => None,
+    };
+    Packet {
+        destination: flow.original.destination,
+        destination_port: detail,
+        ..first_packet(flow)
     }
 }
 
@@ -277,7 +318,8 @@ mod tests {
     fn flows_are_judged_as_their_first_packet() {
         let state = state();
         let own = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
-        let judge = Judge::new(&state, &own);
+        let guard = Guard::default();
+        let judge = Judge::new(&state, &own, &guard);
         for (text, status, forbidden) in [
             ("10.0.0.1 > 10.0.0.2:5432", 0, false),
             ("10.0.0.1 > 10.0.0.2:22", 0, true),
@@ -309,7 +351,8 @@ mod tests {
             ("10.0.0.1 > 10.0.0.3:5432", 0),
         ];
         let [forbidden, ended, pardoned, fine] = flows.map(|(text, status)| flow(text, status));
-        let judged = Judge::new(&state, &own).judge(vec![forbidden.clone(), ended, pardoned.clone(), fine]);
+        let guard = Guard::default();
+        let judged = Judge::new(&state, &own, &guard).judge(vec![forbidden.clone(), ended, pardoned.clone(), fine]);
         let expected = Judged {
             forbidden: vec![forbidden],
             pardoned: vec![pardoned],
@@ -318,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pods_that_a_change_concerns_are_looked_at() {
+    fn only_endpoints_that_a_change_concerns_are_looked_at() {
         let state = state();
         let check = |change: PolicyChange, expected: &[&str]| {
             let expected: BTreeSet<EndpointId> = expected.iter().map(|name| wep(name)).collect();
@@ -337,9 +380,8 @@ mod tests {
             &["web"],
         );
         check(PolicyChange::Endpoint(wep("web"), None), &[]);
-        check(
-            PolicyChange::Endpoint(EndpointId::Host("h".into()), Some(pod("10.9.9.9", None))),
-            &[],
-        );
+        let host = EndpointId::Host("h".into());
+        let gone = PolicyChange::Endpoint(host.clone(), None);
+        assert_eq!(concerned(&state, &[gone]), BTreeSet::from([host]), "its flows go on");
     }
 }

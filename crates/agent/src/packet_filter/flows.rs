@@ -46,7 +46,8 @@ impl Cutting {
     pub fn changed(&mut self, state: &PolicyState, changes: &[PolicyChange]) {
         let mut concerned = judge::concerned(state, changes);
         if self.started {
-            concerned.retain(|id| self.wired.contains(id));
+            // A host endpoint may be new, but its host's flows are not.
+            concerned.retain(|id| matches!(id, EndpointId::Host(_)) || self.wired.contains(id));
         }
         self.started = true;
         self.changed.extend(concerned);
@@ -74,6 +75,19 @@ impl PacketFilter {
         });
     }
 
+    /// Takes what else the protection of this host depends on.
+    pub(super) fn guard(&mut self, settings: Settings, nodes: BTreeSet<IpAddr>) {
+        if (&self.guard.settings, &self.guard.nodes) == (&settings, &nodes) {
+            return;
+        }
+        (self.guard.settings, self.guard.nodes) = (settings, nodes);
+        if self.cutting.forbidden {
+            let endpoints = self.graph.state().endpoints.keys();
+            let hosts = endpoints.filter(|id| matches!(id, EndpointId::Host(_)));
+            self.cutting.changed.extend(hosts.cloned());
+        }
+    }
+
     /// Whose flows to look at now: of pods that the kernel has another policy for, and of pods that are gone.
     pub fn flows_to_cut(&mut self) -> Work {
         let gone = std::mem::take(&mut self.cutting.gone);
@@ -81,22 +95,27 @@ impl PacketFilter {
             let changed = BTreeSet::new();
             return Work { changed, gone };
         }
-        let (filter, endpoints) = (&self.filter, &self.graph.state().endpoints);
+        let (filter, endpoints, guard) = (&self.filter, &self.graph.state().endpoints, &self.guard);
         let mut changed = BTreeSet::new();
         self.cutting.changed.retain(|id| {
-            let enforced = filter.is_enforced(id);
-            if enforced && let Some(endpoint) = endpoints.get(id) {
-                changed.extend(endpoint.addresses.iter().copied());
+            let endpoint = endpoints.get(id);
+            let waits = endpoint.is_some() && !filter.is_enforced(id);
+            match (id, endpoint) {
+                _ if waits => {}
+                // Which of the host's flows are whose may have changed too.
+                (EndpointId::Host(_), _) => changed.extend(guard.addresses()),
+                (EndpointId::Workload(_), Some(endpoint)) => changed.extend(endpoint.addresses.iter().copied()),
+                (EndpointId::Workload(_), None) => {}
             }
-            endpoints.contains_key(id) && !enforced
+            waits
         });
         Work { changed, gone }
     }
 
     /// What is to happen to these flows by what policy says now.
     pub fn judge(&self, flows: Vec<Flow>) -> Judged {
-        let own = self.links.values().flatten().copied().collect();
-        Judge::new(self.graph.state(), &own).judge(flows)
+        let own = self.guard.links.values().flatten().copied().collect();
+        Judge::new(self.graph.state(), &own, &self.guard).judge(flows)
     }
 
     /// Tells flow records whether policies are staged, when policy has changed or those have.
