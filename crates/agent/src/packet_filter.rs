@@ -536,9 +536,11 @@ fn missing_profiles(state: &PolicyState) -> impl Iterator<Item = String> {
 fn shown(problem: &dataplane::filter::Problem) -> String {
     let what = match &problem.concerns {
         Concerns::Policy(key) => format!("{key}: it denies what reaches it"),
-        Concerns::Profile(name) => format!("profile {name}: it denies what reaches it"),
+        Concerns::Profile(name) => format!("{}: it denies what reaches it", Key::cluster(Kind::Profile, name)),
         Concerns::Endpoint(EndpointId::Workload(key)) => format!("{key}: it is closed"),
-        Concerns::Endpoint(EndpointId::Host(name)) => format!("host endpoint {name}: it is closed"),
+        Concerns::Endpoint(EndpointId::Host(name)) => {
+            format!("{}: it is closed", Key::cluster(Kind::HostEndpoint, name))
+        }
         Concerns::Set(id) => format!("set {}: policies that use it are closed", id.0),
         Concerns::Chain(name) => format!("chain {name} of the packet filter"),
         Concerns::Table => "the packet filter is as it was before the last change".to_owned(),

@@ -93,6 +93,9 @@ pub struct GetArgs {
     /// Leave out what belongs to this cluster only (UIDs, revisions, times)
     #[arg(long)]
     pub export: bool,
+    /// Directory of the agent's sockets: it is asked what became of policies on this node
+    #[arg(long, env = "MARGAY_RUN_DIR", default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
 }
 
 /// Takes any text and tells shells what kinds there are: what no kind is called is refused with better words later.

@@ -6,8 +6,12 @@ use api::{Key, Kind, Metadata, Resource};
 use datastore::{Scope, SharedStore};
 
 use crate::command::{Format, GetArgs};
+use crate::problems::Problems;
 use crate::write::Open;
-use crate::{CtlError, input, output, tier};
+use crate::{CtlError, input, output, problems, tier};
+
+/// The column that says how a policy is.
+const STATUS: &str = "STATUS";
 
 /// Shows resources. Those that are asked for by name and are not there are reported after the others.
 pub async fn get(args: &GetArgs, open: Open<'_>, stdin: &mut dyn Read, out: &mut dyn Write) -> Result<(), CtlError> {
@@ -18,8 +22,13 @@ pub async fn get(args: &GetArgs, open: Open<'_>, stdin: &mut dyn Read, out: &mut
         let each = answer.resources.iter_mut();
         each.for_each(|resource| export(resource.metadata_mut()));
     }
+    let problems = problems::of(&answer.resources, store, &args.run_dir).await?;
     if !answer.resources.is_empty() || answer.missing.is_empty() {
-        show(args, &answer, store, out).await?;
+        show(args, &answer, &problems, store, out).await?;
+    }
+    // Beside the answer, whatever its format: programs that read it are not disturbed.
+    for note in problems.values().flatten() {
+        let _ = writeln!(std::io::stderr(), "problem: {}", note.text);
     }
     if answer.missing.is_empty() {
         Ok(())
@@ -110,10 +119,16 @@ async fn fetch(store: &SharedStore, kind: Option<Kind>, keys: &[Key]) -> Result<
     })
 }
 
-async fn show(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
+async fn show(
+    args: &GetArgs,
+    answer: &Answer,
+    problems: &Problems,
+    store: &SharedStore,
+    out: &mut dyn Write,
+) -> Result<(), CtlError> {
     let one = answer.resources.first().filter(|_| answer.single);
     let text = match (args.output, one) {
-        (Format::Ps | Format::Wide, _) => return tables(args, answer, store, out).await,
+        (Format::Ps | Format::Wide, _) => return tables(args, answer, problems, store, out).await,
         (Format::Name, _) => {
             let line = |resource: &Resource| format!("{}/{}\n", resource.kind(), resource.metadata().name);
             answer.resources.iter().map(line).collect()
@@ -126,7 +141,13 @@ async fn show(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut dy
     out.write_all(text.as_bytes()).map_err(CtlError::output)
 }
 
-async fn tables(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut dyn Write) -> Result<(), CtlError> {
+async fn tables(
+    args: &GetArgs,
+    answer: &Answer,
+    problems: &Problems,
+    store: &SharedStore,
+    out: &mut dyn Write,
+) -> Result<(), CtlError> {
     let wide = args.output == Format::Wide;
     let has = |kind: &Kind| answer.resources.iter().any(|resource| resource.kind() == *kind);
     let kinds: Vec<Kind> = match answer.kind {
@@ -138,8 +159,14 @@ async fn tables(args: &GetArgs, answer: &Answer, store: &SharedStore, out: &mut 
         false => String::new(),
     };
     for kind in kinds {
-        let headings = output::headings(kind, wide, args.all_namespaces);
-        let cell = |resource: &Resource, heading| output::cell(resource, heading, &default_as);
+        let mut headings = output::headings(kind, wide, args.all_namespaces);
+        if wide && problems::concerns(kind) {
+            headings.push(STATUS);
+        }
+        let cell = |resource: &Resource, heading| match heading {
+            STATUS => problems::cell(problems, &resource.key()),
+            _ => output::cell(resource, heading, &default_as),
+        };
         let row = |resource: &Resource| headings.iter().map(|heading| cell(resource, heading)).collect();
         let mut rows: Vec<Vec<String>> = vec![headings.iter().map(ToString::to_string).collect()];
         rows.extend(

@@ -18,6 +18,7 @@ pub mod node_policy;
 pub mod node_status;
 pub mod output;
 pub mod packet;
+pub mod problems;
 pub mod tier;
 pub mod trace;
 pub mod version;

@@ -4,7 +4,8 @@ mod common;
 
 use api::{Key, Kind, Resource};
 use clap::CommandFactory;
-use common::{Cluster, documents};
+use common::{Cluster, block_on, documents};
+use datastore::Store;
 
 const CLUSTER: &str = r#"
 Tier security {order: 350.5, defaultAction: Pass}
@@ -25,6 +26,35 @@ KubernetesEndpointSlice shop/web-1 {service: web, addresses: [10.0.0.1, 10.0.0.2
 "#;
 
 #[test]
+fn a_policy_says_what_is_wrong_with_it() {
+    let cluster = Cluster::new();
+    // As another program may have written them.
+    for json in [
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"bad","namespace":"shop"},"spec":{"tier":"default","selector":"role =="}}"#,
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"lost.p","namespace":"shop"},"spec":{"tier":"lost","selector":"all()"}}"#,
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"good","namespace":"shop"},"spec":{"tier":"default","selector":"all()"}}"#,
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"there.p","namespace":"shop"},"spec":{"tier":"there","selector":"all()"}}"#,
+        r#"{"kind":"Tier","metadata":{"name":"there"},"spec":{}}"#,
+    ] {
+        let resource = serde_json::from_str(json).expect("a resource");
+        block_on(cluster.store.create(resource)).expect("it is new");
+    }
+    cluster.check(
+        "get np -n shop -o wide",
+        "
+NAME      TIER      ORDER   SELECTOR   STATUS
+bad       default   <nil>   role ==    closed
+good      default   <nil>   all()      ok
+lost.p    lost      <nil>   all()      closed
+there.p   there     <nil>   all()      ok",
+    );
+    cluster.check(
+        "get np -n shop bad lost.p",
+        "NAME     TIER\nbad      default\nlost.p   lost",
+    );
+}
+
+#[test]
 fn every_kind_has_upstreams_columns() {
     let cluster = Cluster::with(CLUSTER);
     cluster.check(
@@ -38,43 +68,43 @@ shop        plain           default",
     cluster.check(
         "get networkpolicy -n shop -o wide",
         "
-NAME        TIER       ORDER   SELECTOR
-allow-web   security   100     role == 'web'
-plain       default    <nil>",
+NAME        TIER       ORDER   SELECTOR        STATUS
+allow-web   security   100     role == 'web'   ok
+plain       default    <nil>                   ok",
     );
     cluster.check(
         "get policy -n bank -o wide",
         "
-NAME            TIER       ORDER   SELECTOR
-security.deny   security   2e+06   all()",
+NAME            TIER       ORDER   SELECTOR   STATUS
+security.deny   security   2e+06   all()      ok",
     );
     cluster.check("get gnp", "NAME    TIER\nguard   default");
     cluster.check(
         "get globalNetworkPolicies -owide",
         "
-NAME    TIER      ORDER   SELECTOR
-guard   default   0.5     has(a)",
+NAME    TIER      ORDER   SELECTOR   STATUS
+guard   default   0.5     has(a)     ok",
     );
     cluster.check("get snp -n shop", "NAME    TIER\ndraft   default");
     cluster.check(
         "get spol -n shop -o wide",
         "
-NAME    TIER      ORDER   SELECTOR
-draft   default   7       has(x)",
+NAME    TIER      ORDER   SELECTOR   STATUS
+draft   default   7       has(x)     ok",
     );
     cluster.check(
         "get sgnp -o wide",
         "
-NAME    TIER   ORDER   SELECTOR
-draft   last   -1",
+NAME    TIER   ORDER   SELECTOR   STATUS
+draft   last   -1                 ok",
     );
     cluster.check("get sknp -n shop", "NAME\nall\ndraft");
     cluster.check(
         "get skpol -A -o wide",
         "
-NAMESPACE   NAME    PODSELECTOR
-shop        all     <none>
-shop        draft   app=web,env notin (a,b)",
+NAMESPACE   NAME    PODSELECTOR               STATUS
+shop        all     <none>                    ok
+shop        draft   app=web,env notin (a,b)   ok",
     );
     cluster.check("get netsets -n shop", "NAME\npartners");
     cluster.check(
@@ -93,9 +123,9 @@ many   10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,1
     cluster.check(
         "get hostendpoints -o wide",
         "
-NAME     NODE   INTERFACE   IPS                     PROFILES
-a.all    a      *
-a.eth0   a      eth0        192.0.2.1,2001:db8::1   p,q",
+NAME     NODE   INTERFACE   IPS                     PROFILES   STATUS
+a.all    a      *                                              ok
+a.eth0   a      eth0        192.0.2.1,2001:db8::1   p,q        ok",
     );
     cluster.check(
         "get kubernetesendpointslices -n shop",

@@ -72,7 +72,10 @@ b      (64600)   10.211.55.8/24
 c      (64600)",
     );
     cluster.check("get profile", "NAME\nkns.default");
-    cluster.check("get profile -o wide", "NAME          LABELS\nkns.default   a=x,b=y");
+    cluster.check(
+        "get profile -o wide",
+        "NAME          LABELS    STATUS\nkns.default   a=x,b=y   ok",
+    );
     cluster.check(
         "get clusterinfo",
         "

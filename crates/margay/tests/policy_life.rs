@@ -112,6 +112,10 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
                 .lines()
                 .any(|line| line.contains(name) && line.contains(words))
         });
+        let get = ["exec", &nodes[0], "--", "calicoctl", "get", "gnp", name, "-o", "yaml"];
+        let shown = common::text(&lab.try_lab(&get));
+        let mut lines = shown.lines().filter(|line| line.starts_with("problem: "));
+        assert!(lines.any(|line| line.contains(words)), "{shown}");
         // What is wrong with one policy is no matter for pods that it cannot mean.
         store.delete(&key);
         lab.eventually("open again", || reaches(false));

@@ -1,0 +1,156 @@
+//! What is wrong with policies that are shown: beside them, so that nobody has to know which command would have said it.
+//!
+//! Two sources. What the resource itself says is worked out here as every agent does it, so it does not matter where one looks.
+//! What became of it on this node (the kernel refused a rule, say) is asked of this node's agent, if one answers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use api::{Key, Kind, Resource};
+use datastore::{Scope, SharedStore, Update};
+use policy::{Effect, Graph};
+
+use crate::CtlError;
+
+/// Problems by resource.
+pub type Problems = BTreeMap<Key, Vec<Note>>;
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Note {
+    /// In a word, for a table.
+    pub word: &'static str,
+    /// A sentence that begins with the resource.
+    pub text: String,
+}
+
+/// Whether agents have anything to say of resources of this kind.
+pub fn concerns(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::Profile
+            | Kind::HostEndpoint
+    )
+}
+
+/// What is wrong with these resources.
+///
+/// # Errors
+/// The datastore's. An agent that does not answer is no error.
+pub async fn of(resources: &[Resource], store: &SharedStore, run_dir: &Path) -> Result<Problems, CtlError> {
+    if !resources.iter().any(|resource| concerns(resource.kind())) {
+        return Ok(Problems::new());
+    }
+    let tiers = store.list(&Scope::Kind(Kind::Tier)).await?;
+    let tiers: Vec<Resource> = tiers.items.into_iter().map(|stored| stored.resource).collect();
+    let mut problems = written(resources, &tiers);
+    if let Ok(report) = agent::http::ask(&agent::http::socket(run_dir)) {
+        told(resources, &report.node, &report.problems, &mut problems);
+    }
+    Ok(problems)
+}
+
+/// What the resources themselves say, as every agent reads them.
+fn written(resources: &[Resource], tiers: &[Resource]) -> Problems {
+    let mut graph = Graph::new("");
+    for resource in tiers.iter().chain(resources) {
+        graph.apply(Update {
+            key: resource.key(),
+            value: Some(resource.clone()),
+        });
+    }
+    let mut problems = Problems::new();
+    for problem in graph.problems() {
+        let word = match problem.effect {
+            Effect::Closed => "closed",
+            Effect::NotReported => "left out",
+            Effect::NotEnforced => "in part",
+        };
+        let text = problem.to_string();
+        problems.entry(problem.key).or_default().push(Note { word, text });
+    }
+    problems
+}
+
+/// What the agent of `node` says of them besides.
+fn told(resources: &[Resource], node: &str, said: &[String], problems: &mut Problems) {
+    for key in resources.iter().map(Resource::key).filter(|key| concerns(key.kind)) {
+        let name = key.to_string();
+        let is_about = |text: &&String| {
+            text.strip_prefix(&name)
+                .is_some_and(|rest| rest.starts_with([' ', ':']))
+        };
+        let notes = problems.entry(key).or_default();
+        for text in said.iter().filter(is_about) {
+            if !notes.iter().any(|note| note.text == *text) {
+                let text = format!("{text} (on node {node})");
+                notes.push(Note { word: "refused", text });
+            }
+        }
+    }
+    problems.retain(|_, notes| !notes.is_empty());
+}
+
+/// A cell of a table: how a resource is.
+pub fn cell(problems: &Problems, key: &Key) -> String {
+    let notes = problems.get(key).map(Vec::as_slice).unwrap_or_default();
+    match notes.iter().min() {
+        Some(worst) => worst.word.to_owned(),
+        None => "ok".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(json: &str) -> Resource {
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+    }
+
+    const GOOD: &str =
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"good","namespace":"shop"},"spec":{"selector":"all()"}}"#;
+    const BAD: &str =
+        r#"{"kind":"NetworkPolicy","metadata":{"name":"bad","namespace":"shop"},"spec":{"selector":"role =="}}"#;
+    const LOST: &str =
+        r#"{"kind":"StagedNetworkPolicy","metadata":{"name":"lost.p","namespace":"shop"},"spec":{"tier":"lost"}}"#;
+
+    #[track_caller]
+    fn check(json: &str, said: &[&str], word: &str, expected: &[&str]) {
+        let resources = [resource(json)];
+        let mut problems = written(&resources, &[]);
+        let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+        told(&resources, "n1", &said, &mut problems);
+        let key = resources[0].key();
+        let texts: Vec<&str> = problems.values().flatten().map(|note| note.text.as_str()).collect();
+        assert_eq!(texts.len(), expected.len(), "{texts:?}");
+        for (text, expected) in texts.iter().zip(expected) {
+            assert!(text.contains(expected), "{text} does not say {expected}");
+        }
+        assert_eq!(cell(&problems, &key), word);
+    }
+
+    #[test]
+    fn problems_stand_beside_their_resource() {
+        let refused = "NetworkPolicy(shop/good): it denies what reaches it: no memory";
+        check(GOOD, &[], "ok", &[]);
+        check(GOOD, &["NetworkPolicy(shop/good2): other", "a route"], "ok", &[]);
+        check(
+            GOOD,
+            &[refused],
+            "refused",
+            &["it denies what reaches it: no memory (on node n1)"],
+        );
+        check(BAD, &[refused], "closed", &["spec.selector: `role ==`"]);
+        check(LOST, &[], "left out", &["spec.tier: `lost` is no tier that exists"]);
+        // What the agent says of the resource as written is said once.
+        let same = written(&[resource(BAD)], &[]);
+        let same = &same.values().next().expect("a problem")[0].text;
+        check(BAD, &[same], "closed", &["spec.selector: `role ==`"]);
+    }
+}
