@@ -119,6 +119,7 @@ impl Tour<'_> {
             all_namespaces: true,
             filename: None,
             export: false,
+            run_dir: self.folder.run_dir(&self.stops.here.node),
         });
         self.ctl(&get)
     }

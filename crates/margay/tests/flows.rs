@@ -229,8 +229,8 @@ fn flows_of_a_host_are_cut_by_its_host_endpoint() {
         failsafe.push(udp_flow(&places[1], (address(NEAR, family), 68).into()));
     }
     lab.eventually("flows", || {
-        let all = into.iter_mut().chain(&mut out).chain(&mut failsafe);
-        all.map(|flow| flow()).all(|answered| answered)
+        let mut all = into.iter_mut().chain(&mut out).chain(&mut failsafe);
+        all.all(|flow| flow())
     });
     let mut check = |what: &str, expected: [bool; 2]| {
         for (flows, expected) in [&mut into, &mut out].into_iter().zip(expected) {

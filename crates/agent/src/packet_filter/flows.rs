@@ -120,11 +120,14 @@ impl PacketFilter {
 
     /// Tells flow records whether policies are staged, when policy has changed or those have.
     pub(super) fn tell_rehearsal(&mut self, changed: bool) {
-        if !std::mem::take(&mut self.restage) && !(changed && !self.graph.rehearsed().is_empty()) {
+        let restaged = std::mem::take(&mut self.restage);
+        let is_staged = !self.graph.rehearsed().is_empty();
+        let is_news = restaged || (changed && is_staged);
+        if !is_news {
             return;
         }
         self.rehearsal += 1;
-        let number = (!self.graph.rehearsed().is_empty()).then_some(self.rehearsal);
+        let number = is_staged.then_some(self.rehearsal);
         self.records.rehearsal(number);
     }
 
