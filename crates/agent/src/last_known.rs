@@ -74,26 +74,36 @@ fn parse(text: &str) -> Result<Picture, String> {
 
 /// Keeps the file true until nobody tells anything any more.
 pub async fn keep(state_dir: PathBuf, mut news: mpsc::UnboundedReceiver<News>) {
-    let mut lines = BTreeMap::new();
+    let mut lines: BTreeMap<Key, String> = BTreeMap::new();
     let mut written = fs::read_to_string(path(&state_dir)).ok();
     let mut is_whole = false;
+    let mut is_news = true;
     let mut rest_until = Instant::now();
     let mut batch = Vec::new();
     while news.recv_many(&mut batch, 1024).await > 0 {
         tokio::time::sleep_until(rest_until).await;
         for told in batch.drain(..) {
             match told {
-                News::Line(key, Some(line)) => drop(lines.insert(key, line)),
-                News::Line(key, None) => drop(lines.remove(&key)),
+                News::Line(key, Some(line)) if lines.get(&key) == Some(&line) => {}
+                News::Line(key, Some(line)) => {
+                    lines.insert(key, line);
+                    is_news = true;
+                }
+                News::Line(key, None) => is_news |= lines.remove(&key).is_some(),
                 News::InSync => is_whole = true,
             }
         }
+        if !is_whole || !is_news {
+            continue;
+        }
         let text: String = lines.values().map(String::as_str).collect();
-        if !is_whole || written.as_ref() == Some(&text) {
+        if written.as_ref() == Some(&text) {
+            is_news = false;
             continue;
         }
         let started = Instant::now();
         written = write(state_dir.clone(), text).await;
+        is_news = written.is_none();
         rest_until = Instant::now() + PAUSE.max(started.elapsed() * 4);
     }
 }

@@ -200,6 +200,33 @@ fn an_agent_without_its_datastore_is_part_of_the_network_as_before() {
         routes.matches("dev tunl0").count() >= 2
     });
 
+    // What is gone when the datastore is back is gone: here a peer of which only the file knows.
+    lab.lab(&["agent", "kill", node]);
+    let peer = r#"{"kind":"BGPPeer","metadata":{"name":"gone"},"spec":{"peerIP":"10.211.55.99","asNumber":64999}}"#;
+    let file = Folder::of(lab.name).state_dir(node).join("last-known.jsonl");
+    fs::write(&file, format!("{known}{peer}\n")).expect("written");
+    lab.lab(&["agent", "start", node, "--no-wait"]);
+    lab.eventually("its peer", || status(&lab, node).contains("10.211.55.99"));
+    lab.lab(&["store", "start"]);
+    lab.eventually("its peer is gone", || {
+        let status = status(&lab, node);
+        status.contains("InSync") && !status.contains("10.211.55.99")
+    });
+    lab.eventually("the file is right again", || last_known(&lab, node) == known);
+    lab.lab(&["ping", "pod-1-1", "pod-2-1"]);
+
+    // Half a file is no picture: the agent says so and waits for the datastore.
+    lab.lab(&["store", "kill"]);
+    lab.lab(&["agent", "kill", node]);
+    fs::write(&file, &known[..known.len() / 2]).expect("written");
+    lab.lab(&["agent", "start", node, "--no-wait"]);
+    lab.eventually("it is unreachable", || status(&lab, node).contains("Unreachable"));
+    assert!(status(&lab, node).contains("the speaker has no configuration yet"));
+    assert!(
+        lab.lab(&["logs", node])
+            .contains("the last known state of the cluster is not used")
+    );
+
     // One that takes connections and says nothing: the agent waits for it, but not long.
     lab.lab(&["store", "start"]);
     lab.eventually("in sync", || status(&lab, node).contains("InSync"));
