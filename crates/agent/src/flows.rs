@@ -3,6 +3,7 @@
 //! Listens only while `flowLogsLocalReporter` is `Enabled`. Packets are summed in a bounded [`table`]; whoever asks reads it.
 //! Never in the way of a packet: what is not read in time is lost, and that it was is counted.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,11 @@ impl Flows {
     /// This device is the pod's of this name; `None`: it is nobody's.
     pub fn name(&self, device: &IfName, pod: Option<String>) {
         self.with(|table| table.name(device, pod));
+    }
+
+    /// Devices that host endpoints have, with the names of these.
+    pub fn hosts(&self, hosts: BTreeMap<IfName, String>) {
+        self.with(|table| table.hosts(hosts));
     }
 
     /// Policies are staged (the number changes whenever policy does), or none is.

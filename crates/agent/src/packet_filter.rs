@@ -272,6 +272,7 @@ impl PacketFilter {
             self.filter.link(device.clone(), Some(addresses.clone()));
         }
         self.guard.links = links;
+        self.name_hosts();
     }
 
     /// Takes a change of the host's devices.
@@ -298,6 +299,7 @@ impl PacketFilter {
             _ => return,
         };
         self.filter.link(device.clone(), self.guard.links.get(device).cloned());
+        self.name_hosts();
     }
 
     /// Takes what others did to nf_tables.
@@ -349,7 +351,7 @@ impl PacketFilter {
         // Half a picture may have a profile that allows, and not yet the policy that denies.
         if self.is_complete() {
             let changes = self.graph.flush();
-            self.tell_rehearsal(!changes.is_empty());
+            self.tell_records(&changes);
             if self.cutting.forbidden {
                 self.cutting.changed(self.graph.state(), &changes);
             }

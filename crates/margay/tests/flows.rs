@@ -246,6 +246,21 @@ fn flows_of_a_host_are_cut_by_its_host_endpoint() {
     check("out of the host", [true, false]);
     policy(&format!("{deny},{allow}"), &format!("{deny},{allow}"));
     check("both", [false, false]);
+    apply(
+        &lab,
+        "FelixConfiguration",
+        "default",
+        r#"{"flowLogsLocalReporter":"Enabled"}"#,
+    );
+    lab.eventually("its records name it", || {
+        // A flow that was cut meets no rule of a policy any more.
+        let mut fresh = udp_flow(&places[1], (address(NEAR, "-4"), 7777).into());
+        assert!(!fresh());
+        let shown = lab.exec(NEAR, &["calicoctl", "node", "flows"]);
+        let mut lines = shown.lines();
+        lines
+            .any(|line| line.contains("DENY     HostEndpoint(near)") && line.contains("tier default: gnp/hosts rule 0"))
+    });
     lab.ctl(&["delete", "hostendpoint", "near"]);
     check("without a host endpoint", [true, true]);
     assert!(lab.exec(NEAR, &["calicoctl", "node", "status"]).contains("Established"));

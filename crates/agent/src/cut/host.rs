@@ -72,27 +72,46 @@ impl Guard {
             || failsafes.iter().any(failsafe)
     }
 
-    /// The host endpoint of the device that has an address: one that names it, one that has one of its addresses, one for all.
+    /// Devices that a host endpoint has, with its name for people.
+    pub fn named(&self, state: &PolicyState) -> BTreeMap<IfName, String> {
+        let links = self.links.iter().filter(|(device, _)| device.0 != "lo");
+        let named = links.filter_map(|(device, addresses)| {
+            let endpoint = endpoint_of_device(state, device, addresses)?;
+            Some((device.clone(), endpoint.to_string()))
+        });
+        named.collect()
+    }
+
+    /// The host endpoint of the device that has an address.
     fn endpoint_of<'s>(&self, state: &'s PolicyState, own: IpAddr) -> Option<&'s EndpointId> {
         let mut links = self.links.iter();
         let (device, addresses) = links.find(|(device, addresses)| device.0 != "lo" && addresses.contains(&own))?;
-        let hosts = || {
-            let endpoints = state.endpoints.iter();
-            endpoints.filter(|(id, _)| matches!(id, EndpointId::Host(_)))
-        };
-        let find = |fits: &dyn Fn(&Interface) -> bool| {
-            let found = hosts().find(|(_, endpoint)| fits(&endpoint.interface));
-            found.map(|(id, _)| id)
-        };
-        find(&|interface| *interface == Interface::Named(device.0.clone()))
-            .or_else(|| {
-                find(&|interface| match interface {
-                    Interface::WithAddress(known) => known.iter().any(|address| addresses.contains(address)),
-                    Interface::Named(_) | Interface::All => false,
-                })
-            })
-            .or_else(|| find(&|interface| *interface == Interface::All))
+        endpoint_of_device(state, device, addresses)
     }
+}
+
+/// The host endpoint of a device: one that names it, one that has one of its addresses, one for all.
+fn endpoint_of_device<'s>(
+    state: &'s PolicyState,
+    device: &IfName,
+    addresses: &BTreeSet<IpAddr>,
+) -> Option<&'s EndpointId> {
+    let hosts = || {
+        let endpoints = state.endpoints.iter();
+        endpoints.filter(|(id, _)| matches!(id, EndpointId::Host(_)))
+    };
+    let find = |fits: &dyn Fn(&Interface) -> bool| {
+        let found = hosts().find(|(_, endpoint)| fits(&endpoint.interface));
+        found.map(|(id, _)| id)
+    };
+    find(&|interface| *interface == Interface::Named(device.0.clone()))
+        .or_else(|| {
+            find(&|interface| match interface {
+                Interface::WithAddress(known) => known.iter().any(|address| addresses.contains(address)),
+                Interface::Named(_) | Interface::All => false,
+            })
+        })
+        .or_else(|| find(&|interface| *interface == Interface::All))
 }
 
 #[cfg(test)]
@@ -179,6 +198,9 @@ mod tests {
         ] {
             check(&[NAMED, POLICY], way, text, denied);
         }
+        let named = guard().named(&state(&[NAMED, ALL, POLICY]));
+        let named: Vec<String> = named.iter().map(|(device, name)| format!("{device} {name}")).collect();
+        assert_eq!(named, ["eth0 HostEndpoint(named)", "eth1 HostEndpoint(all)"]);
         check(&[FOUND, POLICY], into, "192.0.2.9 > 198.51.100.1 TCP 81", true);
         check(&[FOUND, POLICY], into, "192.0.2.9 > 192.0.2.1 TCP 81", false);
         // The device's own endpoint before the one for all.

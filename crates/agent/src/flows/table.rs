@@ -28,7 +28,7 @@ pub struct FlowRecord {
     pub first: Timestamp,
     /// Last packet.
     pub last: Timestamp,
-    /// The endpoint that was asked: namespace and name of a pod, else the device.
+    /// The endpoint that was asked: namespace and name of a pod, a host endpoint, else the device.
     pub endpoint: String,
     /// `ingress`: to the endpoint; `egress`: from it.
     pub direction: String,
@@ -101,6 +101,8 @@ struct Growing {
 pub struct FlowTable {
     enabled: bool,
     names: BTreeMap<IfName, String>,
+    /// Devices of this host that a host endpoint has.
+    hosts: BTreeMap<IfName, String>,
     current: BTreeMap<Kind, Growing>,
     /// While policies are staged: changes whenever policy does.
     rehearsal: Option<u64>,
@@ -128,6 +130,11 @@ impl FlowTable {
         }
     }
 
+    /// Devices that host endpoints have, with the names of these.
+    pub fn hosts(&mut self, hosts: BTreeMap<IfName, String>) {
+        self.hosts = hosts;
+    }
+
     /// Policies are staged (the number changes whenever policy does), or none is.
     pub fn rehearsal(&mut self, number: Option<u64>) {
         self.rehearsal = number;
@@ -146,7 +153,10 @@ impl FlowTable {
         // A packet for this host has no outgoing device, one from it no incoming one.
         let device = device.as_ref().or(packet.input.as_ref()).or(packet.output.as_ref());
         let endpoint = match &device {
-            Some(device) => self.names.get(device).cloned().unwrap_or_else(|| device.0.clone()),
+            Some(device) => {
+                let name = self.names.get(device).or_else(|| self.hosts.get(device));
+                name.cloned().unwrap_or_else(|| device.0.clone())
+            }
             None => "-".to_owned(),
         };
         let kind = Kind {
@@ -307,6 +317,7 @@ mod tests {
     fn packets_of_one_kind_are_one_record() {
         let mut table = FlowTable::default();
         table.name(&"cali2".into(), Some("default/db".into()));
+        table.hosts([("cali1".into(), "HostEndpoint(h)".into())].into());
         let denied = packet("DPI-1|default", "10.0.0.1", "10.0.0.2", 80);
         table.packet(&denied, at(1));
         table.packet(
@@ -322,7 +333,7 @@ mod tests {
             at(3),
         );
         let (out, into) = (
-            "cali1 egress 10.0.0.1>10.0.0.2:80 Allow np/default/web rule 0 1/60",
+            "HostEndpoint(h) egress 10.0.0.1>10.0.0.2:80 Allow np/default/web rule 0 1/60",
             "default/db ingress 10.0.0.1>10.0.0.2:80 Deny end of tier default 2/120",
         );
         assert_eq!(shown(&table, 0), [out, into]);

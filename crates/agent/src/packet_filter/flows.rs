@@ -118,8 +118,21 @@ impl PacketFilter {
         Judge::new(self.graph.state(), &own, &self.guard).judge(flows)
     }
 
-    /// Tells flow records whether policies are staged, when policy has changed or those have.
-    pub(super) fn tell_rehearsal(&mut self, changed: bool) {
+    /// Tells flow records which host endpoint has which device, and whether policies are staged, after these changes.
+    pub(super) fn tell_records(&mut self, changes: &[PolicyChange]) {
+        let is_host = |change: &PolicyChange| matches!(change, PolicyChange::Endpoint(EndpointId::Host(_), _));
+        if changes.iter().any(is_host) {
+            self.name_hosts();
+        }
+        self.tell_rehearsal(!changes.is_empty());
+    }
+
+    /// Devices or host endpoints have changed.
+    pub(super) fn name_hosts(&self) {
+        self.records.hosts(self.guard.named(self.graph.state()));
+    }
+
+    fn tell_rehearsal(&mut self, changed: bool) {
         let restaged = std::mem::take(&mut self.restage);
         let is_staged = !self.graph.rehearsed().is_empty();
         let is_news = restaged || (changed && is_staged);
