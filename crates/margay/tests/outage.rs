@@ -227,9 +227,13 @@ fn an_agent_without_its_datastore_is_part_of_the_network_as_before() {
             .contains("the last known state of the cluster is not used")
     );
 
-    // One that takes connections and says nothing: the agent waits for it, but not long.
+    // One that takes connections and says nothing: the agent waits for it, but not long. Peers grant it that.
     lab.lab(&["store", "start"]);
-    lab.eventually("in sync", || status(&lab, node).contains("InSync"));
+    let mesh = "{kind: BGPConfiguration, metadata: {name: default}, spec: {nodeMeshMaxRestartTime: 20s}}";
+    Datastore::of(&lab).put(resource(mesh));
+    lab.eventually("it is written down", || last_known(&lab, node).contains("20s"));
+    lab.lab(&["agent", "restart", node]);
+    lab.eventually("sessions", || sessions(node) >= 2);
     let pid = processes::find(Folder::of(lab.name).path())[processes::STORE];
     kill(pid, Signal::SIGSTOP).expect("it is ours");
     lab.no_packet_is_lost("pod-1-1", "pod-2-1", 900, restarted);
