@@ -457,16 +457,16 @@ fn lines_of_the_log_name_their_policy_and_are_limited() {
         let rule = format!("{expected} comment \"log NetworkPolicy default/web ingress 0\"");
         chain(&mut filter, "cali-pi-np/default/web", &[&rule]);
     };
-    check(None, None, "log prefix \"calico-packet: \"");
+    check(None, None, "counter log prefix \"calico-packet: \"");
     check(
         Some("%t %k %n %p"),
         Some(("100/minute", None)),
-        "limit rate 100/minute log prefix \"default np web default/web: \"",
+        "counter limit rate 100/minute log prefix \"default np web default/web: \"",
     );
     check(
         None,
         Some(("1/second", Some(0))),
-        "limit rate 1/second burst 1 packets log prefix \"calico-packet: \"",
+        "counter limit rate 1/second burst 1 packets log prefix \"calico-packet: \"",
     );
 }
 
