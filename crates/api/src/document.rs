@@ -100,7 +100,7 @@ pub fn list_to_yaml(kind: Option<Kind>, resources: &[Resource]) -> String {
     yaml_of(&list_to_json(kind, resources))
 }
 
-fn yaml_of(value: &Value) -> String {
+pub(crate) fn yaml_of(value: &Value) -> String {
     // Folded and block scalars would be right too, but hard to compare by eye.
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     serde_saphyr::to_string_with_options(value, options).expect("plain JSON has a YAML form")

@@ -4,6 +4,7 @@
 //! [`document::read`] and [`Resource::problems`] nobody validates again.
 //! Opens no file, reads no clock, knows no datastore.
 
+pub mod crd;
 pub mod document;
 pub mod etcd_path;
 pub mod key;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod problem;
 pub mod resource;
 pub mod selector;
+mod shape;
 
 mod spec;
 mod value;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::document::{Decoded, decode};
 use crate::names::NameRule;
 use crate::problem::{FieldProblem, Problems};
+use crate::shape::{self, Shape};
 use crate::spec::*;
 use crate::{Key, Kind, Metadata};
 
@@ -179,6 +180,13 @@ macro_rules! resources {
                         new.status = old.status.clone();
                     })*
                     _ => {}
+                }
+            }
+
+            /// What spec and status of a kind hold.
+            pub(crate) fn shapes(kind: Kind) -> (Shape, Shape) {
+                match kind {
+                    $(Kind::$variant => (shape::of::<$spec>(), shape::of::<<$spec as Spec>::Status>()),)*
                 }
             }
 

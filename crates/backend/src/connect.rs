@@ -8,6 +8,7 @@ use std::sync::Arc;
 use datastore::SharedStore;
 
 use crate::embedded::Client;
+use crate::kubernetes::{ApiError, CalicoGroup, KubernetesStore};
 
 /// Where the embedded store listens unless `MARGAY_STORE_SOCKET` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/margay/store.sock";
@@ -48,8 +49,11 @@ pub enum ConnectError {
         /// The socket.
         socket: PathBuf,
     },
-    /// Use the embedded store.
-    #[error("DATASTORE_TYPE={value}: not in this build yet; use DATASTORE_TYPE=embedded")]
+    /// See the reason.
+    #[error("{0}")]
+    Kubernetes(#[from] ApiError),
+    /// Use another store.
+    #[error("DATASTORE_TYPE={value}: not in this build yet; use DATASTORE_TYPE=embedded or kubernetes")]
     NotYet {
         /// What was asked for.
         value: String,
@@ -62,8 +66,9 @@ pub enum ConnectError {
     },
 }
 
-/// Connects to the store that the environment names: `DATASTORE_TYPE` (`embedded`, the default, also as `margay`) and
-/// `MARGAY_STORE_SOCKET` (default [`DEFAULT_SOCKET`]). An empty variable is as good as none.
+/// Connects to the store that the environment names: `DATASTORE_TYPE` (`embedded`, the default, also as `margay`, or
+/// `kubernetes`), `MARGAY_STORE_SOCKET` (default [`DEFAULT_SOCKET`]) and `CALICO_API_GROUP`. An empty variable is as good as
+/// none. How Kubernetes is reached, KUBECONFIG, `~/.kube/config` or the pod's service account say.
 ///
 /// Reads `env` before it returns; the future does the rest, on the tokio runtime that first polls it.
 ///
@@ -76,6 +81,11 @@ pub fn connect(
     async move {
         match choice? {
             Choice::Embedded { socket } => Ok(Arc::new(Client::connect(&socket).await?) as SharedStore),
+            Choice::Kubernetes { group } => {
+                let store = KubernetesStore::new(group);
+                store.connect().await?;
+                Ok(Arc::new(store) as SharedStore)
+            }
         }
     }
 }
@@ -88,12 +98,14 @@ pub fn connect(
 pub fn open(env: &dyn Fn(&str) -> Option<String>) -> Result<SharedStore, ConnectError> {
     match Choice::from_env(env)? {
         Choice::Embedded { socket } => Ok(Arc::new(Client::lazy(&socket))),
+        Choice::Kubernetes { group } => Ok(Arc::new(KubernetesStore::new(group))),
     }
 }
 
 #[derive(Debug, PartialEq)]
 enum Choice {
     Embedded { socket: PathBuf },
+    Kubernetes { group: Option<CalicoGroup> },
 }
 
 impl Choice {
@@ -106,7 +118,10 @@ impl Choice {
                     .unwrap_or_else(|| DEFAULT_SOCKET.into())
                     .into(),
             }),
-            "etcdv3" | "kubernetes" => Err(ConnectError::NotYet { value }),
+            "kubernetes" => Ok(Choice::Kubernetes {
+                group: set("CALICO_API_GROUP").and_then(|group| CalicoGroup::from_variable(&group)),
+            }),
+            "etcdv3" => Err(ConnectError::NotYet { value }),
             _ => Err(ConnectError::Unknown { value }),
         }
     }
@@ -141,11 +156,15 @@ mod tests {
         );
         check(
             &[("DATASTORE_TYPE", "etcdv3")],
-            "DATASTORE_TYPE=etcdv3: not in this build yet; use DATASTORE_TYPE=embedded",
+            "DATASTORE_TYPE=etcdv3: not in this build yet; use DATASTORE_TYPE=embedded or kubernetes",
         );
+        check(&[("DATASTORE_TYPE", "kubernetes")], "Kubernetes, any group");
         check(
-            &[("DATASTORE_TYPE", "kubernetes")],
-            "DATASTORE_TYPE=kubernetes: not in this build yet; use DATASTORE_TYPE=embedded",
+            &[
+                ("DATASTORE_TYPE", "kubernetes"),
+                ("CALICO_API_GROUP", "projectcalico.org/v3"),
+            ],
+            "Kubernetes, group projectcalico.org",
         );
         check(
             &[("DATASTORE_TYPE", "etcd")],
@@ -169,6 +188,8 @@ mod tests {
         };
         let said = match Choice::from_env(&get) {
             Ok(Choice::Embedded { socket }) => socket.display().to_string(),
+            Ok(Choice::Kubernetes { group: None }) => "Kubernetes, any group".into(),
+            Ok(Choice::Kubernetes { group: Some(group) }) => format!("Kubernetes, group {}", group.name()),
             Err(error) => error.to_string(),
         };
         assert_eq!(said, expected);

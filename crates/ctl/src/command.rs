@@ -20,6 +20,9 @@ pub struct Global {
     /// Accepted for scripts: no difference of versions is a reason to refuse
     #[arg(long, global = true)]
     pub allow_version_mismatch: bool,
+    /// The datastore: embedded or kubernetes (default: the variable DATASTORE_TYPE, else embedded)
+    #[arg(long, global = true, value_name = "TYPE")]
+    pub datastore: Option<String>,
 }
 
 /// The commands.

@@ -49,8 +49,8 @@ pub trait Store: Send + Sync {
         .boxed()
     }
 
-    /// Every change in a scope after `from`, in order and without gaps; without `from` first everything that is there, then
-    /// [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
+    /// Every change in a scope after `from`, without gaps, those of one kind in order; without `from` first everything that is
+    /// there, then [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
     /// been too slow: list again. Ends after any error; never ends without one.
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>>;
 }
@@ -119,7 +119,7 @@ pub struct Update {
 #[allow(clippy::large_enum_variant)] // nearly all are updates
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WatchEvent {
-    /// A change, and the revision from which a new watch would continue after it. Before [`WatchEvent::InSync`] it is only
+    /// A change, and the revision from which a new watch would continue after it: not always the resource's own. Before [`WatchEvent::InSync`] it is only
     /// the resource's own revision: what is there comes ordered by key, so a watch cannot continue in the middle of it.
     Update(Update, Revision),
     /// Everything that was there at the start has been delivered.

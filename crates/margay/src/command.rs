@@ -66,6 +66,8 @@ enum Command {
     /// Install or remove the CNI plugin
     #[command(subcommand)]
     Cni(CniCommand),
+    /// Print the CustomResourceDefinitions that Kubernetes needs to hold the resources
+    Crds(CrdsArgs),
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -73,6 +75,24 @@ enum Command {
     },
     #[command(flatten)]
     Ctl(ctl::Command),
+}
+
+#[derive(Args)]
+struct CrdsArgs {
+    /// The API group: projectcalico.org/v3, or crd.projectcalico.org/v1 as existing Calico clusters have it
+    #[arg(long, env = "CALICO_API_GROUP", default_value = "projectcalico.org/v3", value_name = "GROUP", value_parser = crd_group)]
+    group: api::crd::CrdGroup,
+    /// Without validation rules, which API servers before Kubernetes 1.25 do not know
+    #[arg(long)]
+    no_rules: bool,
+}
+
+fn crd_group(text: &str) -> Result<api::crd::CrdGroup, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "projectcalico.org/v3" => Ok(api::crd::CrdGroup::V3),
+        "crd.projectcalico.org/v1" => Ok(api::crd::CrdGroup::V1),
+        _ => Err("must be projectcalico.org/v3 or crd.projectcalico.org/v1".into()),
+    }
 }
 
 #[derive(Args)]
@@ -140,9 +160,10 @@ struct CniPaths {
 
 /// Runs as `calicoctl`.
 pub fn ctl(args: Vec<OsString>) -> ExitCode {
-    match Calicoctl::parse_from(args).command {
+    let parsed = Calicoctl::parse_from(args);
+    match parsed.command {
         CtlCommand::Completion { shell } => completion(shell, &mut Calicoctl::command()),
-        CtlCommand::Ctl(command) => ctl::run(&command, &connect),
+        CtlCommand::Ctl(command) => ctl::run(&command, &|| connect(parsed.global.datastore.clone())),
     }
 }
 
@@ -150,7 +171,8 @@ pub fn ctl(args: Vec<OsString>) -> ExitCode {
 pub fn margay(args: Vec<OsString>) -> ExitCode {
     let parsed = Margay::parse_from(args);
     match parsed.command {
-        Command::Ctl(command) => ctl::run(&command, &connect),
+        Command::Ctl(command) => ctl::run(&command, &|| connect(parsed.global.datastore.clone())),
+        Command::Crds(args) => crds(&args),
         Command::Completion { shell } => completion(shell, &mut Margay::command()),
         Command::Lab(command) => ended(lab::run(&command)),
         Command::Agent(AgentArgs {
@@ -159,6 +181,7 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         }) => ended(agent::purge::purge(&options, &mut std::io::stdout())),
         Command::Agent(AgentArgs { options, .. }) => {
             let set_severity = parsed.log.start();
+            let open = || open(parsed.global.datastore);
             ended(agent::start(&options, open, set_severity))
         }
         Command::Store(StoreCommand::Serve(args)) => {
@@ -180,18 +203,31 @@ fn completion(shell: clap_complete::Shell, line: &mut clap::Command) -> ExitCode
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The datastore that the environment names.
-fn connect() -> BoxFuture<'static, Result<SharedStore, String>> {
-    backend::connect(&variable).map_err(|error| error.to_string()).boxed()
+/// Prints the definitions as YAML documents. Nobody reading them to the end is no error.
+fn crds(args: &CrdsArgs) -> ExitCode {
+    let text = api::crd::to_yaml(args.group, !args.no_rules);
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// The datastore that the flag or the environment names.
+fn connect(datastore: Option<String>) -> BoxFuture<'static, Result<SharedStore, String>> {
+    backend::connect(&|name| variable(name, datastore.as_deref()))
+        .map_err(|error| error.to_string())
+        .boxed()
 }
 
 /// The same, for the agent, which starts before its datastore if it must.
-fn open() -> Result<SharedStore, String> {
-    backend::open(&variable).map_err(|error| error.to_string())
+fn open(datastore: Option<String>) -> Result<SharedStore, String> {
+    backend::open(&|name| variable(name, datastore.as_deref())).map_err(|error| error.to_string())
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// A variable of the environment, or the flag in its place.
+fn variable(name: &str, datastore: Option<&str>) -> Option<String> {
+    match (name, datastore) {
+        ("DATASTORE_TYPE", Some(datastore)) => Some(datastore.to_owned()),
+        _ => std::env::var(name).ok(),
+    }
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {

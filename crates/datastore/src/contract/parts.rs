@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use api::{Key, Kind, Object, ProfileSpec, Resource, WorkloadEndpointSpec};
+use api::{GlobalNetworkSetSpec, Key, Kind, NetworkSetSpec, Object, Resource};
 use futures::stream::{BoxStream, StreamExt};
 
 use super::Outcome;
@@ -16,7 +16,7 @@ pub(super) async fn increment(store: &dyn Store, times: usize) -> Outcome {
             let read = ok(store.get(&key("counter")).await)?;
             pause().await;
             let count = read.as_ref().map_or(0, |stored| count(&stored.resource)) + 1;
-            let counter = profile("counter", &count.to_string());
+            let counter = set("counter", &count.to_string());
             let written = match &read {
                 None => store.create(counter).await,
                 Some(read) => store.update(counter, &read.revision).await,
@@ -45,6 +45,9 @@ pub(super) async fn collect_counts(
     }
     Ok(seen)
 }
+
+/// The annotation that differs from write to write.
+const COUNT: &str = "example.org/count";
 
 pub(super) type WatchResult = Result<WatchEvent, StoreError>;
 
@@ -80,17 +83,17 @@ pub(super) async fn pause() {
 /// Resources whose names and namespaces begin like each other's, in no particular order.
 pub(super) fn population() -> Vec<Resource> {
     vec![
-        endpoint("ns", "b"),
-        profile("b", "1"),
-        endpoint("ns-1", "a"),
-        profile("a", "1"),
-        endpoint("ns", "a"),
-        profile("a.b", "1"),
-        profile("a-b", "1"),
-        endpoint("n", "s-a"),
-        profile("ab", "1"),
-        Object::new("a", api::NodeSpec::default()).into(),
-        endpoint("ns", "a-b"),
+        namespaced_set("ns", "b"),
+        set("b", "1"),
+        namespaced_set("ns-1", "a"),
+        set("a", "1"),
+        namespaced_set("ns", "a"),
+        set("a.b", "1"),
+        set("a-b", "1"),
+        namespaced_set("n", "s-a"),
+        set("ab", "1"),
+        Object::new("a", handle("a")).into(),
+        namespaced_set("ns", "a-b"),
         Object::new("default", api::ClusterInformationSpec::default()).into(),
     ]
 }
@@ -99,66 +102,91 @@ pub(super) fn population() -> Vec<Resource> {
 pub(super) fn scopes() -> Vec<Scope> {
     vec![
         Scope::All,
-        Scope::Kind(Kind::Profile),
-        Scope::Kind(Kind::WorkloadEndpoint),
-        Scope::Kind(Kind::Node),
-        Scope::Namespace(Kind::WorkloadEndpoint, "ns".into()),
-        Scope::Namespace(Kind::WorkloadEndpoint, "n".into()),
+        Scope::Kind(Kind::GlobalNetworkSet),
+        Scope::Kind(Kind::NetworkSet),
+        Scope::Kind(Kind::IPAMHandle),
+        Scope::Namespace(Kind::NetworkSet, "ns".into()),
+        Scope::Namespace(Kind::NetworkSet, "n".into()),
         Scope::Key(key("a")),
-        Scope::Key(Key::namespaced(Kind::WorkloadEndpoint, "ns", "a")),
-        Scope::Namespace(Kind::WorkloadEndpoint, "none".into()),
+        Scope::Key(Key::namespaced(Kind::NetworkSet, "ns", "a")),
+        Scope::Namespace(Kind::NetworkSet, "none".into()),
         Scope::Kind(Kind::IPPool),
     ]
 }
 
 pub(super) fn key(name: &str) -> Key {
-    Key::cluster(Kind::Profile, name)
+    Key::cluster(Kind::GlobalNetworkSet, name)
 }
 
-pub(super) fn profile(name: &str, count: &str) -> Resource {
-    let mut profile = Object::new(name, ProfileSpec::default());
-    profile.spec.labels_to_apply.insert("count".into(), count.into());
-    profile.into()
+pub(super) fn set(name: &str, count: &str) -> Resource {
+    let mut set = Object::new(name, GlobalNetworkSetSpec::default());
+    set.metadata.annotations.insert(COUNT.into(), count.into());
+    set.into()
 }
 
 pub(super) fn count(resource: &Resource) -> usize {
-    let Resource::Profile(profile) = resource else { return 0 };
-    profile
-        .spec
-        .labels_to_apply
-        .get("count")
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(0)
+    let count = resource.metadata().annotations.get(COUNT);
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-pub(super) fn endpoint(namespace: &str, name: &str) -> Resource {
-    let mut endpoint = Object::new(name, WorkloadEndpointSpec::default());
-    endpoint.metadata.namespace = Some(namespace.into());
-    endpoint.into()
+pub(super) fn namespaced_set(namespace: &str, name: &str) -> Resource {
+    let mut set = Object::new(name, NetworkSetSpec::default());
+    set.metadata.namespace = Some(namespace.into());
+    set.into()
 }
 
 pub(super) fn version(stored: &Stored) -> Option<&String> {
     stored.resource.metadata().resource_version.as_ref()
 }
 
-pub(super) fn without_version(mut resource: Resource) -> Resource {
-    resource.metadata_mut().resource_version = None;
+fn handle(id: &str) -> api::IpamHandleSpec {
+    api::IpamHandleSpec {
+        handle_id: id.into(),
+        ..Default::default()
+    }
+}
+
+/// What its writer said: without the version, and without UID, creation time and generation if the writer said none.
+pub(super) fn as_written(mut resource: Resource, written: &Resource) -> Resource {
+    let (metadata, written) = (resource.metadata_mut(), written.metadata());
+    metadata.resource_version = None;
+    if written.uid.is_none() {
+        metadata.uid = None;
+    }
+    if written.creation_timestamp.is_none() {
+        metadata.creation_timestamp = None;
+    }
+    if written.generation.is_none() {
+        metadata.generation = None;
+    }
     resource
 }
 
-pub(super) fn appeared(stored: &Stored) -> WatchEvent {
-    let update = Update {
-        key: stored.resource.key(),
-        value: Some(stored.resource.clone()),
-    };
-    WatchEvent::Update(update, stored.revision.clone())
+/// The next change, without the revision: from which a watch continues after it is the store's own matter.
+pub(super) async fn update(watch: &mut BoxStream<'static, WatchResult>) -> Result<(Key, Option<Resource>), String> {
+    next(watch).await.map(without_revision)
 }
 
-pub(super) fn event_key(event: &WatchEvent) -> Option<&Key> {
-    match event {
-        WatchEvent::Update(update, _) => Some(&update.key),
-        WatchEvent::InSync(_) => None,
+/// The next changes.
+pub(super) async fn updates(
+    watch: &mut BoxStream<'static, WatchResult>,
+    count: usize,
+) -> Result<Vec<(Key, Option<Resource>)>, String> {
+    let mut updates = Vec::new();
+    for _ in 0..count {
+        updates.push(update(watch).await?);
     }
+    Ok(updates)
+}
+
+/// Changes of one kind come in their order; which kind comes first is the store's own matter.
+pub(super) fn by_kind(mut changes: Vec<(Key, Option<Resource>)>) -> Vec<(Key, Option<Resource>)> {
+    changes.sort_by_key(|(key, _)| key.kind);
+    changes
+}
+
+pub(super) fn appeared(stored: &Stored) -> (Key, Option<Resource>) {
+    (stored.resource.key(), Some(stored.resource.clone()))
 }
 
 pub(super) fn without_revision(event: WatchEvent) -> (Key, Option<Resource>) {

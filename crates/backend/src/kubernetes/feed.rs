@@ -1,0 +1,216 @@
+//! One watch a row, shared by everybody who follows the row, for as long as anybody does.
+//!
+//! It goes on from the last version after the server ended it (it does so every few minutes) and after trouble that passes.
+//! Trouble that does not pass within a minute, or never will by itself, ends the followers with its reason.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use api::Resource;
+use datastore::changes::{Change, ChangeLog, Limits};
+use datastore::{Scope, StoreError};
+use futures::TryStreamExt;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::convert;
+use super::error::{ApiError, Asked};
+use super::link::{Link, wait};
+use super::position::ABSENT;
+use super::table::ROWS;
+
+/// What followers may lag behind: changes, and bytes of JSON.
+const LIMITS: Limits = Limits {
+    changes: 1024,
+    size: 2 << 20,
+};
+/// How long trouble may last before the followers hear of it.
+const QUIET: Duration = Duration::from_secs(60);
+/// A watch that lived shorter counts as a failure even if it ended well.
+const SHORT: Duration = Duration::from_secs(1);
+/// How often is looked for what the server does not have.
+const ABSENT_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a follower gets.
+pub type Follow = BoxStream<'static, Result<Change<Resource>, StoreError>>;
+
+/// A row's watch.
+#[derive(Default)]
+pub struct Feed {
+    running: Mutex<Weak<Running>>,
+}
+
+struct Running {
+    log: ChangeLog<Resource>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Feed {
+    /// Follows what changes in a row within `scope` after version `from`. Call it inside a tokio runtime.
+    pub fn follow(&self, link: &Arc<Link>, row: usize, scope: Scope, from: u64) -> Follow {
+        if from == ABSENT {
+            return absent(Arc::clone(link), row);
+        }
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = match running.upgrade().filter(|running| !running.task.is_finished()) {
+            Some(found) => found,
+            None => {
+                let log = ChangeLog::new(from, LIMITS);
+                let task = tokio::spawn(run(Arc::clone(link), row, log.clone(), from)).abort_handle();
+                let started = Arc::new(Running { log, task });
+                *running = Arc::downgrade(&started);
+                started
+            }
+        };
+        let follow = running.log.follow(scope, from);
+        // The watch lives as long as one of its followers.
+        let held = stream::unfold((follow, running), |(mut follow, running)| async move {
+            let next = follow.next().await?;
+            Some((next, (follow, running)))
+        });
+        held.boxed()
+    }
+}
+
+/// Follows a row that the server does not have: until it has.
+fn absent(link: Arc<Link>, row: usize) -> Follow {
+    let appears = async move {
+        loop {
+            tokio::time::sleep(ABSENT_AGAIN.mul_f64(rand::random_range(0.5..1.5))).await;
+            link.look_again().await;
+            let listed = link
+                .ask(ROWS[row], None, "", "?limit=1", super::client::Action::List)
+                .await;
+            if !matches!(listed, Err(ApiError::ResourceMissing(_))) {
+                return Err(StoreError::Compacted);
+            }
+        }
+    };
+    stream::once(appears).boxed()
+}
+
+async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
+    let mut watch = Watch {
+        link,
+        row,
+        log,
+        at: from,
+    };
+    let mut trouble: Option<(Instant, u32)> = None;
+    let reason = loop {
+        let (began, before) = (Instant::now(), watch.at);
+        let ended = watch.once().await;
+        if watch.at != before || (ended.is_ok() && began.elapsed() > SHORT) {
+            trouble = None;
+        }
+        let (since, failures) = *trouble.get_or_insert((began, 0));
+        trouble = Some((since, failures + 1));
+        let error = match ended {
+            Ok(()) => ApiError::Half("watches end at once".into()),
+            Err(error) => error,
+        };
+        if !error.passes() || since.elapsed() > QUIET {
+            break error;
+        }
+        tracing::debug!(row = ROWS[row].id, %error, failures, "a watch ended; going on");
+        tokio::time::sleep(wait(failures + 1)).await;
+    };
+    let lost = !matches!(reason, ApiError::Gone(_));
+    if lost {
+        tracing::warn!(row = ROWS[row].id, error = %reason, "a watch cannot go on");
+    }
+    watch.log.close(reason.into());
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    object: Value,
+}
+
+struct Watch {
+    link: Arc<Link>,
+    row: usize,
+    log: ChangeLog<Resource>,
+    /// Everything up to this version has been seen.
+    at: u64,
+}
+
+impl Watch {
+    /// One request, to its end.
+    async fn once(&mut self) -> Result<(), ApiError> {
+        let (api, groups) = self.link.ready().await?;
+        let row = ROWS[self.row];
+        let resource = row.resource(&groups);
+        let path = row
+            .path(&groups, None, "")
+            .ok_or_else(|| ApiError::Gone(resource.clone()))?;
+        let seconds = rand::random_range(240..480);
+        let query = format!(
+            "?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
+            self.at
+        );
+        let mut lines = match api.watch(&resource, &format!("{path}{query}")).await {
+            // It was there when it was listed: list again, and say then what is missing.
+            Err(ApiError::ResourceMissing(what)) => {
+                self.link.look_again().await;
+                return Err(ApiError::Gone(what));
+            }
+            opened => opened?,
+        };
+        while let Some(line) = lines.try_next().await? {
+            let event: Event =
+                serde_json::from_slice(&line).map_err(|error| ApiError::Half(format!("a watch: {error}")))?;
+            if event.kind == "ERROR" {
+                let asked = Asked {
+                    verb: "watch",
+                    resource,
+                };
+                let code = event.object["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+                let body = event.object.to_string();
+                return Err(ApiError::from_answer(&asked, code.unwrap_or(500), body.as_bytes()));
+            }
+            let number = convert::number(&event.object);
+            let number = number.ok_or_else(|| ApiError::Half("an event without a resourceVersion".into()))?;
+            if number < self.at {
+                // The server's data are from an older snapshot: what we hold is from a future that never was.
+                return Err(ApiError::Gone(format!(
+                    "the server went back from {} to {number}",
+                    self.at
+                )));
+            }
+            if number == self.at {
+                continue;
+            }
+            self.at = number;
+            if event.kind == "BOOKMARK" {
+                continue;
+            }
+            let Some(key) = convert::key(row, &event.object) else {
+                continue;
+            };
+            let value = match event.kind.as_str() {
+                "DELETED" => None,
+                _ => convert::resource(row, &groups, event.object),
+            };
+            self.log.append(vec![Change {
+                revision: number,
+                key,
+                value,
+                size: line.len(),
+            }]);
+        }
+        Ok(())
+    }
+}

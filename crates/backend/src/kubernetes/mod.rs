@@ -1,0 +1,96 @@
+//! The store on the Kubernetes API.
+//!
+//! Our own resources are custom resources ([`custom`]); Nodes, WorkloadEndpoints, Profiles, Kubernetes' policies and slices of
+//! endpoints are made of Kubernetes' objects. [`table`] has a row for each kind of object that is read. Writes are
+//! compare-and-swap by `resourceVersion`. docs/kubernetes.md is the page for users.
+
+mod client;
+mod convert;
+mod custom;
+mod derived;
+mod error;
+mod feed;
+mod group;
+mod link;
+mod node;
+mod pod;
+mod position;
+mod read;
+mod table;
+mod write;
+
+use std::sync::Arc;
+
+use api::{Key, Resource};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, WatchEvent};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+pub use error::ApiError;
+pub use group::CalicoGroup;
+
+use feed::Feed;
+use link::Link;
+use table::ROWS;
+
+/// The store on the Kubernetes API. Clones share the connection and the watches.
+#[derive(Clone)]
+pub struct KubernetesStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Arc<Link>,
+    /// A watch for each of [`ROWS`].
+    feeds: Vec<Feed>,
+}
+
+impl KubernetesStore {
+    /// Without connecting yet: that happens when it is asked for something, and again until it works. Access is taken from
+    /// KUBECONFIG, `~/.kube/config` or the pod's service account; `group` is what `CALICO_API_GROUP` wants, `None` asks the
+    /// server.
+    pub fn new(group: Option<CalicoGroup>) -> Self {
+        let shared = Shared {
+            link: Arc::new(Link::new(group)),
+            feeds: ROWS.iter().map(|_| Feed::default()).collect(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Connects now, and finds out what the server has.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn connect(&self) -> Result<(), ApiError> {
+        self.shared.link.ready().await.map(|_| ())
+    }
+}
+
+impl Store for KubernetesStore {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        self.shared.get(key).boxed()
+    }
+
+    fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        async { Ok(self.shared.list(scope).await?.into_listing()) }.boxed()
+    }
+
+    fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+        async move { self.shared.create(&resource).await }.boxed()
+    }
+
+    fn update<'a>(&'a self, resource: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        async move { self.shared.update(&resource, expected).await }.boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.shared.delete(key, expected).boxed()
+    }
+
+    fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
+        Shared::watch(Arc::clone(&self.shared), scope, from)
+    }
+}

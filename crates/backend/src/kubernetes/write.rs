@@ -1,0 +1,236 @@
+//! Create, update and delete. What is made of another object is changed there, and refused here.
+
+use api::{Key, Kind, Node, Resource, WorkloadEndpoint};
+use datastore::{Revision, StoreError, Stored, check_key};
+use serde_json::{Value, json};
+
+use super::client::Action;
+use super::error::ApiError;
+use super::table::{Row, Source};
+use super::{Shared, convert, custom, node, pod};
+
+/// How often a deletion without a wanted revision starts again when somebody changes the object meanwhile.
+const ATTEMPTS: usize = 5;
+
+impl Shared {
+    pub async fn create(&self, resource: &Resource) -> Result<Stored, StoreError> {
+        let key = resource.key();
+        let row = self.writable(&key)?;
+        match resource {
+            // The pod is there; what the endpoint adds to it is its addresses. Whether it had some does not matter: they
+            // are of a sandbox that is gone.
+            Resource::WorkloadEndpoint(endpoint) => self.put_endpoint(row, endpoint, None).await,
+            Resource::Node(_) => match self.get_object(row, &key).await {
+                Ok(_) => Err(StoreError::Exists(key)),
+                Err(ApiError::NotFound(_)) => Err(StoreError::Refused(format!(
+                    "{key}: Kubernetes has no node of this name; nodes join through kubelet, and a node's name is \
+                     kubelet's (NODENAME)"
+                ))),
+                Err(error) => Err(error.about(&key)),
+            },
+            _ => self.create_custom(row, resource, &key).await,
+        }
+    }
+
+    async fn create_custom(&self, row: Row, resource: &Resource, key: &Key) -> Result<Stored, StoreError> {
+        let created = match self.post(row, resource, key).await {
+            Err(ApiError::Exists(_)) if is_ipam(key.kind) && self.finish_marked(row, key).await? => {
+                self.post(row, resource, key).await
+            }
+            created => created,
+        };
+        match created {
+            Ok(object) => self.stored(row, key, object).await,
+            // What is missing is not the object, which is new, but its namespace.
+            Err(ApiError::NotFound(message)) => Err(StoreError::Refused(message)),
+            Err(error) => Err(error.about(key)),
+        }
+    }
+
+    async fn post(&self, row: Row, resource: &Resource, key: &Key) -> Result<Value, ApiError> {
+        let (_, groups) = self.link.ready().await?;
+        let object = custom::write(resource, groups.calico, None);
+        let action = Action::Create(object);
+        self.link.ask(row, key.namespace.as_deref(), "", "", action).await
+    }
+
+    pub async fn update(&self, resource: &Resource, expected: &Revision) -> Result<Stored, StoreError> {
+        let key = resource.key();
+        let row = self.writable(&key)?;
+        // A version that the API server would take for "any", or not understand, is nobody's.
+        if !expected.0.parse::<u64>().is_ok_and(|version| version > 0) {
+            return match self.get(&key).await? {
+                Some(_) => Err(StoreError::Conflict(key)),
+                None => Err(StoreError::NotFound(key)),
+            };
+        }
+        match resource {
+            Resource::WorkloadEndpoint(endpoint) => self.put_endpoint(row, endpoint, Some(expected)).await,
+            Resource::Node(node) => self.put_node(row, node, expected).await,
+            _ => {
+                let (_, groups) = self.link.ready().await?;
+                let object = custom::write(resource, groups.calico, Some(&expected.0));
+                let action = Action::Update(object);
+                let answer = self
+                    .link
+                    .ask(row, key.namespace.as_deref(), &key.name, "", action)
+                    .await;
+                self.stored(row, &key, answer.map_err(|error| error.about(&key))?).await
+            }
+        }
+    }
+
+    async fn put_endpoint(
+        &self,
+        row: Row,
+        endpoint: &WorkloadEndpoint,
+        expected: Option<&Revision>,
+    ) -> Result<Stored, StoreError> {
+        let key = endpoint.key();
+        let place = convert::place(row, &key);
+        let patch = pod::patch(endpoint, expected.map(|revision| revision.0.as_str()));
+        let (Some((namespace, name)), Some(patch)) = (place, patch) else {
+            return Err(StoreError::Refused(format!(
+                "{key}: with Kubernetes as the datastore only pods have WorkloadEndpoints (orchestrator k8s, endpoint eth0)"
+            )));
+        };
+        let object = self.patch_status(row, namespace.as_deref(), &name, patch).await;
+        let object = object.map_err(|error| error.about(&key))?;
+        self.stored(row, &key, object).await
+    }
+
+    async fn put_node(&self, row: Row, node: &Node, expected: &Revision) -> Result<Stored, StoreError> {
+        let key = node.key();
+        let held = self.get_object(row, &key).await.map_err(|error| error.about(&key))?;
+        if convert::version(&held) != Some(expected.0.as_str()) {
+            return Err(StoreError::Conflict(key));
+        }
+        let patch = node::patch(node, &held, &expected.0);
+        let object = self.patch_status(row, None, &key.name, patch).await;
+        let object = object.map_err(|error| error.about(&key))?;
+        self.stored(row, &key, object).await
+    }
+
+    /// Pods and nodes are written through their status, so that a role needs no more.
+    async fn patch_status(
+        &self,
+        row: Row,
+        namespace: Option<&str>,
+        name: &str,
+        patch: Value,
+    ) -> Result<Value, ApiError> {
+        let (api, groups) = self.link.ready().await?;
+        let resource = format!("{}/status", row.resource(&groups));
+        let path = row.path(&groups, namespace, name).unwrap_or_default();
+        api.ask(&resource, &format!("{path}/status"), Action::Patch(patch))
+            .await
+    }
+
+    pub async fn delete(&self, key: &Key, expected: Option<&Revision>) -> Result<Stored, StoreError> {
+        let row = self.writable(key)?;
+        if key.kind == Kind::Node {
+            return Err(StoreError::Refused(format!(
+                "{key}: a node is deleted in Kubernetes: kubectl delete node"
+            )));
+        }
+        for _ in 0..ATTEMPTS {
+            let object = self.get_object(row, key).await.map_err(|error| error.about(key))?;
+            let version = convert::version(&object).unwrap_or_default().to_owned();
+            let uid = object["metadata"]["uid"].clone();
+            let (_, groups) = self.link.ready().await?;
+            let stored = convert::stored(row, &groups, object).filter(|stored| stored.resource.key() == *key);
+            let Some(stored) = stored else {
+                return Err(StoreError::NotFound(key.clone()));
+            };
+            if expected.is_some_and(|expected| *expected != stored.revision) {
+                return Err(StoreError::Conflict(key.clone()));
+            }
+            let deleted = match row.source {
+                Source::Pods => {
+                    let (namespace, name) = convert::place(row, key).unwrap_or_default();
+                    let patch = pod::emptied(&version);
+                    self.patch_status(row, namespace.as_deref(), &name, patch).await
+                }
+                _ => self.delete_object(row, key, &uid, &version).await,
+            };
+            match deleted {
+                Ok(_) => return Ok(stored),
+                Err(ApiError::Conflict(_)) if expected.is_none() => {}
+                Err(error) => return Err(error.about(key)),
+            }
+        }
+        Err(StoreError::Conflict(key.clone()))
+    }
+
+    /// Deletes exactly this version of exactly this object.
+    async fn delete_object(&self, row: Row, key: &Key, uid: &Value, version: &str) -> Result<Value, ApiError> {
+        let options = json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": { "uid": uid, "resourceVersion": version },
+        });
+        let action = Action::Delete(options);
+        self.link
+            .ask(row, key.namespace.as_deref(), &key.name, "", action)
+            .await
+    }
+
+    /// Deletes what somebody has marked as deleted but not deleted yet, because they failed in between. Whether there was such.
+    async fn finish_marked(&self, row: Row, key: &Key) -> Result<bool, StoreError> {
+        let object = match self.get_object(row, key).await {
+            Ok(object) => object,
+            Err(ApiError::NotFound(_)) => return Ok(true),
+            Err(error) => return Err(error.about(key)),
+        };
+        if !custom::is_marked(&object) {
+            return Ok(false);
+        }
+        let version = convert::version(&object).unwrap_or_default();
+        match self.delete_object(row, key, &object["metadata"]["uid"], version).await {
+            Ok(_) | Err(ApiError::NotFound(_)) => Ok(true),
+            // Somebody else is at it: then what they make of it counts.
+            Err(ApiError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error.about(key)),
+        }
+    }
+
+    /// The row of what may be written.
+    fn writable(&self, key: &Key) -> Result<Row, StoreError> {
+        check_key(key)?;
+        let made_of = |what: &str| {
+            Err(StoreError::Refused(format!(
+                "{key} is made of {what} and can only be read here: change that with kubectl"
+            )))
+        };
+        match Row::of_key(key) {
+            None => Err(StoreError::Refused(format!(
+                "{key} is always there and cannot be changed"
+            ))),
+            Some(row) => match row.source {
+                Source::Custom | Source::Pods | Source::Nodes => Ok(*row),
+                Source::Namespaces if key.name.starts_with("kns.") => made_of("a Namespace"),
+                Source::Namespaces => Err(StoreError::Refused(format!(
+                    "{key}: with Kubernetes as the datastore, Profiles are those of Namespaces (kns.) and \
+                     ServiceAccounts (ksa.) and can only be read"
+                ))),
+                Source::ServiceAccounts => made_of("a ServiceAccount"),
+                Source::NetworkPolicies => made_of("a Kubernetes NetworkPolicy"),
+                Source::ClusterNetworkPolicies => made_of("a ClusterNetworkPolicy"),
+                Source::EndpointSlices => made_of("an EndpointSlice"),
+            },
+        }
+    }
+
+    /// What the server answered to a write.
+    async fn stored(&self, row: Row, key: &Key, object: Value) -> Result<Stored, StoreError> {
+        let (_, groups) = self.link.ready().await?;
+        let stored = convert::stored(row, &groups, object);
+        stored.ok_or_else(|| {
+            StoreError::Refused(format!("{key}: the API server keeps it in a form that is none of ours"))
+        })
+    }
+}
+
+fn is_ipam(kind: Kind) -> bool {
+    matches!(kind, Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle)
+}
