@@ -1,5 +1,6 @@
 //! Requests to the API server: one function for all that have one answer, one for watches.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,6 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
 use super::error::{ApiError, Asked};
@@ -43,14 +45,18 @@ pub enum Action {
 }
 
 impl Api {
-    /// With what KUBECONFIG, `~/.kube/config` or the pod's service account say. Call it inside a tokio runtime.
+    /// With what the file says, without one what KUBECONFIG, `~/.kube/config` or the pod's service account say. Call it inside
+    /// a tokio runtime.
     ///
     /// # Errors
     /// [`ApiError::Config`].
-    pub async fn connect() -> Result<Self, ApiError> {
-        let mut config = kube::Config::infer()
-            .await
-            .map_err(|error| ApiError::Config(chain(&error)))?;
+    pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ApiError> {
+        let mut config = match kubeconfig {
+            None => kube::Config::infer()
+                .await
+                .map_err(|error| ApiError::Config(chain(&error)))?,
+            Some(path) => from_file(path).await.map_err(|error| ApiError::Config(chain(&error)))?,
+        };
         config.connect_timeout = Some(Duration::from_secs(5));
         // Whoever asks decides when to ask again.
         config.default_retry = false;
@@ -162,6 +168,11 @@ impl Api {
             error => ApiError::Unreachable(chain(&error)),
         })
     }
+}
+
+async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
+    let file = Kubeconfig::read_from(path)?;
+    kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
 }
 
 /// Chunks of bytes to lines; what comes after the last newline is no event.

@@ -1,5 +1,6 @@
 //! The connection, made when it is first needed, and what was found out about the server.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,6 +15,8 @@ use super::table::Row;
 pub struct Link {
     /// What `CALICO_API_GROUP` wants.
     wanted: Option<CalicoGroup>,
+    /// Where access is described, if not where everybody looks.
+    kubeconfig: Option<PathBuf>,
     known: Mutex<Known>,
 }
 
@@ -25,9 +28,10 @@ struct Known {
 
 impl Link {
     /// Without connecting yet.
-    pub fn new(wanted: Option<CalicoGroup>) -> Self {
+    pub fn new(wanted: Option<CalicoGroup>, kubeconfig: Option<PathBuf>) -> Self {
         Self {
             wanted,
+            kubeconfig,
             known: Mutex::default(),
         }
     }
@@ -40,7 +44,10 @@ impl Link {
         let mut known = self.known.lock().await;
         let api = match &known.api {
             Some(api) => api.clone(),
-            None => known.api.insert(Api::connect().await?).clone(),
+            None => known
+                .api
+                .insert(Api::connect(self.kubeconfig.as_deref()).await?)
+                .clone(),
         };
         let groups = match known.groups {
             Some(groups) => groups,

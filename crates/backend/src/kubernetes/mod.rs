@@ -19,6 +19,7 @@ mod read;
 mod table;
 mod write;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Key, Resource};
@@ -51,8 +52,17 @@ impl KubernetesStore {
     /// KUBECONFIG, `~/.kube/config` or the pod's service account; `group` is what `CALICO_API_GROUP` wants, `None` asks the
     /// server.
     pub fn new(group: Option<CalicoGroup>) -> Self {
+        Self::over(Link::new(group, None))
+    }
+
+    /// The same with access from this file and from nowhere else.
+    pub fn with_kubeconfig(group: Option<CalicoGroup>, file: PathBuf) -> Self {
+        Self::over(Link::new(group, Some(file)))
+    }
+
+    fn over(link: Link) -> Self {
         let shared = Shared {
-            link: Arc::new(Link::new(group)),
+            link: Arc::new(link),
             feeds: ROWS.iter().map(|_| Feed::default()).collect(),
         };
         Self {
