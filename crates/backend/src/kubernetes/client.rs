@@ -16,8 +16,6 @@ use super::error::{ApiError, Asked};
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How long a watch may be silent: bookmarks come once a minute.
-const SILENCE: Duration = Duration::from_secs(150);
 /// Most that one event may have, bytes: far above what the API server stores of one object.
 const LONGEST_EVENT: usize = 16 << 20;
 
@@ -114,7 +112,8 @@ impl Api {
         })
     }
 
-    /// Opens a watch: a line an event. The stream ends when the server ends it, and after an error.
+    /// Opens a watch: a line an event. The stream ends when the server ends it, and after an error; that nothing came for as
+    /// long as `silence` is one.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -122,6 +121,7 @@ impl Api {
         &self,
         resource: &str,
         path: &str,
+        silence: Duration,
     ) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
         let asked = Asked {
             verb: "watch",
@@ -140,15 +140,15 @@ impl Api {
             let body = body.ok().and_then(Result::ok).unwrap_or_default();
             return Err(ApiError::from_answer(&asked, code, &body));
         }
-        let silent = format!("an event or a bookmark of {resource}");
+        let silent = format!("watch {resource}");
         let chunks = response.into_body().into_data_stream();
         let chunks = stream::unfold(Some((chunks, silent)), move |state| async move {
             let (mut chunks, silent) = state?;
-            match tokio::time::timeout(SILENCE, chunks.next()).await {
+            match tokio::time::timeout(silence, chunks.next()).await {
                 Ok(None) => None,
                 Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some((chunks, silent)))),
                 Ok(Some(Err(error))) => Some((Err(ApiError::Half(chain(&error))), None)),
-                Err(_) => Some((Err(late(silent, SILENCE)), None)),
+                Err(_) => Some((Err(late(silent, silence)), None)),
             }
         });
         Ok(lines(chunks.boxed()))
@@ -159,7 +159,9 @@ impl Api {
         if !content.is_empty() {
             request = request.header(http::header::CONTENT_TYPE, content);
         }
-        request = request.header(http::header::ACCEPT, "application/json");
+        request = request
+            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::USER_AGENT, concat!("margay/", env!("CARGO_PKG_VERSION")));
         let request = request
             .body(Body::from(body))
             .map_err(|error| ApiError::Invalid(format!("{path} is no path: {error}")))?;

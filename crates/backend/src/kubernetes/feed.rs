@@ -3,10 +3,12 @@
 //! It goes on from the last version after the server ended it (it does so every few minutes) and after trouble that passes.
 //! Trouble that does not pass within a minute, or never will by itself, ends the followers with its reason.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use api::Resource;
+use api::{Key, Resource};
 use datastore::changes::{Change, ChangeLog, Limits};
 use datastore::{Scope, StoreError};
 use futures::TryStreamExt;
@@ -20,7 +22,7 @@ use super::convert;
 use super::error::{ApiError, Asked};
 use super::link::{Link, wait};
 use super::position::ABSENT;
-use super::table::ROWS;
+use super::table::{ROWS, Source};
 
 /// What followers may lag behind: changes, and bytes of JSON.
 const LIMITS: Limits = Limits {
@@ -29,6 +31,8 @@ const LIMITS: Limits = Limits {
 };
 /// How long trouble may last before the followers hear of it.
 const QUIET: Duration = Duration::from_secs(60);
+/// How much later than it promised the server may end a watch.
+const GRACE: Duration = Duration::from_secs(20);
 /// A watch that lived shorter counts as a failure even if it ended well.
 const SHORT: Duration = Duration::from_secs(1);
 /// How often is looked for what the server does not have.
@@ -104,6 +108,7 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         row,
         log,
         at: from,
+        news: News::default(),
     };
     let mut trouble: Option<(Instant, u32)> = None;
     let reason = loop {
@@ -112,7 +117,7 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         if watch.at != before || (ended.is_ok() && began.elapsed() > SHORT) {
             trouble = None;
         }
-        let (since, failures) = *trouble.get_or_insert((began, 0));
+        let (since, failures) = *trouble.get_or_insert((Instant::now(), 0));
         trouble = Some((since, failures + 1));
         let error = match ended {
             Ok(()) => ApiError::Half("watches end at once".into()),
@@ -145,6 +150,27 @@ struct Watch {
     log: ChangeLog<Resource>,
     /// Everything up to this version has been seen.
     at: u64,
+    news: News,
+}
+
+/// What was last said of what is made of Kubernetes' objects. These change far more often than what is made of them: kubelet
+/// writes a heartbeat into its Node, and a Pod's status passes through many states.
+#[derive(Default)]
+struct News(HashMap<Key, Option<u64>>);
+
+impl News {
+    /// Whether this was not said last time. Versions do not count.
+    fn is_news(&mut self, key: &Key, value: Option<&Resource>) -> bool {
+        let Some(value) = value else {
+            return self.0.insert(key.clone(), None) != Some(None);
+        };
+        let mut value = value.clone();
+        value.metadata_mut().resource_version = None;
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_string(&value).unwrap_or_default().hash(&mut hasher);
+        let now = Some(hasher.finish());
+        self.0.insert(key.clone(), now) != Some(now)
+    }
 }
 
 impl Watch {
@@ -156,12 +182,14 @@ impl Watch {
         let path = row
             .path(&groups, None, "")
             .ok_or_else(|| ApiError::Gone(resource.clone()))?;
-        let seconds = rand::random_range(240..480);
+        let seconds = rand::random_range(180..300);
         let query = format!(
             "?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
             self.at
         );
-        let mut lines = match api.watch(&resource, &format!("{path}{query}")).await {
+        // Quiet rows get no bookmarks: only the end of the watch, which does not come, shows that the server is gone.
+        let silence = Duration::from_secs(seconds) + GRACE;
+        let mut lines = match api.watch(&resource, &format!("{path}{query}"), silence).await {
             // It was there when it was listed: list again, and say then what is missing.
             Err(ApiError::ResourceMissing(what)) => {
                 self.link.look_again().await;
@@ -200,10 +228,17 @@ impl Watch {
             let Some(key) = convert::key(row, &event.object) else {
                 continue;
             };
-            let value = match event.kind.as_str() {
-                "DELETED" => None,
-                _ => convert::resource(row, &groups, event.object),
+            let deleted = event.kind == "DELETED";
+            let value = match deleted {
+                true => None,
+                false => convert::resource(row, &groups, event.object),
             };
+            if row.source != Source::Custom && !self.news.is_news(&key, value.as_ref()) {
+                continue;
+            }
+            if deleted {
+                self.news.0.remove(&key);
+            }
             self.log.append(vec![Change {
                 revision: number,
                 key,
@@ -212,5 +247,33 @@ impl Watch {
             }]);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{Kind, Node, NodeSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_no_news() {
+        let mut news = News::default();
+        let node = |version: &str, label: &str| {
+            let mut node = Node::new("n1", NodeSpec::default());
+            node.metadata.resource_version = Some(version.into());
+            node.metadata.labels.insert("zone".into(), label.into());
+            Resource::from(node)
+        };
+        let key = Key::cluster(Kind::Node, "n1");
+        let mut check = |value: Option<Resource>, expected: bool| {
+            assert_eq!(news.is_news(&key, value.as_ref()), expected, "{value:?}");
+        };
+        check(Some(node("1", "a")), true);
+        check(Some(node("2", "a")), false);
+        check(Some(node("3", "b")), true);
+        check(None, true);
+        check(None, false);
+        check(Some(node("4", "b")), true);
     }
 }
