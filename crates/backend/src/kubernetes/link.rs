@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use super::client::{Action, Api};
 use super::error::ApiError;
 use super::group::{CalicoGroup, Groups};
-use super::table::Row;
+use super::table::{Row, Source};
 
 /// The way to the API server, shared by everything that asks it.
 pub struct Link {
@@ -24,6 +24,8 @@ pub struct Link {
 struct Known {
     api: Option<Api>,
     groups: Option<Groups>,
+    /// Where our resources were found: that is where they stay, whatever else gets installed.
+    calico: Option<CalicoGroup>,
 }
 
 impl Link {
@@ -51,7 +53,10 @@ impl Link {
         };
         let groups = match known.groups {
             Some(groups) => groups,
-            None => *known.groups.insert(Groups::discover(&api, self.wanted).await?),
+            None => {
+                let wanted = self.wanted.or(known.calico);
+                *known.groups.insert(Groups::discover(&api, wanted).await?)
+            }
         };
         Ok((api, groups))
     }
@@ -79,8 +84,10 @@ impl Link {
             Some(path) => api.ask(&resource, &format!("{path}{query}"), action).await,
             None => Err(ApiError::ResourceMissing(resource)),
         };
-        if matches!(answer, Err(ApiError::ResourceMissing(_))) {
-            self.look_again().await;
+        match &answer {
+            Err(ApiError::ResourceMissing(_)) => self.look_again().await,
+            Ok(_) if row.source == Source::Custom => self.known.lock().await.calico = Some(groups.calico),
+            _ => {}
         }
         answer
     }
