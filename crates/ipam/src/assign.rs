@@ -54,7 +54,7 @@ pub struct AutoAssign {
     /// Most blocks that the host may hold; 0: as configured. The lower of the two counts.
     pub max_blocks: u32,
     /// The endpoint that the addresses are for, to be created in the same go with them filled in: if that is possible, and
-    /// if it fails, nothing else does. [`Assigned::endpoint_created`] says whether it was.
+    /// if it fails, nothing else does. [`Assigned::endpoint`] says whether it was.
     pub endpoint: Option<WorkloadEndpoint>,
     /// Hears what the request is about to be given.
     pub preview: Option<Preview>,
@@ -82,14 +82,14 @@ impl Default for AutoAssign {
 }
 
 /// Assigned addresses, each with the prefix length of its block (host bits set), as upstream answers them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Assigned {
     /// As many IPv4 addresses as were asked for.
     pub v4: Vec<IpNet>,
     /// As many IPv6 addresses as were asked for.
     pub v6: Vec<IpNet>,
-    /// [`AutoAssign::endpoint`] was created with them.
-    pub endpoint_created: bool,
+    /// [`AutoAssign::endpoint`] as the datastore has it, if it was created with them: others may have put labels on it.
+    pub endpoint: Option<WorkloadEndpoint>,
 }
 
 /// A request for one given address.
@@ -260,8 +260,9 @@ impl Ipam {
         }
         let blocks = answers.by_ref().take(swaps.len());
         let mut written: Vec<_> = blocks.map(|answer| answer.and_then(typed)).collect();
-        for (index, _) in complete.into_iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
-            jobs[index].assigned.endpoint_created = true;
+        for (index, answer) in complete.into_iter().zip(answers) {
+            let stored = answer.ok();
+            jobs[index].assigned.endpoint = stored.and_then(|stored| stored.resource.try_into().ok());
         }
         if let Some(Err(StoreError::Unavailable(why))) = written.last() {
             let unknown = StoreError::Unavailable(why.clone());

@@ -211,13 +211,13 @@ impl CniServer {
         let given = match known {
             Some(addresses) => Given {
                 addresses,
-                endpoint_created: false,
+                endpoint: None,
             },
             None => self.allocate(want).await?,
         };
         endpoint.addresses = given.addresses;
         let (to_node, for_node) = oneshot::channel();
-        let write = self.write_and_tell(given.endpoint_created, endpoint, to_node);
+        let write = self.write_and_tell(given.endpoint, endpoint, to_node);
         let wire = async {
             self.attach(endpoint, None).await?;
             self.route_when_known(for_node).await
@@ -238,7 +238,7 @@ impl CniServer {
             endpoint.addresses = given.addresses;
             // Who no longer listens has failed, and says so itself.
             let _ = to_pod.send(endpoint.addresses.clone());
-            self.write_and_tell(given.endpoint_created, endpoint, to_node).await
+            self.write_and_tell(given.endpoint, endpoint, to_node).await
         };
         let wire = async {
             self.attach(&bare, Some(for_pod)).await?;
@@ -265,12 +265,17 @@ impl CniServer {
         }))
     }
 
-    /// Writes the WorkloadEndpoint, unless it was created with the addresses, and tells what it is. If there was one before,
-    /// its labels count for the first packet already.
-    async fn write_and_tell(&self, created: bool, endpoint: &Endpoint, tell: Tell) -> Result<(), Error> {
+    /// Writes the WorkloadEndpoint, unless it was created with the addresses, and tells what it is as the datastore has it: the
+    /// labels that it has from there, those of its Pod in Kubernetes, count for the first packet already.
+    async fn write_and_tell(
+        &self,
+        created: Option<WorkloadEndpoint>,
+        endpoint: &Endpoint,
+        tell: Tell,
+    ) -> Result<(), Error> {
         let stored = match created {
-            true => None,
-            false => self.write_workload_endpoint(endpoint).await?,
+            Some(created) => Some(created),
+            None => self.write_workload_endpoint(endpoint).await?,
         };
         // Who no longer listens has failed, and says so itself.
         let _ = tell.send((endpoint.clone(), stored));

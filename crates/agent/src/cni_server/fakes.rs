@@ -47,6 +47,8 @@ pub struct State {
     pub failing: BTreeSet<&'static str>,
     /// Why there are no addresses, instead of exhaustion.
     pub refusal: Option<AllocError>,
+    /// Labels that every created endpoint has besides its writer's, as it gets its Pod's in Kubernetes.
+    pub pod_labels: BTreeMap<String, String>,
     /// Steps until the crash.
     fuse: Option<usize>,
     /// State of the scheduler's generator; 0 schedules nothing.
@@ -301,7 +303,7 @@ impl Allocator for World {
                 state.batches.push(wants.len());
                 let given = |addresses| Given {
                     addresses,
-                    endpoint_created: false,
+                    endpoint: None,
                 };
                 wants
                     .iter()
@@ -471,9 +473,11 @@ impl Store for FakeStore {
         self.0.store.list(scope)
     }
 
-    fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+    fn create(&self, mut resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
         Box::pin(async move {
             self.step().await?;
+            let more = self.0.state().pod_labels.clone();
+            resource.metadata_mut().labels.extend(more);
             self.after(self.0.store.create(resource).await).await
         })
     }

@@ -376,7 +376,7 @@ impl IpamAllocator {
             for ((index, _), assigned) in any.into_iter().zip(assigned) {
                 let given = |assigned: Assigned| Given {
                     addresses: assigned.v4.iter().chain(&assigned.v6).map(IpNet::addr).collect(),
-                    endpoint_created: assigned.endpoint_created,
+                    endpoint: assigned.endpoint,
                 };
                 answers[index] = assigned.map(given).map_err(alloc_error);
             }
@@ -393,7 +393,7 @@ impl IpamAllocator {
             let assigned = self.ipam.assign_ip(now, &request).await;
             let given = |net: IpNet| Given {
                 addresses: vec![net.addr()],
-                endpoint_created: false,
+                endpoint: None,
             };
             answers[index] = assigned.map(given).map_err(alloc_error);
         }
@@ -526,6 +526,24 @@ mod tests {
             allocator.release("net.a").await.unwrap();
             assert_eq!(allocator.held("net.a").await, Ok(vec![]));
         }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_created_with_its_address_comes_back_as_the_datastore_has_it() {
+        let allocator = allocator(&[json!({"cidr": "10.0.0.0/29", "blockSize": 30})]).await;
+        let mut endpoint = WorkloadEndpoint::new("e", api::WorkloadEndpointSpec::default());
+        endpoint.metadata.namespace = Some("ns".into());
+        let with_endpoint = Want {
+            endpoint: Some(endpoint),
+            ..want("net.a")
+        };
+        let answers = allocator.assign(vec![with_endpoint]).await;
+        let [Ok(given)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        let stored = given.endpoint.as_ref().expect("it was created");
+        assert_eq!(stored.spec.ip_networks, [IpNet::from(given.addresses[0])]);
+        assert!(stored.metadata.resource_version.is_some());
     }
 
     #[tokio::test]

@@ -48,12 +48,12 @@ pub struct Want {
 }
 
 /// The answer to a [`Want`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given {
     /// The addresses.
     pub addresses: Vec<IpAddr>,
-    /// [`Want::endpoint`] was created with them.
-    pub endpoint_created: bool,
+    /// [`Want::endpoint`] as the datastore has it, if it was created with them.
+    pub endpoint: Option<WorkloadEndpoint>,
 }
 
 /// Why there is no address, sorted by what the caller tells the runtime.

@@ -44,6 +44,17 @@ async fn add_answers_the_wiring_of_a_pod() {
 }
 
 #[tokio::test]
+async fn labels_of_the_pod_count_for_the_first_packet() {
+    let world = World::new(4);
+    let server = world.server().await;
+    world.state().pod_labels.insert("role".into(), "db".into());
+    world.add(&server, "new", "p").await.unwrap();
+    let state = world.state();
+    let told = &state.routes["new/eth0"].resource;
+    assert_eq!(told.metadata.labels.get("role").map(String::as_str), Some("db"));
+}
+
+#[tokio::test]
 async fn labels_that_the_datastore_has_already_count_for_the_first_packet() {
     let world = World::new(4);
     let server = world.server().await;

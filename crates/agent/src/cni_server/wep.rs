@@ -4,7 +4,7 @@ use api::resource::WorkloadEndpoint;
 use api::{Key, Kind, Resource};
 use cni::journal::Endpoint;
 use cni::{Code, Error};
-use datastore::{Revision, StoreError};
+use datastore::{Revision, StoreError, Stored};
 
 use super::CniServer;
 
@@ -72,7 +72,7 @@ impl CniServer {
         for _ in 0..ATTEMPTS {
             match store.create(wanted.clone().into()).await {
                 Err(StoreError::Exists(_)) => {}
-                other => return other.map(|_| wanted),
+                other => return other.map(|stored| typed(stored, wanted)),
             }
             let Some((current, revision)) = self.get(&wanted.key()).await? else {
                 continue;
@@ -80,7 +80,7 @@ impl CniServer {
             let next = adopt(current, &wanted);
             match store.update(next.clone().into(), &revision).await {
                 Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {}
-                other => return other.map(|_| next),
+                other => return other.map(|stored| typed(stored, next)),
             }
         }
         Err(StoreError::Conflict(wanted.key()))
@@ -111,6 +111,11 @@ impl CniServer {
             .map_err(|other: Resource| StoreError::Refused(format!("{key} is stored as a {}", other.kind())))?;
         Ok(Some((endpoint, stored.revision)))
     }
+}
+
+/// What the datastore answers to a write of `written`: with what it, or whoever owns the object there, adds.
+fn typed(stored: Stored, written: WorkloadEndpoint) -> WorkloadEndpoint {
+    WorkloadEndpoint::try_from(stored.resource).unwrap_or(written)
 }
 
 /// The stored object with our spec. Labels and annotations that others put on it stay.

@@ -20,9 +20,10 @@ use tokio::time::Instant;
 
 use super::convert;
 use super::error::{ApiError, Asked};
+use super::group::Groups;
 use super::link::{Link, wait};
 use super::position::ABSENT;
-use super::table::{ROWS, Source};
+use super::table::{ROWS, Row, Source};
 
 /// What followers may lag behind: changes, and bytes of JSON.
 const LIMITS: Limits = Limits {
@@ -107,14 +108,16 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         link,
         row,
         log,
-        at: from,
-        news: News::default(),
+        reader: Reader {
+            at: from,
+            news: News::default(),
+        },
     };
     let mut trouble: Option<(Instant, u32)> = None;
     let reason = loop {
-        let (began, before) = (Instant::now(), watch.at);
+        let (began, before) = (Instant::now(), watch.reader.at);
         let ended = watch.once().await;
-        if watch.at != before || (ended.is_ok() && began.elapsed() > SHORT) {
+        if watch.reader.at != before || (ended.is_ok() && began.elapsed() > SHORT) {
             trouble = None;
         }
         let (since, failures) = *trouble.get_or_insert((Instant::now(), 0));
@@ -148,9 +151,7 @@ struct Watch {
     link: Arc<Link>,
     row: usize,
     log: ChangeLog<Resource>,
-    /// Everything up to this version has been seen.
-    at: u64,
-    news: News,
+    reader: Reader,
 }
 
 /// What was last said of what is made of Kubernetes' objects. These change far more often than what is made of them: kubelet
@@ -185,7 +186,7 @@ impl Watch {
         let seconds = rand::random_range(180..300);
         let query = format!(
             "?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
-            self.at
+            self.reader.at
         );
         // Quiet rows get no bookmarks: only the end of the watch, which does not come, shows that the server is gone.
         let silence = Duration::from_secs(seconds) + GRACE;
@@ -198,63 +199,176 @@ impl Watch {
             opened => opened?,
         };
         while let Some(line) = lines.try_next().await? {
-            let event: Event =
-                serde_json::from_slice(&line).map_err(|error| ApiError::Half(format!("a watch: {error}")))?;
-            if event.kind == "ERROR" {
-                let asked = Asked {
-                    verb: "watch",
-                    resource,
-                };
-                let code = event.object["code"].as_u64().and_then(|code| u16::try_from(code).ok());
-                let body = event.object.to_string();
-                return Err(ApiError::from_answer(&asked, code.unwrap_or(500), body.as_bytes()));
+            if let Some(change) = self.reader.take(row, &groups, &line)? {
+                self.log.append(vec![change]);
             }
-            let number = convert::number(&event.object);
-            let number = number.ok_or_else(|| ApiError::Half("an event without a resourceVersion".into()))?;
-            if number < self.at {
-                // The server's data are from an older snapshot: what we hold is from a future that never was.
-                return Err(ApiError::Gone(format!(
-                    "the server went back from {} to {number}",
-                    self.at
-                )));
-            }
-            if number == self.at {
-                continue;
-            }
-            self.at = number;
-            if event.kind == "BOOKMARK" {
-                continue;
-            }
-            let Some(key) = convert::key(row, &event.object) else {
-                continue;
-            };
-            let deleted = event.kind == "DELETED";
-            let value = match deleted {
-                true => None,
-                false => convert::resource(row, &groups, event.object),
-            };
-            if row.source != Source::Custom && !self.news.is_news(&key, value.as_ref()) {
-                continue;
-            }
-            if deleted {
-                self.news.0.remove(&key);
-            }
-            self.log.append(vec![Change {
-                revision: number,
-                key,
-                value,
-                size: line.len(),
-            }]);
         }
         Ok(())
+    }
+}
+
+/// What is known between the lines of a watch, and from one request to the next.
+struct Reader {
+    /// Everything up to this version has been seen.
+    at: u64,
+    news: News,
+}
+
+impl Reader {
+    /// What a line says, if it says something new.
+    fn take(&mut self, row: Row, groups: &Groups, line: &[u8]) -> Result<Option<Change<Resource>>, ApiError> {
+        let event: Event =
+            serde_json::from_slice(line).map_err(|error| ApiError::Half(format!("an event of a watch: {error}")))?;
+        if event.kind == "ERROR" {
+            let asked = Asked {
+                verb: "watch",
+                resource: row.resource(groups),
+            };
+            let code = event.object["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+            let body = event.object.to_string();
+            return Err(ApiError::from_answer(&asked, code.unwrap_or(500), body.as_bytes()));
+        }
+        let number = convert::number(&event.object);
+        let number = number.ok_or_else(|| ApiError::Half("an event without a resourceVersion".into()))?;
+        if number < self.at {
+            // The server's data are from an older snapshot: what we hold is from a future that never was.
+            return Err(ApiError::Gone(format!(
+                "the server went back from {} to {number}",
+                self.at
+            )));
+        }
+        if number == self.at {
+            return Ok(None);
+        }
+        self.at = number;
+        if event.kind == "BOOKMARK" {
+            return Ok(None);
+        }
+        let Some(key) = convert::key(row, &event.object) else {
+            return Ok(None);
+        };
+        let deleted = event.kind == "DELETED";
+        let value = match deleted {
+            true => None,
+            false => convert::resource(row, groups, event.object),
+        };
+        if row.source != Source::Custom && !self.news.is_news(&key, value.as_ref()) {
+            return Ok(None);
+        }
+        if deleted {
+            self.news.0.remove(&key);
+        }
+        Ok(Some(Change {
+            revision: number,
+            key,
+            value,
+            size: line.len(),
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use api::{Kind, Node, NodeSpec};
+    use serde_json::json;
 
+    use super::super::group::CalicoGroup;
     use super::*;
+
+    /// What a reader at version 10 makes of lines: keys with `+` or `-`, or how it ended.
+    fn check(place: Key, lines: &[Value], expected: &str) {
+        let row = Row::of_key(&place).expect("it has a row");
+        let groups = Groups {
+            calico: CalicoGroup::V3,
+            endpoint_slices: None,
+            cluster_policies: false,
+        };
+        let mut reader = Reader {
+            at: 10,
+            news: News::default(),
+        };
+        let mut said = Vec::new();
+        for line in lines {
+            match reader.take(*row, &groups, line.to_string().as_bytes()) {
+                Ok(None) => {}
+                Ok(Some(change)) => {
+                    let sign = if change.value.is_some() { '+' } else { '-' };
+                    said.push(format!("{sign}{}@{}", change.key.name, change.revision));
+                }
+                Err(error) => {
+                    said.push(error.to_string());
+                    break;
+                }
+            }
+        }
+        assert_eq!(said.join(" "), expected);
+    }
+
+    fn event(kind: &str, name: &str, version: u64) -> Value {
+        let metadata = json!({ "name": name, "resourceVersion": version.to_string() });
+        json!({ "type": kind, "object": { "metadata": metadata, "spec": { "nets": [] } } })
+    }
+
+    #[test]
+    fn lines_become_changes() {
+        let place = Key::cluster(Kind::GlobalNetworkSet, "a");
+        let lines = [
+            event("ADDED", "a", 11),
+            event("BOOKMARK", "", 15),
+            event("MODIFIED", "a", 16),
+            event("DELETED", "a", 17),
+        ];
+        check(place, &lines, "+a@11 +a@16 -a@17");
+    }
+
+    #[test]
+    fn what_came_already_comes_only_once() {
+        let place = Key::cluster(Kind::GlobalNetworkSet, "a");
+        check(place, &[event("MODIFIED", "a", 10), event("BOOKMARK", "", 10)], "");
+        let lines = [
+            event("ADDED", "n1", 11),
+            event("MODIFIED", "n1", 12),
+            event("DELETED", "n1", 13),
+        ];
+        check(Key::cluster(Kind::Node, "n1"), &lines, "+n1@11 -n1@13");
+    }
+
+    #[test]
+    fn a_server_that_went_back_means_list_again() {
+        let place = Key::cluster(Kind::GlobalNetworkSet, "a");
+        let gone = "the revision is no longer available: the server went back from 12 to 7";
+        check(
+            place.clone(),
+            &[event("BOOKMARK", "", 12), event("ADDED", "a", 7)],
+            gone,
+        );
+        check(
+            place.clone(),
+            &[event("BOOKMARK", "", 12), event("BOOKMARK", "", 7)],
+            gone,
+        );
+        let status = json!({ "code": 410, "reason": "Expired", "message": "too old resource version: 10 (90)" });
+        let lines = [json!({ "type": "ERROR", "object": status })];
+        check(
+            place,
+            &lines,
+            "the revision is no longer available: too old resource version: 10 (90)",
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_is_half_an_answer() {
+        let place = Key::cluster(Kind::GlobalNetworkSet, "a");
+        let lines = [json!({ "type": "ADDED", "object": { "metadata": { "name": "a" } } })];
+        let half = "the API server answered only half, or something else: an event without a resourceVersion";
+        check(place.clone(), &lines, half);
+        let half = "the API server answered only half, or something else: an event of a watch: ";
+        check(
+            place,
+            &[json!("<html>")],
+            &format!("{half}invalid type: string \"<html>\", expected struct Event at line 1 column 8"),
+        );
+    }
 
     #[test]
     fn a_heartbeat_is_no_news() {

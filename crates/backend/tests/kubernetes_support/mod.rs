@@ -44,7 +44,7 @@ pub fn prepare() {
             (CrdGroup::V1, "crd.projectcalico.org"),
             (CrdGroup::V3, "projectcalico.org"),
         ] {
-            kubectl("apply --validate=false -f -", &api::crd::to_yaml(group, false));
+            kubectl("apply -f -", &api::crd::to_yaml(group, false));
             for definition in api::crd::definitions(group, false) {
                 let name = definition["metadata"]["name"].as_str().expect("it has a name");
                 assert!(name.ends_with(suffix), "{name}");
