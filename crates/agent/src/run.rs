@@ -261,8 +261,12 @@ impl<K: Kernel> Loop<K> {
                 self.sync = SyncState::InSync;
             }
             Event::Sync(SyncEvent::Disconnected(error)) => {
-                tracing::warn!(%error, "datastore: disconnected; what is programmed stays");
-                self.sync = SyncState::Disconnected(error.to_string());
+                let now = SyncState::Disconnected(error.to_string());
+                // Said once, not at each attempt.
+                if self.sync != now {
+                    tracing::warn!(%error, "datastore: disconnected; what is programmed stays");
+                }
+                self.sync = now;
                 self.recall();
             }
             Event::DatastoreIsLate => self.recall(),

@@ -60,7 +60,8 @@ impl Log {
     {
         // A variable that is set to nothing means the default.
         let given = self.log.as_deref().filter(|filter| !filter.is_empty());
-        let filter = EnvFilter::try_new(given.unwrap_or(DEFAULT)).unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+        let filter = given.and_then(|given| EnvFilter::try_new(given).ok());
+        let filter = filter.unwrap_or_else(|| at(DEFAULT));
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         match self.log_format {
             LogFormat::Text => {
@@ -84,10 +85,15 @@ fn setter(fixed: bool, reload: impl Fn(EnvFilter) -> bool + Send + 'static) -> S
         if !fixed {
             let level = severity.map_or(DEFAULT, level);
             // Fails only after the log is gone.
-            let changed = reload(EnvFilter::new(level));
+            let changed = reload(at(level));
             tracing::info!(level, changed, "log level set by FelixConfiguration");
         }
     })
+}
+
+/// From a level on. The Kubernetes client reports each failed request as an error; whoever asked says what that means.
+fn at(level: &str) -> EnvFilter {
+    EnvFilter::new(format!("{level},kube_client=off"))
 }
 
 /// What a severity is called here. Nothing is fatal without being an error.

@@ -167,6 +167,7 @@ impl Api {
             .map_err(|error| ApiError::Invalid(format!("{path} is no path: {error}")))?;
         self.client.send(request).await.map_err(|error| match error {
             kube::Error::Auth(error) => ApiError::Unauthorized(chain(&error)),
+            kube::Error::Service(error) => ApiError::Unreachable(chain(error.as_ref())),
             error => ApiError::Unreachable(chain(&error)),
         })
     }
