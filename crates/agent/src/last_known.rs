@@ -141,6 +141,8 @@ fn is_kept(kind: Kind) -> bool {
         | Kind::IPAMBlock
         | Kind::IPAMHandle
         | Kind::IPAMConfiguration
+        | Kind::KubeControllersConfiguration
+        | Kind::IPReservation
         | Kind::NetworkPolicy
         | Kind::GlobalNetworkPolicy
         | Kind::StagedNetworkPolicy

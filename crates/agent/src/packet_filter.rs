@@ -167,7 +167,9 @@ impl PacketFilter {
             | Kind::IPAMBlock
             | Kind::BlockAffinity
             | Kind::IPAMHandle
-            | Kind::IPAMConfiguration => false,
+            | Kind::IPAMConfiguration
+            | Kind::KubeControllersConfiguration
+            | Kind::IPReservation => false,
         }
     }
 

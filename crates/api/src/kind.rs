@@ -53,11 +53,15 @@ pub enum Kind {
     HostEndpoint,
     /// Internal: addresses and ports behind a Kubernetes Service, for rules that match services.
     KubernetesEndpointSlice,
+    /// What the cluster-wide controllers do (`default`).
+    KubeControllersConfiguration,
+    /// Addresses that are never handed out.
+    IPReservation,
 }
 
 impl Kind {
     /// Every kind, in a fixed order.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 24] = [
         Kind::IPPool,
         Kind::BGPConfiguration,
         Kind::BGPPeer,
@@ -80,6 +84,8 @@ impl Kind {
         Kind::GlobalNetworkSet,
         Kind::HostEndpoint,
         Kind::KubernetesEndpointSlice,
+        Kind::KubeControllersConfiguration,
+        Kind::IPReservation,
     ];
 
     /// The name in a document's `kind` field.
@@ -107,6 +113,8 @@ impl Kind {
             Kind::GlobalNetworkSet => "GlobalNetworkSet",
             Kind::HostEndpoint => "HostEndpoint",
             Kind::KubernetesEndpointSlice => "KubernetesEndpointSlice",
+            Kind::KubeControllersConfiguration => "KubeControllersConfiguration",
+            Kind::IPReservation => "IPReservation",
         }
     }
 
@@ -135,6 +143,8 @@ impl Kind {
             Kind::GlobalNetworkSet => "globalnetworksets",
             Kind::HostEndpoint => "hostendpoints",
             Kind::KubernetesEndpointSlice => "kubernetesendpointslices",
+            Kind::KubeControllersConfiguration => "kubecontrollersconfigurations",
+            Kind::IPReservation => "ipreservations",
         }
     }
 
@@ -204,6 +214,15 @@ impl Kind {
             Kind::GlobalNetworkSet => &["globalnetworkset", "globalnetworksets", "gnetsets"],
             Kind::HostEndpoint => &["hostendpoint", "hostendpoints", "hep", "heps"],
             Kind::KubernetesEndpointSlice => &["kubernetesendpointslice", "kubernetesendpointslices"],
+            Kind::KubeControllersConfiguration => &[
+                "kubecontrollersconfiguration",
+                "kubecontrollersconfigurations",
+                "kubecontrollersconfig",
+                "kubecontrollersconfigs",
+                "kcc",
+                "kccs",
+            ],
+            Kind::IPReservation => &["ipreservation", "ipreservations", "reservation", "reservations"],
         }
     }
 

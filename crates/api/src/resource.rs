@@ -223,6 +223,8 @@ resources! {
     GlobalNetworkSet, GlobalNetworkSet, GlobalNetworkSetSpec;
     HostEndpoint, HostEndpoint, HostEndpointSpec;
     KubernetesEndpointSlice, KubernetesEndpointSlice, KubernetesEndpointSliceSpec;
+    KubeControllersConfiguration, KubeControllersConfiguration, KubeControllersConfigurationSpec;
+    IPReservation, IpReservation, IpReservationSpec;
 }
 
 impl Resource {

@@ -124,6 +124,9 @@ pub fn headings(kind: Kind, wide: bool, all_namespaces: bool) -> Vec<&'static st
         (Kind::HostEndpoint, false) => vec!["NAME", "NODE"],
         (Kind::HostEndpoint, true) => vec!["NAME", "NODE", "INTERFACE", "IPS", "PROFILES"],
         (Kind::KubernetesEndpointSlice, _) => vec!["NAME", "SERVICE", "ADDRESSES", "PORTS"],
+        (Kind::KubeControllersConfiguration, _) => vec!["NAME"],
+        (Kind::IPReservation, false) => vec!["NAME"],
+        (Kind::IPReservation, true) => vec!["NAME", "CIDRS"],
     };
     if all_namespaces && kind.is_namespaced() {
         headings.insert(0, "NAMESPACE");
@@ -255,7 +258,8 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
                 ports.collect::<Vec<_>>().join(",")
             }
         },
-        (Resource::FelixConfiguration(_), _) => String::new(),
+        (Resource::IPReservation(reservation), _) => truncated(joined(&reservation.spec.reserved_cidrs)),
+        (Resource::FelixConfiguration(_) | Resource::KubeControllersConfiguration(_), _) => String::new(),
     }
 }
 

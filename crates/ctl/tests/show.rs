@@ -294,14 +294,16 @@ fn a_wrong_word_is_explained() {
         "error: `ipool` is no kind of resource. Did you mean IPPool? There are IPPool, BGPConfiguration, BGPPeer, \
          FelixConfiguration, Node, WorkloadEndpoint, Profile, ClusterInformation, IPAMBlock, BlockAffinity, IPAMHandle, \
          IPAMConfiguration, NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy, \
-         StagedKubernetesNetworkPolicy, Tier, NetworkSet, GlobalNetworkSet, HostEndpoint, KubernetesEndpointSlice\nexit 2",
+         StagedKubernetesNetworkPolicy, Tier, NetworkSet, GlobalNetworkSet, HostEndpoint, KubernetesEndpointSlice, \
+         KubeControllersConfiguration, IPReservation\nexit 2",
     );
     cluster.check(
         "get",
         "error: name a kind: ippools, bgpconfigurations, bgppeers, felixconfigurations, nodes, workloadendpoints, profiles, \
          clusterinformations, ipamblocks, blockaffinities, ipamhandles, ipamconfigurations, networkpolicies, \
          globalnetworkpolicies, stagednetworkpolicies, stagedglobalnetworkpolicies, stagedkubernetesnetworkpolicies, tiers, \
-         networksets, globalnetworksets, hostendpoints, kubernetesendpointslices\nexit 2",
+         networksets, globalnetworksets, hostendpoints, kubernetesendpointslices, \
+         kubecontrollersconfigurations, ipreservations\nexit 2",
     );
     cluster.check(
         "get nodes -o xml",

@@ -49,7 +49,7 @@ pub struct AutoAssign {
     pub host_labels: BTreeMap<String, String>,
     /// Labels of the pod's namespace; `None` if there is none, as for tunnels.
     pub namespace_labels: Option<BTreeMap<String, String>>,
-    /// Ranges that are never handed out.
+    /// Ranges that are not handed out, besides those of IPReservations.
     pub reserved: Vec<IpNet>,
     /// Most blocks that the host may hold; 0: as configured. The lower of the two counts.
     pub max_blocks: u32,
@@ -150,7 +150,7 @@ impl Ipam {
 
     async fn assign_group(&self, now: Timestamp, facts: &Facts, plan: &Plan<'_>, jobs: &mut [&mut Job<'_>]) {
         let _turn = self.turn().await;
-        let reserved = Reservations::new(plan.reserved);
+        let reserved = Reservations::new(&[plan.reserved, facts.reserved.as_slice()].concat());
         let terms = |family: Family| Terms {
             now,
             owner: &plan.owner,

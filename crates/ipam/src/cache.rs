@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::resource::{BlockAffinity, IpPool, IpamBlock};
-use api::{IpPoolSpec, IpamBlockSpec, IpamConfigurationSpec, Key, Kind};
+use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec, IpamConfigurationSpec, Key, Kind};
 use datastore::{Scope, SharedStore, StoreError, Update};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -45,6 +45,8 @@ struct Cache {
 pub(crate) struct Facts {
     pub pools: Arc<Vec<IpPool>>,
     pub config: IpamConfigurationSpec,
+    /// Ranges that are never handed out.
+    pub reserved: Arc<Vec<IpNet>>,
 }
 
 impl Facts {
@@ -67,13 +69,13 @@ impl Ipam {
         }
     }
 
-    /// Takes notice of a change in the store. Who calls this for every change of pools, IPAM configuration, blocks and
+    /// Takes notice of a change in the store. Who calls this for every change of pools, IPAM configuration, reservations, blocks and
     /// affinities gets allocations without reads; until the first call pools and configuration are read each time.
     pub fn note(&self, update: &Update) {
         let mut cache = self.cache();
         cache.fed = true;
         match update.key.kind {
-            Kind::IPPool | Kind::IPAMConfiguration => {
+            Kind::IPPool | Kind::IPAMConfiguration | Kind::IPReservation => {
                 cache.generation += 1;
                 cache.facts = None;
             }
@@ -105,7 +107,7 @@ impl Ipam {
         }
     }
 
-    /// Pools and configuration: as remembered, or from the store.
+    /// Pools, configuration and reservations: as remembered, or from the store.
     pub(crate) async fn facts(&self) -> Result<Facts, StoreError> {
         let generation = {
             let cache = self.cache();
@@ -133,9 +135,14 @@ impl Ipam {
             read::<IpamConfigurationSpec>(self.store.as_ref(), &Key::cluster(Kind::IPAMConfiguration, "default"))
                 .await?;
         let config = config.map(|at| at.object.spec).unwrap_or_default();
+        let mut reserved = Vec::new();
+        for stored in self.store.list(&Scope::Kind(Kind::IPReservation)).await?.items {
+            reserved.extend(typed::<IpReservationSpec>(stored)?.object.spec.reserved_cidrs);
+        }
         Ok(Facts {
             pools: Arc::new(pools?),
             config,
+            reserved: Arc::new(reserved),
         })
     }
 

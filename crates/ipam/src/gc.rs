@@ -2,8 +2,8 @@
 //!
 //! An address that a live pod uses must never be freed, so doubt keeps it: what has no attributes, what belongs to a pod
 //! that has no address yet, anything while no node is known at all. A leak is confirmed when it has looked like one for the
-//! whole grace period with the same sequence number, or at once if its node is gone; a handle goes as a whole or not at
-//! all. Addresses are compared as addresses, never as text. The caller looks at the pod once more before it releases.
+//! whole grace period with the same sequence number; a minute is enough if its node is gone. A handle goes as a whole or not
+//! at all. Addresses are compared as addresses, never as text. The caller looks at the pod once more before it releases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,6 +19,10 @@ use crate::{Block, Ordinal, Owner, ReleaseAddress, TunnelKind, WINDOWS_RESERVED_
 const MOST_AT_ONCE: usize = 10_000;
 /// Least grace for addresses of virtual machines, whose pods come and go (upstream's number).
 const VM_GRACE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Most grace for addresses of nodes that are gone. (Upstream gives none. But who looks may have an old picture, in which a
+/// node is still away that has come back and is just giving a pod its address.)
+const GONE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Everything that IPAM has stored.
 #[derive(Clone, Copy, Debug)]
@@ -36,13 +40,13 @@ pub struct Snapshot<'a> {
 pub struct Evidence {
     /// Names of all nodes. While this is empty nothing is collected.
     pub nodes: BTreeSet<String>,
-    /// All pods that have not ended, by namespace and name.
-    pub pods: BTreeMap<(String, String), Pod>,
+    /// All pods that have not ended, by namespace and name. One that moves may be in two places for a while.
+    pub pods: BTreeMap<(String, String), Vec<Pod>>,
     /// Handles that are in use for another reason, such as services' addresses.
     pub handles: BTreeSet<String>,
 }
 
-/// A live pod.
+/// A live pod, on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// Where it runs; `None` before it is scheduled.
@@ -64,6 +68,19 @@ pub struct Decision {
     pub owners: Vec<Owner>,
     /// Blocks with rested addresses, or empty and nobody's: see [`crate::Ipam::collect_cold`].
     pub cold: Vec<IpNet>,
+    /// Everything that looks like a leak, also what is not released yet.
+    pub suspects: Vec<Suspect>,
+}
+
+/// An address that looks like a leak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// The address.
+    pub ip: IpAddr,
+    /// Why it looks so.
+    pub reason: Reason,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// An address to release.
@@ -71,6 +88,10 @@ pub struct Decision {
 pub struct Doomed {
     /// Its address, handle and sequence number, so that only what was judged is released.
     pub address: ReleaseAddress,
+    /// Its block.
+    pub block: IpNet,
+    /// The node for which it is held.
+    pub node: String,
     /// Why.
     pub reason: Reason,
 }
@@ -120,11 +141,11 @@ impl Collector {
             .iter()
             .flat_map(|block| allocations(block, evidence))
             .collect();
-        let due = self.due_addresses(now, grace, &allocations);
+        let due = self.due_addresses(now, grace, &allocations, &mut decision.suspects);
         decision.addresses = whole_handles(&allocations, &due);
         decision.addresses.truncate(cut(&decision.addresses));
         decision.handles = self.idle_handles(now, grace, &seen, &allocations);
-        decision.owners = gone_owners(&seen, &allocations, evidence);
+        decision.owners = gone_owners(&seen, &allocations, &decision.addresses, evidence);
         decision.blocks = self.idle_blocks(now, grace, &seen, evidence);
         decision
     }
@@ -135,6 +156,7 @@ impl Collector {
         now: Timestamp,
         grace: SignedDuration,
         allocations: &[Allocation<'_>],
+        suspects: &mut Vec<Suspect>,
     ) -> BTreeMap<IpAddr, Reason> {
         let mut since = BTreeMap::new();
         let mut due = BTreeMap::new();
@@ -146,9 +168,18 @@ impl Collector {
             let first = *since
                 .entry(key)
                 .or_insert(self.addresses.get(&key).copied().unwrap_or(now));
+            suspects.push(Suspect {
+                ip: allocation.ip,
+                reason,
+                since: first,
+            });
             let is_vm = allocation.holder.secondary.contains_key("vmi-name");
-            let grace = if is_vm { grace.max(VM_GRACE) } else { grace };
-            if reason == Reason::NodeGone || now.duration_since(first) >= grace {
+            let grace = match reason {
+                Reason::NodeGone => grace.min(GONE_GRACE),
+                _ if is_vm => grace.max(VM_GRACE),
+                _ => grace,
+            };
+            if now.duration_since(first) >= grace {
                 due.insert(allocation.ip, reason);
             }
         }
@@ -228,9 +259,26 @@ impl Collector {
     }
 }
 
+/// What of these addresses is a leak by this evidence alone, whatever was known before: the last look before a release.
+/// [`Evidence::pods`] needs to have no more than the pods of the holders' namespaces, [`Evidence::nodes`] no more than their
+/// nodes.
+pub fn still_leaked(blocks: &[IpamBlockSpec], doomed: &[Doomed], evidence: &Evidence) -> bool {
+    let allocations: Vec<Allocation<'_>> = blocks.iter().flat_map(|block| allocations(block, evidence)).collect();
+    doomed.iter().all(|doomed| {
+        let is_it = |allocation: &&Allocation<'_>| {
+            allocation.ip == doomed.address.ip
+                && doomed.address.sequence == Some(allocation.sequence)
+                && doomed.address.handle.as_deref() == Some(allocation.handle)
+        };
+        let found = allocations.iter().find(is_it);
+        found.is_some_and(|allocation| allocation.verdict != Verdict::Keep)
+    })
+}
+
 /// One held address, judged.
 struct Allocation<'a> {
     ip: IpAddr,
+    block: IpNet,
     handle: &'a str,
     sequence: u64,
     holder: &'a AllocationAttribute,
@@ -253,6 +301,7 @@ fn allocations<'a>(block: &'a IpamBlockSpec, evidence: &Evidence) -> Vec<Allocat
         let verdict = judge(ip, handle, holder, evidence);
         Some(Allocation {
             ip,
+            block: block.cidr,
             handle,
             sequence: block.sequence_of(ordinal),
             holder,
@@ -280,11 +329,20 @@ fn judge(ip: IpAddr, handle: &str, holder: &AllocationAttribute, evidence: &Evid
     };
     let reason = match evidence.pods.get(&(namespace.clone(), name.clone())) {
         None => Reason::PodGone,
-        Some(pod) if pod.node.as_ref() != Some(node) => Reason::PodElsewhere,
-        // It is being set up: its address is not known yet.
-        Some(pod) if pod.addresses.is_empty() => return Verdict::Keep,
-        Some(pod) if pod.addresses.contains(&ip) => return Verdict::Keep,
-        Some(_) => Reason::NotThePodsAddress,
+        Some(pods) => {
+            let here: Vec<&Pod> = pods.iter().filter(|pod| pod.node.as_ref() == Some(node)).collect();
+            // Without an address it is being set up: what it gets is not known yet.
+            if here
+                .iter()
+                .any(|pod| pod.addresses.is_empty() || pod.addresses.contains(&ip))
+            {
+                return Verdict::Keep;
+            }
+            match here.is_empty() {
+                true => Reason::PodElsewhere,
+                false => Reason::NotThePodsAddress,
+            }
+        }
     };
     Verdict::Leak(if node_lives { reason } else { Reason::NodeGone })
 }
@@ -315,6 +373,8 @@ fn whole_handles(allocations: &[Allocation<'_>], due: &BTreeMap<IpAddr, Reason>)
                 all.iter_mut().for_each(|all| {
                     all.push(Doomed {
                         address: address.clone(),
+                        block: allocation.block,
+                        node: node_of(allocation).unwrap_or_default(),
                         reason,
                     })
                 });
@@ -337,10 +397,16 @@ fn cut(doomed: &[Doomed]) -> usize {
         .map_or(0, |last| last + 1)
 }
 
-/// Hosts that own blocks but are not in the cluster, once none of their addresses is kept.
-fn gone_owners(seen: &Snapshot<'_>, allocations: &[Allocation<'_>], evidence: &Evidence) -> Vec<Owner> {
+/// Hosts that own blocks but are not in the cluster, once no address is held for them that is not about to be released.
+fn gone_owners(
+    seen: &Snapshot<'_>,
+    allocations: &[Allocation<'_>],
+    doomed: &[Doomed],
+    evidence: &Evidence,
+) -> Vec<Owner> {
+    let goes: BTreeSet<IpAddr> = doomed.iter().map(|doomed| doomed.address.ip).collect();
     let kept: BTreeSet<&String> = (allocations.iter())
-        .filter(|allocation| allocation.verdict == Verdict::Keep)
+        .filter(|allocation| !goes.contains(&allocation.ip))
         .filter_map(|allocation| allocation.holder.secondary.get("node"))
         .collect();
     let owners: BTreeSet<Owner> = seen.blocks.iter().filter_map(owner).collect();
@@ -405,13 +471,15 @@ mod tests {
             let addresses = words.map(|word| word.parse().unwrap()).collect();
             evidence
                 .pods
-                .insert((namespace.into(), name.into()), Pod { node, addresses });
+                .entry((namespace.into(), name.into()))
+                .or_default()
+                .push(Pod { node, addresses });
         }
         evidence
     }
 
-    /// What is released now, and what after the grace period.
-    fn check(lines: &[&str], pods: &[&str], at_once: &str, later: &str) {
+    /// What is released now, what after a minute, and what after the grace period.
+    fn check(lines: &[&str], pods: &[&str], at_once: &str, soon: &str, later: &str) {
         let (blocks, evidence) = ([block(lines)], evidence(pods));
         let seen = Snapshot {
             blocks: &blocks,
@@ -419,7 +487,7 @@ mod tests {
             cooldown: SignedDuration::ZERO,
         };
         let mut collector = Collector::default();
-        for (now, expected) in [(at(0), at_once), (at(14), at_once), (at(15), later)] {
+        for (now, expected) in [(at(0), at_once), (at(1), soon), (at(14), soon), (at(15), later)] {
             let decision = collector.decide(now, GRACE, seen, &evidence);
             let text: Vec<String> = (decision.addresses.iter())
                 .map(|doomed| {
@@ -439,19 +507,28 @@ mod tests {
 
     #[test]
     fn a_pods_address_lives_while_the_pod_runs_there_and_has_it() {
-        check(&[POD], &["default/a n1 10.0.0.0"], "", "");
-        check(&[POD], &["default/a n1 10.0.0.9 10.0.0.0"], "", "");
-        check(&[POD], &["default/a n1"], "", "");
-        check(&[POD], &["default/a n1 10.0.0.9"], "", "h1:0:NotThePodsAddress");
-        check(&[POD], &["default/a n2 10.0.0.0"], "", "h1:0:PodElsewhere");
-        check(&[POD], &[], "", "h1:0:PodGone");
+        check(&[POD], &["default/a n1 10.0.0.0"], "", "", "");
+        check(&[POD], &["default/a n1 10.0.0.9 10.0.0.0"], "", "", "");
+        check(&[POD], &["default/a n1"], "", "", "");
+        check(&[POD], &["default/a n1 10.0.0.9"], "", "", "h1:0:NotThePodsAddress");
+        check(&[POD], &["default/a n2 10.0.0.0"], "", "", "h1:0:PodElsewhere");
+        check(&[POD], &["default/a n2 10.0.0.9", "default/a n1 10.0.0.0"], "", "", "");
+        check(
+            &[POD],
+            &["default/a n2 10.0.0.0", "default/a n1 10.0.0.9"],
+            "",
+            "",
+            "h1:0:NotThePodsAddress",
+        );
+        check(&[POD], &[], "", "", "h1:0:PodGone");
     }
 
     #[test]
-    fn an_address_of_a_node_that_is_gone_goes_at_once() {
+    fn an_address_of_a_node_that_is_gone_goes_after_a_minute() {
         check(
             &["h1 node=gone namespace=default pod=a"],
             &[],
+            "",
             "h1:0:NodeGone",
             "h1:0:NodeGone",
         );
@@ -466,7 +543,7 @@ mod tests {
             "h1 namespace=default pod=a",
             "windows-reserved-ipam-handle node=gone",
         ] {
-            check(&[line], &[], "", "");
+            check(&[line], &[], "", "", "");
         }
         let mut evidence = evidence(&[]);
         evidence.nodes.clear();
@@ -487,8 +564,8 @@ mod tests {
 
     #[test]
     fn a_handle_goes_as_a_whole_or_not_at_all() {
-        check(&[POD, POD], &["default/a n1 10.0.0.1"], "", "");
-        check(&[POD, POD], &[], "", "h1:0:PodGone h1:1:PodGone");
+        check(&[POD, POD], &["default/a n1 10.0.0.1"], "", "", "");
+        check(&[POD, POD], &[], "", "", "h1:0:PodGone h1:1:PodGone");
     }
 
     #[test]
@@ -499,9 +576,10 @@ mod tests {
             &["default/a n1 10.0.0.1"],
             "t:0:NodeGone",
             "t:0:NodeGone",
+            "t:0:NodeGone",
         );
-        check(&[tunnel, "p node=gone"], &[], "", "");
-        check(&["t node=n1 type=ipipTunnelAddress"], &[], "", "");
+        check(&[tunnel, "p node=gone"], &[], "", "", "");
+        check(&["t node=n1 type=ipipTunnelAddress"], &[], "", "", "");
     }
 
     #[test]
@@ -623,6 +701,33 @@ mod tests {
     }
 
     #[test]
+    fn the_last_look_judges_by_fresh_evidence_and_sequence_number_alone() {
+        let mut blocks = [block(&[POD, POD])];
+        let seen = Snapshot {
+            blocks: &blocks,
+            handles: &[],
+            cooldown: SignedDuration::ZERO,
+        };
+        let mut collector = Collector::default();
+        collector.decide(at(0), GRACE, seen, &evidence(&[]));
+        let decision = collector.decide(at(15), GRACE, seen, &evidence(&[]));
+        let doomed = decision.addresses;
+        assert_eq!((doomed.len(), decision.suspects.len()), (2, 2));
+        assert_eq!(decision.suspects[0].since, at(0));
+        let leaked = |blocks: &[IpamBlockSpec], pods: &[&str]| still_leaked(blocks, &doomed, &evidence(pods));
+        assert!(leaked(&blocks, &[]));
+        assert!(leaked(&blocks, &["other/a n1 10.0.0.0"]));
+        assert!(!leaked(&blocks, &["default/a n1 10.0.0.1"]));
+        assert!(!leaked(&blocks, &["default/a n1"]));
+        assert!(!leaked(&[], &[]));
+        let holder = blocks[0].holder(Ordinal(0)).unwrap().clone();
+        blocks[0].bump();
+        blocks[0].give_back(&[Ordinal(0)], at(16), SignedDuration::ZERO);
+        blocks[0].take_address("10.0.0.0".parse().unwrap(), &holder).unwrap();
+        assert!(!leaked(&blocks, &[]), "it was given out anew");
+    }
+
+    #[test]
     fn no_more_than_the_limit_goes_at_once_and_no_handle_is_cut_in_two() {
         let doomed = |handle: usize| Doomed {
             address: ReleaseAddress {
@@ -630,6 +735,8 @@ mod tests {
                 handle: Some(handle.to_string()),
                 sequence: None,
             },
+            block: "10.0.0.0/26".parse().unwrap(),
+            node: "n1".into(),
             reason: Reason::PodGone,
         };
         let pairs: Vec<Doomed> = (0..MOST_AT_ONCE + 5).map(|n| doomed(n / 3)).collect();

@@ -100,6 +100,39 @@ impl Ipam {
         Err(StoreError::Conflict(key).into())
     }
 
+    /// Deletes a handle that holds nothing. Answers whether it is gone; one that holds something stays as it is. Whoever is
+    /// about to write a block of it finds that block or the handle changed.
+    pub async fn release_idle_handle(&self, now: Timestamp, handle: &str) -> Result<bool, IpamError> {
+        let facts = self.facts().await?;
+        let key = Key::handle(handle);
+        for _ in 0..ATTEMPTS {
+            let Some(mut at) = read_live::<IpamHandleSpec>(self.store.as_ref(), &key).await? else {
+                return Ok(true);
+            };
+            for block in at.object.spec.block.keys() {
+                let Ok(cidr) = block.parse::<IpNet>() else { continue };
+                let nothing = |block: &IpamBlockSpec| match held_by_object(block, &key).first() {
+                    None => Ok(Vec::new()),
+                    Some(held) => Err(IpamError::SequenceMismatch {
+                        ip: block.address(*held),
+                    }),
+                };
+                match self.give_back(now, &facts, cidr, nothing, true).await {
+                    Ok(_) => {}
+                    Err(IpamError::SequenceMismatch { .. }) => return Ok(false),
+                    Err(other) => return Err(other),
+                }
+            }
+            at.object.spec.block.clear();
+            match write_or_delete(self.store.as_ref(), at).await {
+                Ok(()) | Err(StoreError::NotFound(_)) => return Ok(true),
+                Err(StoreError::Conflict(_)) => continue,
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(StoreError::Conflict(key).into())
+    }
+
     /// The addresses that a handle holds, in order.
     pub async fn ips_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
         let key = Key::handle(handle);
@@ -397,7 +430,7 @@ impl Ipam {
     ) -> Result<Vec<IpNet>, IpamError> {
         let facts = self.facts().await?;
         let owner = crate::assign::owner_of(host, api::AllowedUse::Workload)?;
-        let reserved = Reservations::default();
+        let reserved = Reservations::new(&facts.reserved);
         let mut blocks = Vec::new();
         let _turn = self.turn().await;
         for family in families {

@@ -139,7 +139,7 @@ fn size(net: &IpNet) -> u128 {
 
 impl Ipam {
     /// How full the pools are now. Addresses whose rest is over count as free.
-    pub async fn utilization(&self, now: Timestamp, reserved: &[IpNet]) -> Result<Vec<PoolUse>, IpamError> {
+    pub async fn utilization(&self, now: Timestamp) -> Result<Vec<PoolUse>, IpamError> {
         let facts = self.facts().await?;
         let mut blocks: Vec<IpamBlockSpec> = list_live(self.store.as_ref())
             .await?
@@ -149,7 +149,7 @@ impl Ipam {
         for block in &mut blocks {
             block.collect(now, facts.cooldown());
         }
-        Ok(utilization(&facts.pools, &blocks, &Reservations::new(reserved)))
+        Ok(utilization(&facts.pools, &blocks, &Reservations::new(&facts.reserved)))
     }
 }
 

@@ -427,3 +427,55 @@ fn blocks_of_another_size_are_never_overlapped() {
     );
     sim.check();
 }
+
+#[test]
+fn reserved_addresses_are_not_handed_out_unless_they_are_asked_for() {
+    let (sim, ipam) = ready("10.0.0.0/30", 30, IpamConfigurationSpec::default());
+    let reserved_cidrs = vec!["10.0.0.0/31".parse().unwrap()];
+    sim.put(api::IpReservation::new("r", api::IpReservationSpec { reserved_cidrs }));
+    let got = [2, 3].map(|number| assign(&ipam, 0, "a", &format!("h{number}")).unwrap().to_string());
+    assert_eq!(got, ["10.0.0.2", "10.0.0.3"]);
+    assert!(matches!(
+        assign(&ipam, 0, "a", "h4"),
+        Err(IpamError::Exhausted { .. } | IpamError::BlockLimit { .. })
+    ));
+    let asked = AssignIp {
+        ip: "10.0.0.1".parse().unwrap(),
+        host: "a".into(),
+        handle: "h5".into(),
+        attributes: BTreeMap::new(),
+        intended_use: api::AllowedUse::Workload,
+    };
+    assert!(run(ipam.assign_ip(at(0), &asked)).is_ok());
+    let uses = run(ipam.utilization(at(0))).unwrap();
+    assert_eq!((uses[0].in_use, uses[0].reserved, uses[0].available), (3, 1, 0));
+
+    // Who is fed with changes hears of a reservation that goes.
+    let key = Key::cluster(Kind::IPReservation, "r");
+    support::now_or_never(datastore::Store::delete(&sim.inner, &key, None)).unwrap();
+    ipam.note(&Update { key, value: None });
+    assert_eq!(assign(&ipam, 1, "a", "h6").unwrap().to_string(), "10.0.0.0");
+}
+
+#[test]
+fn a_handle_goes_as_an_idle_one_only_if_it_holds_nothing() {
+    let (sim, ipam) = ready("10.0.0.0/30", 30, IpamConfigurationSpec::default());
+    let held = assign(&ipam, 0, "a", "h1").unwrap();
+    let spec = api::IpamHandleSpec {
+        handle_id: "idle".into(),
+        block: [("10.0.0.0/30".to_owned(), 1), ("10.9.0.0/30".to_owned(), 1)].into(),
+        deleted: false,
+    };
+    sim.put(api::resource::IpamHandle::new("idle", spec));
+    let before = sim.blocks()[0].sequence_number;
+    assert_eq!(run(ipam.release_idle_handle(at(1), "h1")), Ok(false));
+    assert_eq!(run(ipam.release_idle_handle(at(1), "idle")), Ok(true));
+    assert_eq!(run(ipam.release_idle_handle(at(1), "nobody")), Ok(true));
+    assert_eq!(sim.handles().len(), 1);
+    assert_eq!(run(ipam.ips_by_handle("h1")), Ok(vec![held]));
+    assert!(
+        sim.blocks()[0].sequence_number > before,
+        "a write of the block that was under way fails"
+    );
+    sim.check();
+}

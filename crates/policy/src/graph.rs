@@ -138,7 +138,9 @@ impl Graph {
             | Kind::IPAMBlock
             | Kind::BlockAffinity
             | Kind::IPAMHandle
-            | Kind::IPAMConfiguration => {}
+            | Kind::IPAMConfiguration
+            | Kind::KubeControllersConfiguration
+            | Kind::IPReservation => {}
         }
     }
 

@@ -5,6 +5,7 @@ mod felix;
 mod host_endpoint;
 mod ip_pool;
 mod ipam;
+mod kube_controllers_configuration;
 mod network_set;
 mod node;
 mod policy;
