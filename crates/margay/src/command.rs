@@ -57,6 +57,8 @@ enum CtlCommand {
 enum Command {
     /// Run this node's agent
     Agent(AgentArgs),
+    /// Run what one process does for the whole cluster: address garbage collection, automatic host endpoints, pools, tiers
+    Controllers(controllers::Options),
     /// The embedded datastore
     #[command(subcommand)]
     Store(StoreCommand),
@@ -184,6 +186,13 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
             let open = || open(parsed.global.datastore);
             ended(agent::start(&options, open, set_severity))
         }
+        Command::Controllers(options) => {
+            let set_severity = parsed.log.start();
+            let datastore = parsed.global.datastore;
+            let place = place(datastore.as_deref());
+            let variables = |name: &str| variable(name, datastore.as_deref());
+            ended(controllers::start(&options, place, &variables, || open(datastore.clone()), set_severity))
+        }
         Command::Store(StoreCommand::Serve(args)) => {
             let _fixed = parsed.log.start();
             ended(serve(&args))
@@ -220,6 +229,21 @@ fn connect(datastore: Option<String>) -> BoxFuture<'static, Result<SharedStore, 
 /// The same, for the agent, which starts before its datastore if it must.
 fn open(datastore: Option<String>) -> Result<SharedStore, String> {
     backend::open(&|name| variable(name, datastore.as_deref())).map_err(|error| error.to_string())
+}
+
+/// What the controllers must know of the datastore that the environment names. Kubernetes' endpoints are its pods, and its
+/// API waits for finalizers; elsewhere endpoints are objects, and deletion takes place at once.
+fn place(datastore: Option<&str>) -> controllers::Place {
+    let is_kubernetes = variable("DATASTORE_TYPE", datastore).as_deref() == Some("kubernetes");
+    let socket = variable("MARGAY_STORE_SOCKET", datastore).filter(|socket| !socket.is_empty());
+    let socket = PathBuf::from(socket.unwrap_or_else(|| backend::DEFAULT_SOCKET.to_owned()));
+    controllers::Place {
+        abilities: controllers::Abilities {
+            finalizers: is_kubernetes,
+            endpoints_are_stored: !is_kubernetes,
+        },
+        lock: socket.with_file_name("controllers.lock"),
+    }
 }
 
 /// A variable of the environment, or the flag in its place.

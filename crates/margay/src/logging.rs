@@ -14,7 +14,7 @@ const DEFAULT: &str = "info";
 /// The flags about logging.
 #[derive(Args)]
 pub struct Log {
-    /// What to log: a level, or a filter such as `info,bgp=debug` [default: FelixConfiguration's logSeverityScreen, or info]
+    /// What to log: a level, or a filter such as `info,bgp=debug` [default: logSeverityScreen of the FelixConfiguration (controllers: of the KubeControllersConfiguration), or info]
     #[arg(long, env = "MARGAY_LOG", global = true, value_name = "FILTER")]
     log: Option<String>,
     /// How to log
@@ -86,7 +86,7 @@ fn setter(fixed: bool, reload: impl Fn(EnvFilter) -> bool + Send + 'static) -> S
             let level = severity.map_or(DEFAULT, level);
             // Fails only after the log is gone.
             let changed = reload(at(level));
-            tracing::info!(level, changed, "log level set by FelixConfiguration");
+            tracing::info!(level, changed, "log level set by the datastore");
         }
     })
 }

@@ -1,0 +1,141 @@
+//! What a decision asks for, as data. Whoever does it looks at the store once more before.
+
+use std::fmt;
+
+use api::{BuiltInTier, ConditionStatus, HostEndpoint, Key, KubeControllersConfigurationStatus};
+use ipam::{Doomed, Owner};
+use ipnet::IpNet;
+
+/// One thing to do. Each may fail by itself, and may be done twice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write the initial KubeControllersConfiguration.
+    CreateConfiguration,
+    /// Say what is in force.
+    WriteConfigurationStatus(KubeControllersConfigurationStatus),
+    /// Free all addresses of a handle.
+    FreeAddresses(Vec<Doomed>),
+    /// Delete a handle that holds nothing.
+    DeleteIdleHandle(String),
+    /// Give an empty block of a living node back.
+    ReleaseIdleBlock(Owner, IpNet),
+    /// Give all claims of a node back that is gone.
+    ReleaseNode(String),
+    /// Free addresses whose rest is over; delete the block if it is empty and nobody's.
+    CollectBlock(IpNet),
+    /// Delete the WorkloadEndpoint of a node that is gone.
+    DeleteEndpoint {
+        /// Which.
+        key: Key,
+        /// The node.
+        node: String,
+    },
+    /// Make an automatic host endpoint so.
+    PutHostEndpoint(Box<HostEndpoint>),
+    /// Delete an automatic host endpoint.
+    DeleteHostEndpoint {
+        /// Its name.
+        name: String,
+        /// Only if this node is gone.
+        gone: Option<String>,
+    },
+    /// Say whether a pool's addresses may be handed out.
+    JudgePool {
+        /// The pool.
+        name: String,
+        /// The condition.
+        allocatable: Judgement,
+    },
+    /// Put our finalizer on a pool or take it away.
+    HoldPool {
+        /// The pool.
+        name: String,
+        /// On it, or not.
+        hold: bool,
+    },
+    /// Give all claims in a pool back that is being deleted.
+    RetirePool {
+        /// The pool.
+        name: String,
+        /// Its range.
+        cidr: IpNet,
+    },
+    /// Write a tier that must exist.
+    CreateTier(BuiltInTier),
+    /// Say whether a tier is ready.
+    JudgeTier {
+        /// The tier.
+        name: String,
+        /// The condition.
+        ready: Judgement,
+    },
+    /// Put our finalizer on a tier or take it away.
+    HoldTier {
+        /// The tier.
+        name: String,
+        /// On it, or not.
+        hold: bool,
+    },
+}
+
+/// A condition without its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+impl Action {
+    /// What kind of action it is, for metrics and logs.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Action::CreateConfiguration => "create-configuration",
+            Action::WriteConfigurationStatus(_) => "write-configuration-status",
+            Action::FreeAddresses(_) => "free-addresses",
+            Action::DeleteIdleHandle(_) => "delete-idle-handle",
+            Action::ReleaseIdleBlock(..) => "release-idle-block",
+            Action::ReleaseNode(_) => "release-node",
+            Action::CollectBlock(_) => "collect-block",
+            Action::DeleteEndpoint { .. } => "delete-endpoint",
+            Action::PutHostEndpoint(_) => "put-host-endpoint",
+            Action::DeleteHostEndpoint { .. } => "delete-host-endpoint",
+            Action::JudgePool { .. } => "judge-pool",
+            Action::HoldPool { .. } => "hold-pool",
+            Action::RetirePool { .. } => "retire-pool",
+            Action::CreateTier(_) => "create-tier",
+            Action::JudgeTier { .. } => "judge-tier",
+            Action::HoldTier { .. } => "hold-tier",
+        }
+    }
+}
+
+/// What it is about, for people.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.verb())?;
+        match self {
+            Action::CreateConfiguration | Action::WriteConfigurationStatus(_) => Ok(()),
+            Action::FreeAddresses(doomed) => {
+                let handle = doomed.first().and_then(|doomed| doomed.address.handle.as_deref());
+                write!(f, " of {}:", handle.unwrap_or_default())?;
+                let mut all = doomed.iter();
+                all.try_for_each(|doomed| write!(f, " {} ({:?})", doomed.address.ip, doomed.reason))
+            }
+            Action::DeleteIdleHandle(handle) => write!(f, " {handle}"),
+            Action::ReleaseIdleBlock(owner, cidr) => write!(f, " {cidr} of {owner}"),
+            Action::ReleaseNode(node) => write!(f, " {node}"),
+            Action::CollectBlock(cidr) => write!(f, " {cidr}"),
+            Action::DeleteEndpoint { key, .. } => write!(f, " {key}"),
+            Action::PutHostEndpoint(endpoint) => write!(f, " {}", endpoint.metadata.name),
+            Action::CreateTier(tier) => write!(f, " {}", tier.name),
+            Action::JudgePool { name, allocatable } => write!(f, " {name} {}", allocatable.reason),
+            Action::JudgeTier { name, ready } => write!(f, " {name} {}", ready.reason),
+            Action::HoldPool { name, hold } | Action::HoldTier { name, hold } => write!(f, " {name} {hold}"),
+            Action::DeleteHostEndpoint { name, .. } | Action::RetirePool { name, .. } => write!(f, " {name}"),
+        }
+    }
+}

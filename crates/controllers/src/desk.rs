@@ -1,0 +1,285 @@
+//! Where everything that is decided is decided: updates in, actions out, in virtual time.
+//!
+//! Decides nothing while the datastore's picture is not whole, while this process does not lead, or while the cluster's
+//! datastore is said not to be ready. What was in doubt before such a time is in doubt anew after it: the grace period of a
+//! leak starts when whoever leads sees it for the first time.
+
+use std::collections::BTreeSet;
+
+use api::{ClusterInformationSpec, IpPoolSpec, Kind, KubeControllersConfigurationSpec};
+use datastore::{SyncEvent, Update};
+use ipam::{Collector, Suspect};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::action::Action;
+use crate::nodes::{self, Absences, Attendance};
+use crate::settings::{Environment, Settings};
+use crate::world::World;
+use crate::{host_endpoints, ipam_gc, pools, tiers};
+
+/// How long after a failure everything is looked at again.
+const RETRY: SignedDuration = SignedDuration::from_secs(5);
+
+/// What the datastore can do, and what is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Deletion waits for finalizers.
+    pub finalizers: bool,
+    /// WorkloadEndpoints are objects that stay until somebody deletes them, not pods of Kubernetes.
+    pub endpoints_are_stored: bool,
+}
+
+/// How far the datastore has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Not yet.
+    Connecting,
+    /// All of it; changes follow.
+    InSync,
+    /// It cannot be reached now, and why.
+    Disconnected(String),
+}
+
+/// The desk.
+pub struct Desk {
+    abilities: Abilities,
+    environment: Environment,
+    world: World,
+    sync: Sync,
+    leads: bool,
+    settings: Settings,
+    absences: Absences,
+    attendance: Attendance,
+    collector: Collector,
+    /// Something has changed that host endpoints, pools or tiers depend on.
+    changed: bool,
+    /// When everything is looked at again without a change.
+    look_at: Option<Timestamp>,
+    /// When addresses are looked at again.
+    collect_at: Option<Timestamp>,
+    /// What looked like a leak when they were.
+    suspects: Vec<Suspect>,
+    /// What cannot be done as it is written.
+    problems: Vec<String>,
+}
+
+impl Desk {
+    /// An empty desk.
+    pub fn new(abilities: Abilities, environment: Environment) -> Self {
+        let (settings, _) = environment.merge(None);
+        Self {
+            abilities,
+            environment,
+            world: World::default(),
+            sync: Sync::Connecting,
+            leads: false,
+            settings,
+            absences: Absences::default(),
+            attendance: Attendance::default(),
+            collector: Collector::default(),
+            changed: true,
+            look_at: None,
+            collect_at: None,
+            suspects: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Takes what the datastore says.
+    pub fn sync(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Updates(updates) => updates.into_iter().for_each(|update| self.apply(update)),
+            SyncEvent::InSync => {
+                self.sync = Sync::InSync;
+                self.changed = true;
+            }
+            SyncEvent::Disconnected(error) => self.sync = Sync::Disconnected(error.to_string()),
+        }
+    }
+
+    fn apply(&mut self, update: Update) {
+        self.changed |= matters(update.key.kind) || update.key.kind == Kind::IPAMBlock && self.waits_for_blocks();
+        let is_configuration = update.key.kind == Kind::KubeControllersConfiguration;
+        self.world.apply(update);
+        if is_configuration {
+            let config = self.world.get::<KubeControllersConfigurationSpec>("default");
+            let (settings, _) = self.environment.merge(config.map(|config| &config.spec));
+            if settings.node != self.settings.node {
+                // Another grace period may mean an earlier look.
+                self.collect_at = None;
+            }
+            self.settings = settings;
+        }
+    }
+
+    /// Whether a pool's deletion waits for its blocks to go.
+    fn waits_for_blocks(&self) -> bool {
+        let mut pools = self.world.all::<IpPoolSpec>();
+        self.abilities.finalizers && pools.any(|pool| pool.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Begins to lead: everything is looked at as if for the first time.
+    pub fn lead(&mut self) {
+        self.leads = true;
+        self.look_anew();
+    }
+
+    /// Leads no more.
+    pub fn follow(&mut self) {
+        self.leads = false;
+        self.suspects.clear();
+        self.problems.clear();
+    }
+
+    fn look_anew(&mut self) {
+        self.absences = Absences::default();
+        self.collector = Collector::default();
+        self.changed = true;
+        self.look_at = None;
+        self.collect_at = None;
+    }
+
+    /// Something that was decided was not done: everything is looked at again after a while.
+    pub fn failed(&mut self, now: Timestamp) {
+        let soon = later(now, RETRY);
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+        self.collect_at = self.collect_at.map(|at| at.min(soon));
+    }
+
+    /// What is to be done now.
+    pub fn decide(&mut self, now: Timestamp) -> Vec<Action> {
+        if self.idle().is_some() {
+            return Vec::new();
+        }
+        let mut actions = self.configuration();
+        let due = |at: Option<Timestamp>| at.is_none_or(|at| now >= at);
+        let settled = self.attendance.next.is_some_and(|at| now >= at);
+        if !(self.changed || settled || due(self.look_at) || due(self.collect_at)) {
+            return actions;
+        }
+        let gone: BTreeSet<String> = self.attendance.gone.keys().cloned().collect();
+        self.attendance = self.absences.look(now, &self.world);
+        let went = self.attendance.gone.keys().any(|name| !gone.contains(name));
+        let node = self.settings.node.clone();
+        let period = node.as_ref().map_or(SignedDuration::from_mins(5), |node| node.period);
+        if self.changed || went || due(self.look_at) {
+            self.changed = false;
+            self.look_at = Some(later(now, period));
+            self.problems.clear();
+            if let Some(settings) = &node {
+                let (more, problems) = host_endpoints::decide(settings, &self.world, &self.attendance);
+                actions.extend(more);
+                self.problems = problems;
+            }
+            actions.extend(pools::decide(&self.world, self.abilities.finalizers));
+            actions.extend(tiers::decide(&self.world, self.abilities.finalizers));
+        }
+        match &node {
+            Some(settings) if went || due(self.collect_at) => actions.extend(self.collect(now, settings.grace)),
+            Some(_) => {}
+            None => {
+                self.suspects.clear();
+                self.collect_at = Some(later(now, period));
+            }
+        }
+        actions
+    }
+
+    fn collect(&mut self, now: Timestamp, grace: Option<SignedDuration>) -> Vec<Action> {
+        let found = ipam_gc::decide(&mut self.collector, now, grace, &self.world, &self.attendance);
+        self.collect_at = Some(later(now, ipam_gc::period(grace)));
+        self.suspects = found.suspects;
+        let mut actions = found.actions;
+        if let Some(grace) = grace.filter(|_| self.abilities.endpoints_are_stored) {
+            actions.extend(nodes::endpoints(now, grace, &self.world, &self.attendance));
+        }
+        actions
+    }
+
+    /// The configuration object is there, and its status says what is in force.
+    fn configuration(&self) -> Vec<Action> {
+        let Some(config) = self.world.get::<KubeControllersConfigurationSpec>("default") else {
+            return vec![Action::CreateConfiguration];
+        };
+        let (_, status) = self.environment.merge(Some(&config.spec));
+        match config.status.as_ref() == Some(&status) {
+            true => Vec::new(),
+            false => vec![Action::WriteConfigurationStatus(status)],
+        }
+    }
+
+    /// When [`Self::decide`] is to be asked without another cause; `None`: not before something changes.
+    pub fn next_wakeup(&self) -> Option<Timestamp> {
+        if self.idle().is_some() {
+            return None;
+        }
+        [self.look_at, self.collect_at, self.attendance.next]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Why nothing is decided.
+    pub fn idle(&self) -> Option<&'static str> {
+        let info = self.world.get::<ClusterInformationSpec>("default");
+        match (&self.sync, self.leads) {
+            (Sync::Connecting, _) => Some("the datastore has not been read yet"),
+            (Sync::Disconnected(_), _) => Some("the datastore cannot be reached"),
+            (Sync::InSync, false) => Some("another process leads"),
+            (Sync::InSync, true) if info.is_some_and(|info| info.spec.datastore_ready == Some(false)) => {
+                Some("ClusterInformation says datastoreReady: false")
+            }
+            (Sync::InSync, true) => None,
+        }
+    }
+
+    /// How far the datastore has been read.
+    pub fn state(&self) -> &Sync {
+        &self.sync
+    }
+
+    /// Whether this process leads.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What the datastore holds.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// What looked like a leak when addresses were looked at last.
+    pub fn suspects(&self) -> &[Suspect] {
+        &self.suspects
+    }
+
+    /// What cannot be done as it is written.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+/// Whether host endpoints, pools, tiers or the configuration depend on a kind. Addresses are looked at by the clock.
+fn matters(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::WorkloadEndpoint
+            | Kind::IPAMBlock
+            | Kind::IPAMHandle
+            | Kind::BlockAffinity
+            | Kind::IPReservation
+            | Kind::IPAMConfiguration
+    )
+}
+
+fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
+    now.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use api::{
+    ClusterInformation, ClusterInformationSpec, ControllersConfig, KubeControllersConfiguration, Node,
+    NodeControllerConfig, NodeSpec, Resource,
+};
+use datastore::StoreError;
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+fn desk() -> Desk {
+    let environment = Environment::read(&|_| None).unwrap();
+    Desk::new(Abilities::default(), environment)
+}
+
+fn put(desk: &mut Desk, resource: impl Into<Resource>) {
+    let resource = resource.into();
+    let update = Update {
+        key: resource.key(),
+        value: Some(resource),
+    };
+    desk.sync(SyncEvent::Updates(vec![update]));
+}
+
+fn verbs(actions: &[Action]) -> Vec<&'static str> {
+    actions.iter().map(Action::verb).collect()
+}
+
+const FIRST: [&str; 4] = ["create-configuration", "create-tier", "create-tier", "create-tier"];
+
+#[test]
+fn nothing_is_decided_before_the_picture_is_whole_and_the_process_leads() {
+    let mut desk = desk();
+    let idle = |desk: &mut Desk, why: &str| {
+        assert_eq!(desk.decide(at(0)), []);
+        assert_eq!(desk.next_wakeup(), None);
+        assert_eq!(desk.idle(), Some(why));
+    };
+    idle(&mut desk, "the datastore has not been read yet");
+    desk.lead();
+    idle(&mut desk, "the datastore has not been read yet");
+    desk.follow();
+    desk.sync(SyncEvent::InSync);
+    idle(&mut desk, "another process leads");
+    desk.lead();
+    assert_eq!(verbs(&desk.decide(at(0))), FIRST);
+    desk.sync(SyncEvent::Disconnected(StoreError::Unavailable("x".into())));
+    idle(&mut desk, "the datastore cannot be reached");
+    desk.sync(SyncEvent::InSync);
+    let info = |datastore_ready| {
+        let spec = ClusterInformationSpec {
+            datastore_ready,
+            ..ClusterInformationSpec::default()
+        };
+        ClusterInformation::new("default", spec)
+    };
+    put(&mut desk, info(Some(false)));
+    idle(&mut desk, "ClusterInformation says datastoreReady: false");
+    put(&mut desk, info(None));
+    assert_eq!(verbs(&desk.decide(at(1))), FIRST);
+}
+
+#[test]
+fn it_looks_again_after_a_change_a_failure_and_by_the_clock() {
+    let mut desk = desk();
+    desk.sync(SyncEvent::InSync);
+    desk.lead();
+    desk.decide(at(0));
+    // Half the initial grace period is later than the initial period of five minutes.
+    assert_eq!(desk.next_wakeup(), Some(at(300)));
+    assert_eq!(verbs(&desk.decide(at(1))), ["create-configuration"]);
+    desk.failed(at(2));
+    assert_eq!(desk.next_wakeup(), Some(at(7)));
+    assert_eq!(verbs(&desk.decide(at(7))), FIRST);
+    put(&mut desk, Node::new("n", NodeSpec::default()));
+    assert_eq!(verbs(&desk.decide(at(8))), FIRST);
+}
+
+#[test]
+fn the_configuration_is_live_and_its_status_is_written() {
+    let mut desk = desk();
+    desk.sync(SyncEvent::InSync);
+    desk.lead();
+    desk.decide(at(0));
+    let grace = |seconds| {
+        let spec = KubeControllersConfigurationSpec {
+            controllers: ControllersConfig {
+                node: Some(NodeControllerConfig {
+                    leak_grace_period: Some(api::Duration::from_secs(seconds)),
+                    ..NodeControllerConfig::default()
+                }),
+                ..ControllersConfig::default()
+            },
+            ..KubeControllersConfigurationSpec::default()
+        };
+        KubeControllersConfiguration::new("default", spec)
+    };
+    put(&mut desk, grace(20));
+    let actions = desk.decide(at(1));
+    let Some(Action::WriteConfigurationStatus(status)) = actions.first() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(desk.next_wakeup(), Some(at(11)), "twice in a grace period");
+    let mut told = grace(20);
+    told.status = Some(status.clone());
+    put(&mut desk, told);
+    assert_eq!(desk.configuration(), []);
+    put(&mut desk, grace(0));
+    desk.decide(at(2));
+    assert_eq!(desk.settings().node.as_ref().map(|node| node.grace), Some(None));
+    put(
+        &mut desk,
+        KubeControllersConfiguration::new("default", KubeControllersConfigurationSpec::default()),
+    );
+    assert_eq!(desk.settings().node, None);
+}

@@ -1,0 +1,416 @@
+//! Does what was decided: looks at the store once more, then writes by compare-and-swap.
+//!
+//! A decision may be old by the time it is carried out. Whatever takes something away from somebody therefore reads first
+//! whether its reason still holds, past every cache, and then writes at the revision that it has read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use api::{
+    BuiltInTier, Condition, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus, IpamBlock,
+    IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
+    KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, Tier, WorkloadEndpoint,
+};
+use datastore::{Edit, Scope, SharedStore, StoreError, modify};
+use futures::future::{BoxFuture, FutureExt};
+use ipam::{
+    Block, Doomed, Evidence, Ipam, IpamError, Owner, Pod, Reason, ReleaseAddress, ReleaseOutcome, still_leaked,
+};
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::action::{Action, Judgement};
+use crate::host_endpoints::{differs, is_automatic};
+use crate::ipam_gc::pods;
+use crate::tiers::{READY, TIER_FINALIZER};
+
+/// How old a list of a namespace's pods may be that a release is based on, when many are released in a row.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What became of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Something was written.
+    Done,
+    /// There was nothing to do any more, and why.
+    Nothing(&'static str),
+}
+
+/// Why an action was not done. All of them are tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The datastore did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// IPAM did not do it.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+}
+
+type Done = Result<Outcome, ExecuteError>;
+
+/// Pods of a namespace, and when they were read.
+type Listed = (String, Instant, BTreeMap<(String, String), Vec<Pod>>);
+
+/// Writes to a store.
+pub struct Executor {
+    store: SharedStore,
+    ipam: Ipam,
+    listed: Mutex<Option<Listed>>,
+}
+
+impl Executor {
+    /// Writes to this store.
+    pub fn new(store: SharedStore) -> Self {
+        Self {
+            ipam: Ipam::new(store.clone()),
+            store,
+            listed: Mutex::new(None),
+        }
+    }
+
+    /// Does one action. `now` is the wall clock's time.
+    pub fn perform<'a>(&'a self, now: Timestamp, action: &'a Action) -> BoxFuture<'a, Done> {
+        async move {
+            match action {
+                Action::CreateConfiguration => self.create_configuration(now).await,
+                Action::WriteConfigurationStatus(status) => self.write_configuration_status(status).await,
+                Action::FreeAddresses(doomed) => self.free_addresses(now, doomed).await,
+                Action::DeleteIdleHandle(handle) => {
+                    let gone = self.ipam.release_idle_handle(now, handle).await?;
+                    Ok(if gone {
+                        Outcome::Done
+                    } else {
+                        Outcome::Nothing("it holds something")
+                    })
+                }
+                Action::ReleaseIdleBlock(owner, cidr) => self.release_idle_block(now, owner, *cidr).await,
+                Action::ReleaseNode(node) => self.release_node(now, node).await,
+                Action::CollectBlock(cidr) => {
+                    self.ipam.collect_cold(now, *cidr).await?;
+                    Ok(Outcome::Done)
+                }
+                Action::DeleteEndpoint { key, node } => self.delete_endpoint(key, node).await,
+                Action::PutHostEndpoint(endpoint) => self.put_host_endpoint(now, endpoint).await,
+                Action::DeleteHostEndpoint { name, gone } => self.delete_host_endpoint(name, gone.as_deref()).await,
+                Action::JudgePool { name, allocatable } => {
+                    self.edit(Kind::IPPool, name, |pool: &mut IpPool| {
+                        let status = pool.status.get_or_insert_default();
+                        set_condition(&mut status.conditions, IpPoolStatus::ALLOCATABLE, allocatable, now);
+                    })
+                    .await
+                }
+                Action::HoldPool { name, hold } => self.hold_pool(name, *hold).await,
+                Action::RetirePool { cidr, .. } => {
+                    self.ipam.release_pool_affinities(now, *cidr).await?;
+                    Ok(Outcome::Done)
+                }
+                Action::CreateTier(tier) => self.create_tier(now, *tier).await,
+                Action::JudgeTier { name, ready } => {
+                    self.edit(Kind::Tier, name, |tier: &mut Tier| {
+                        let status = tier.status.get_or_insert_default();
+                        set_condition(&mut status.conditions, READY, ready, now);
+                    })
+                    .await
+                }
+                Action::HoldTier { name, hold } => {
+                    self.edit(Kind::Tier, name, |tier: &mut Tier| {
+                        set_finalizer(&mut tier.metadata, TIER_FINALIZER, *hold);
+                    })
+                    .await
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn create_configuration(&self, now: Timestamp) -> Done {
+        let mut config = KubeControllersConfiguration::new("default", KubeControllersConfigurationSpec::initial());
+        stamp(&mut config.metadata, now);
+        created(self.store.create(config.into()).await)
+    }
+
+    async fn write_configuration_status(&self, status: &KubeControllersConfigurationStatus) -> Done {
+        let kind = Kind::KubeControllersConfiguration;
+        self.edit(kind, "default", |config: &mut KubeControllersConfiguration| {
+            config.status = Some(status.clone());
+        })
+        .await
+    }
+
+    /// All of a handle or nothing: the pod, the node and the block's sequence number are read once more.
+    async fn free_addresses(&self, now: Timestamp, doomed: &[Doomed]) -> Done {
+        let mut blocks = Vec::new();
+        for cidr in doomed.iter().map(|doomed| doomed.block).collect::<BTreeSet<IpNet>>() {
+            if let Some(block) = self.get::<IpamBlockSpec>(&Key::block(cidr)).await? {
+                blocks.push(block.spec);
+            }
+        }
+        let mut evidence = Evidence::default();
+        for one in doomed {
+            let block = blocks.iter().find(|block| block.cidr == one.block);
+            let holder = block.and_then(|block| block.holder(block.ordinal(one.address.ip)?));
+            let Some(holder) = holder else {
+                return Ok(Outcome::Nothing("it is not held any more"));
+            };
+            if let Some(node) = holder
+                .secondary
+                .get("node")
+                .filter(|node| !evidence.nodes.contains(*node))
+                && self.is_there(node).await?
+            {
+                if one.reason == Reason::NodeGone {
+                    return Ok(Outcome::Nothing("its node is there again"));
+                }
+                evidence.nodes.insert(node.clone());
+            }
+            if let Some(namespace) = holder.secondary.get("namespace") {
+                evidence.pods.extend(self.pods_of(namespace).await?);
+            }
+        }
+        if !still_leaked(&blocks, doomed, &evidence) {
+            return Ok(Outcome::Nothing("it is no leak any more"));
+        }
+        let addresses: Vec<ReleaseAddress> = doomed.iter().map(|doomed| doomed.address.clone()).collect();
+        let released = self.ipam.release_ips(now, &addresses).await?;
+        match released.failed.into_iter().next() {
+            Some((_, IpamError::SequenceMismatch { .. })) => Ok(Outcome::Nothing("it changed hands")),
+            Some((_, error)) => Err(error.into()),
+            None if released.released.is_empty() => Ok(Outcome::Nothing("it is not held any more")),
+            None => Ok(Outcome::Done),
+        }
+    }
+
+    /// The pods of a namespace as they are now.
+    async fn pods_of(&self, namespace: &str) -> Result<BTreeMap<(String, String), Vec<Pod>>, StoreError> {
+        if let Ok(listed) = self.listed.lock()
+            && let Some((known, at, pods)) = listed.as_ref()
+            && known == namespace
+            && at.elapsed() < FRESH
+        {
+            return Ok(pods.clone());
+        }
+        // Older than what is read, so that the list never looks fresher than it is.
+        let at = Instant::now();
+        let scope = Scope::Namespace(Kind::WorkloadEndpoint, namespace.to_owned());
+        let items = self.store.list(&scope).await?.items.into_iter();
+        let endpoints: Vec<WorkloadEndpoint> = items
+            .filter_map(|stored| WorkloadEndpoint::try_from(stored.resource).ok())
+            .collect();
+        let found = pods(endpoints.iter());
+        if let Ok(mut listed) = self.listed.lock() {
+            *listed = Some((namespace.to_owned(), at, found.clone()));
+        }
+        Ok(found)
+    }
+
+    /// To be called between decisions: what was read for an earlier one is too old for the next.
+    pub fn forget(&self) {
+        if let Ok(mut listed) = self.listed.lock() {
+            *listed = None;
+        }
+    }
+
+    async fn release_idle_block(&self, now: Timestamp, owner: &Owner, cidr: IpNet) -> Done {
+        let outcomes = self.ipam.release_affinity(now, owner, cidr, true).await?;
+        let kept = |(_, outcome): &(IpNet, ReleaseOutcome)| {
+            matches!(outcome, ReleaseOutcome::NotEmpty | ReleaseOutcome::Changed)
+        };
+        match outcomes.iter().all(kept) {
+            true => Ok(Outcome::Nothing("it is in use again")),
+            false => Ok(Outcome::Done),
+        }
+    }
+
+    async fn release_node(&self, now: Timestamp, node: &str) -> Done {
+        if self.is_there(node).await? {
+            return Ok(Outcome::Nothing("the node is there again"));
+        }
+        let owner = Owner::Host(node.to_owned());
+        let outcomes = self.ipam.release_host_affinities(now, &owner, false).await?;
+        match outcomes.is_empty() {
+            true => Ok(Outcome::Nothing("it has no claims any more")),
+            false => Ok(Outcome::Done),
+        }
+    }
+
+    async fn delete_endpoint(&self, key: &Key, node: &str) -> Done {
+        if self.is_there(node).await? {
+            return Ok(Outcome::Nothing("the node is there again"));
+        }
+        self.delete_if(key, |resource| match resource {
+            Resource::WorkloadEndpoint(endpoint) => endpoint.spec.node == node,
+            _ => false,
+        })
+        .await
+    }
+
+    async fn put_host_endpoint(&self, now: Timestamp, wanted: &HostEndpoint) -> Done {
+        modify(self.store.as_ref(), &wanted.key(), |current: Option<HostEndpoint>| {
+            let Some(mut next) = current else {
+                let mut fresh = wanted.clone();
+                stamp(&mut fresh.metadata, now);
+                return Ok((Edit::Put(fresh), Outcome::Done));
+            };
+            if !is_automatic(&next) {
+                return Ok((Edit::Keep, Outcome::Nothing("one that is not automatic has its name")));
+            }
+            if !differs(&next, wanted) {
+                return Ok((Edit::Keep, Outcome::Nothing("it is so already")));
+            }
+            next.metadata.labels = wanted.metadata.labels.clone();
+            next.metadata.annotations.extend(wanted.metadata.annotations.clone());
+            let ports = std::mem::take(&mut next.spec.ports);
+            next.spec = HostEndpointSpec {
+                ports,
+                ..wanted.spec.clone()
+            };
+            Ok((Edit::Put(next), Outcome::Done))
+        })
+        .await
+    }
+
+    async fn delete_host_endpoint(&self, name: &str, gone: Option<&str>) -> Done {
+        if let Some(node) = gone
+            && self.is_there(node).await?
+        {
+            return Ok(Outcome::Nothing("the node is there again"));
+        }
+        let key = Key::cluster(Kind::HostEndpoint, name);
+        self.delete_if(&key, |resource| match resource {
+            Resource::HostEndpoint(endpoint) => {
+                is_automatic(endpoint) && gone.is_none_or(|node| endpoint.spec.node == node)
+            }
+            _ => false,
+        })
+        .await
+    }
+
+    /// The last hold on a pool that is being deleted goes only if it has no blocks.
+    async fn hold_pool(&self, name: &str, hold: bool) -> Done {
+        if !hold {
+            let pool = self.get::<api::IpPoolSpec>(&Key::cluster(Kind::IPPool, name)).await?;
+            let deleting = pool.filter(|pool| pool.metadata.deletion_timestamp.is_some());
+            if let Some(pool) = deleting
+                && self.has_blocks(pool.spec.cidr).await?
+            {
+                return Ok(Outcome::Nothing("it has blocks again"));
+            }
+        }
+        self.edit(Kind::IPPool, name, |pool: &mut IpPool| {
+            set_finalizer(&mut pool.metadata, IP_POOL_FINALIZER, hold);
+        })
+        .await
+    }
+
+    async fn has_blocks(&self, cidr: IpNet) -> Result<bool, StoreError> {
+        let mut items = self.store.list(&Scope::Kind(Kind::IPAMBlock)).await?.items.into_iter();
+        Ok(items.any(|stored| match IpamBlock::try_from(stored.resource) {
+            Ok(block) => cidr.contains(&block.spec.cidr),
+            Err(_) => false,
+        }))
+    }
+
+    async fn create_tier(&self, now: Timestamp, tier: BuiltInTier) -> Done {
+        let mut tier = tier.object();
+        stamp(&mut tier.metadata, now);
+        created(self.store.create(tier.into()).await)
+    }
+
+    /// Whether a node's Node exists, as the store says now.
+    async fn is_there(&self, node: &str) -> Result<bool, StoreError> {
+        Ok(self.store.get(&Key::cluster(Kind::Node, node)).await?.is_some())
+    }
+
+    async fn get<S: Spec>(&self, key: &Key) -> Result<Option<Object<S>>, StoreError>
+    where
+        Object<S>: TryFrom<Resource>,
+    {
+        let stored = self.store.get(key).await?;
+        Ok(stored.and_then(|stored| Object::try_from(stored.resource).ok()))
+    }
+
+    /// Changes an object that exists.
+    async fn edit<S: Spec>(&self, kind: Kind, name: &str, change: impl Fn(&mut Object<S>)) -> Done
+    where
+        Resource: From<Object<S>>,
+        Object<S>: TryFrom<Resource, Error = Resource>,
+    {
+        modify(
+            self.store.as_ref(),
+            &Key::cluster(kind, name),
+            |current: Option<Object<S>>| {
+                let Some(current) = current else {
+                    return Ok((Edit::Keep, Outcome::Nothing("it is not there any more")));
+                };
+                let mut next = current.clone();
+                change(&mut next);
+                Ok(match next == current {
+                    true => (Edit::Keep, Outcome::Nothing("it is so already")),
+                    false => (Edit::Put(next), Outcome::Done),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Deletes a resource at the revision at which it was found to be the right one.
+    async fn delete_if(&self, key: &Key, is_it: impl Fn(&Resource) -> bool) -> Done {
+        let Some(stored) = self.store.get(key).await? else {
+            return Ok(Outcome::Nothing("it is not there any more"));
+        };
+        if !is_it(&stored.resource) {
+            return Ok(Outcome::Nothing("it is another one now"));
+        }
+        match self.store.delete(key, Some(&stored.revision)).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(StoreError::NotFound(_)) => Ok(Outcome::Nothing("it is not there any more")),
+            Err(other) => Err(other.into()),
+        }
+    }
+}
+
+fn created<T>(answer: Result<T, StoreError>) -> Done {
+    match answer {
+        Ok(_) => Ok(Outcome::Done),
+        Err(StoreError::Exists(_)) => Ok(Outcome::Nothing("it is there already")),
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn stamp(metadata: &mut Metadata, now: Timestamp) {
+    metadata.creation_timestamp = Some(now);
+    metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+}
+
+fn set_finalizer(metadata: &mut Metadata, finalizer: &str, hold: bool) {
+    let held = metadata.finalizers.iter().any(|held| held == finalizer);
+    match (hold, held) {
+        (true, false) => metadata.finalizers.push(finalizer.to_owned()),
+        (false, true) => metadata.finalizers.retain(|held| held != finalizer),
+        _ => {}
+    }
+}
+
+/// Sets a condition in place. Its time is that of the last change of its status.
+fn set_condition(conditions: &mut Vec<Condition>, kind: &str, judgement: &Judgement, now: Timestamp) {
+    let wanted = |since: Timestamp| Condition {
+        kind: kind.to_owned(),
+        status: judgement.status,
+        observed_generation: None,
+        last_transition_time: since,
+        reason: judgement.reason.to_owned(),
+        message: judgement.message.clone(),
+    };
+    match conditions.iter_mut().find(|condition| condition.kind == kind) {
+        Some(condition) => {
+            let since = match condition.status == judgement.status {
+                true => condition.last_transition_time,
+                false => now,
+            };
+            *condition = wanted(since);
+        }
+        None => conditions.push(wanted(now)),
+    }
+}

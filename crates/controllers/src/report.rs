@@ -1,0 +1,272 @@
+//! What is told about the controllers: one report for readiness, status and metrics.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::resource::IpPool;
+use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec};
+use ipam::{Block, Owner, Reservations, utilization};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::desk::{Desk, Sync};
+
+/// Everything, as `/status` answers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// Whether it may be relied upon: it leads and works, or it waits to lead.
+    pub ready: bool,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Why it should be started again, if it should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hung: Option<String>,
+    /// Each part with its reason.
+    pub conditions: Vec<Condition>,
+    /// What cannot be done as it is written.
+    pub problems: Vec<String>,
+    /// What was done, by verb.
+    pub actions: BTreeMap<String, Counts>,
+    /// Addresses by pool and node.
+    pub addresses: Vec<AddressCounts>,
+    /// The pools.
+    pub pools: Vec<PoolCounts>,
+}
+
+/// A part of the controllers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which.
+    pub name: String,
+    /// Whether it is fine.
+    pub ok: bool,
+    /// Whether readiness depends on it.
+    pub required: bool,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+/// How often something was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Done.
+    pub done: u64,
+    /// Found that there was nothing to do any more.
+    pub nothing: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+/// Addresses of one pool and one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressCounts {
+    /// The pool's name, or [`NO_POOL`].
+    pub pool: String,
+    /// The node's name; for blocks of nobody [`NO_AFFINITY`], for holders without a node [`UNKNOWN_NODE`].
+    pub node: String,
+    /// Addresses in use.
+    pub in_use: u64,
+    /// Of those, from blocks of others.
+    pub borrowed: u64,
+    /// Of those, what looks like a leak.
+    pub candidates: u64,
+    /// Addresses that were freed as leaks since the start.
+    pub reclaimed: u64,
+    /// Blocks of the node.
+    pub blocks: u64,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolCounts {
+    /// Its name.
+    pub pool: String,
+    /// All its addresses.
+    pub size: u128,
+    /// Of those, reserved and not in use.
+    pub reserved: u128,
+}
+
+/// In place of a pool's name.
+pub const NO_POOL: &str = "no_ippool";
+/// In place of a node's name, for blocks that nobody owns.
+pub const NO_AFFINITY: &str = "no_affinity";
+/// In place of a node's name, for addresses whose holder names none.
+pub const UNKNOWN_NODE: &str = "unknown_node";
+
+/// Freed addresses by pool and node, kept since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Reclaimed(BTreeMap<(String, String), u64>);
+
+impl Reclaimed {
+    /// Counts an address of a node.
+    pub fn count(&mut self, desk: &Desk, address: IpAddr, node: &str) {
+        let pools: Vec<&IpPool> = desk.world().all::<IpPoolSpec>().collect();
+        let pool = pool_name(&pools, address);
+        *self.0.entry((pool, node.to_owned())).or_default() += 1;
+    }
+}
+
+/// How it goes with the worker.
+#[derive(Clone, Debug, Default)]
+pub struct Work {
+    /// Counts by verb.
+    pub actions: BTreeMap<String, Counts>,
+    /// The last failure, if nothing has succeeded since.
+    pub failure: Option<String>,
+    /// Freed addresses.
+    pub reclaimed: Reclaimed,
+    /// What is being done, and since when.
+    pub busy: Option<(String, std::time::Instant)>,
+}
+
+/// How long one action may take before the process counts as hung.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Puts the report together.
+pub fn assemble(desk: &Desk, work: &Work, started: Timestamp) -> Report {
+    let conditions = conditions(desk, work);
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started,
+        ready: conditions.iter().all(|condition| condition.ok || !condition.required),
+        leads: desk.leads(),
+        hung: hung(work),
+        conditions,
+        problems: desk.problems().to_vec(),
+        actions: work.actions.clone(),
+        addresses: addresses(desk, &work.reclaimed),
+        pools: pool_counts(desk),
+    }
+}
+
+fn hung(work: &Work) -> Option<String> {
+    let (what, since) = work.busy.as_ref()?;
+    let time = since.elapsed();
+    (time > PATIENCE).then(|| format!("{what} has taken {} s", time.as_secs()))
+}
+
+fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
+    let condition = |name: &str, ok, required, reason: &str, message: String| Condition {
+        name: name.to_owned(),
+        ok,
+        required,
+        reason: reason.to_owned(),
+        message,
+    };
+    let datastore = match desk.state() {
+        Sync::Connecting => (false, "Connecting", "the datastore has not been read yet".to_owned()),
+        Sync::InSync => (true, "InSync", "everything was read; changes follow".to_owned()),
+        Sync::Disconnected(why) => (false, "Disconnected", why.clone()),
+    };
+    let leadership = match desk.leads() {
+        true => ("Leading", "this process writes".to_owned()),
+        false => ("Standby", "another process leads; this one waits".to_owned()),
+    };
+    let failing = work.failure.clone();
+    let worker = match (&failing, desk.idle()) {
+        (Some(why), _) => (false, "Failing", why.clone()),
+        (None, Some(why)) => (true, "Idle", why.to_owned()),
+        (None, None) => (true, "Working", "what was decided was done".to_owned()),
+    };
+    let missing = &desk.settings().missing;
+    let complete = match missing.is_empty() {
+        true => (true, "Complete", "every controller that is on is here".to_owned()),
+        false => {
+            let names = missing.join(", ");
+            (false, "NotInThisBuild", format!("on, but not in this build: {names}"))
+        }
+    };
+    let problems = desk.problems();
+    let written = match problems.first() {
+        None => (true, "Valid", "everything can be done as it is written".to_owned()),
+        Some(first) => (false, "Problems", format!("{first} ({} in all)", problems.len())),
+    };
+    vec![
+        condition("Datastore", datastore.0, true, datastore.1, datastore.2),
+        condition("Leadership", true, false, leadership.0, leadership.1),
+        condition("Worker", worker.0, false, worker.1, worker.2),
+        condition("Configuration", written.0, false, written.1, written.2),
+        condition("Controllers", complete.0, false, complete.1, complete.2),
+    ]
+}
+
+fn addresses(desk: &Desk, reclaimed: &Reclaimed) -> Vec<AddressCounts> {
+    let pools: Vec<&IpPool> = desk.world().all::<IpPoolSpec>().collect();
+    let mut all: BTreeMap<(String, String), AddressCounts> = BTreeMap::new();
+    let suspects: std::collections::BTreeSet<IpAddr> = desk.suspects().iter().map(|suspect| suspect.ip).collect();
+    for block in desk.world().all::<IpamBlockSpec>() {
+        let pool = pool_name(&pools, block.spec.cidr.network());
+        let owner: Option<Owner> = block.spec.affinity.as_deref().and_then(|owner| owner.parse().ok());
+        let owner = owner.as_ref().map(Owner::name);
+        let mut at = |node: &str, change: &dyn Fn(&mut AddressCounts)| {
+            let counts = all.entry((pool.clone(), node.to_owned())).or_default();
+            change(counts);
+        };
+        at(owner.unwrap_or(NO_AFFINITY), &|counts| counts.blocks += 1);
+        for (ordinal, holder) in block.spec.allocated() {
+            if holder.released_at.is_some() {
+                continue;
+            }
+            let node = holder.secondary.get("node").map(String::as_str);
+            let is_borrowed = node.is_some() && node != owner;
+            let is_suspect = suspects.contains(&block.spec.address(ordinal));
+            at(node.unwrap_or(UNKNOWN_NODE), &|counts| {
+                counts.in_use += 1;
+                counts.borrowed += u64::from(is_borrowed);
+                counts.candidates += u64::from(is_suspect);
+            });
+        }
+    }
+    for (key, count) in &reclaimed.0 {
+        all.entry(key.clone()).or_default().reclaimed = *count;
+    }
+    let named = all
+        .into_iter()
+        .map(|((pool, node), counts)| AddressCounts { pool, node, ..counts });
+    named.collect()
+}
+
+fn pool_counts(desk: &Desk) -> Vec<PoolCounts> {
+    let pools: Vec<IpPool> = desk.world().all::<IpPoolSpec>().cloned().collect();
+    let blocks: Vec<IpamBlockSpec> = desk
+        .world()
+        .all::<IpamBlockSpec>()
+        .map(|block| block.spec.clone())
+        .collect();
+    let reserved = desk.world().all::<IpReservationSpec>();
+    let reserved: Vec<ipnet::IpNet> = reserved
+        .flat_map(|one| one.spec.reserved_cidrs.iter().copied())
+        .collect();
+    let uses = utilization(&pools, &blocks, &Reservations::new(&reserved));
+    let counts = uses.into_iter().filter_map(|pool| {
+        Some(PoolCounts {
+            pool: pool.name?,
+            size: pool.capacity,
+            reserved: pool.reserved,
+        })
+    });
+    counts.collect()
+}
+
+fn pool_name(pools: &[&IpPool], address: IpAddr) -> String {
+    let found = pools
+        .iter()
+        .filter(|pool| pool.spec.cidr.contains(&address))
+        .max_by_key(|pool| pool.spec.cidr.prefix_len());
+    found.map_or_else(|| NO_POOL.to_owned(), |pool| pool.metadata.name.clone())
+}

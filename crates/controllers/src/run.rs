@@ -1,0 +1,227 @@
+//! The loop: the datastore's changes, leadership, time and questions in; actions out.
+//!
+//! ```text
+//!   syncer ──┐                        ┌──> worker (one batch of actions after another) ──> fence ──> datastore
+//!   leader ──┼──> loop { desk } ──────┤
+//!   http ────┘        ^               └──> answers
+//!                     └── results ────────── worker
+//! ```
+//!
+//! The worker does one batch at a time; while it is busy nothing is decided, because what it writes is not seen yet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datastore::{SharedStore, Syncer};
+use futures::{FutureExt, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::action::Action;
+use crate::desk::Desk;
+use crate::execute::{ExecuteError, Executor, Outcome};
+use crate::fence::{Fenced, Gate};
+use crate::leadership::Leadership;
+use crate::report::{self, Report, Work};
+use crate::settings::Settings;
+use crate::world::World;
+
+/// A question for the loop.
+pub type Question = oneshot::Sender<Report>;
+
+/// What the loop is made of.
+pub struct Parts {
+    /// Reads go here directly, writes through a fence.
+    pub store: SharedStore,
+    /// Who may write.
+    pub leadership: Arc<dyn Leadership>,
+    /// What decides.
+    pub desk: Desk,
+    /// Questions.
+    pub questions: mpsc::UnboundedReceiver<Question>,
+    /// Hears what is in force, whenever it changes.
+    pub settings: watch::Sender<Settings>,
+}
+
+/// What leadership says.
+enum Lead {
+    Begun,
+    Ended(String),
+}
+
+/// What the worker says.
+enum Worked {
+    Begins(String),
+    Result(Action, Result<Outcome, ExecuteError>),
+    BatchEnds,
+}
+
+/// Time that only goes forward: the wall clock's at the start, and what the monotonic clock has counted since. A wall clock
+/// that is set must not make a leak older than it is.
+struct Clock {
+    wall: Timestamp,
+    start: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Timestamp {
+        let since = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.wall.checked_add(since).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Runs for ever; ends, with the reason, only if a part of it does.
+pub async fn run(parts: Parts) -> String {
+    let Parts {
+        store,
+        leadership,
+        mut desk,
+        mut questions,
+        settings,
+    } = parts;
+    let clock = Clock {
+        wall: Timestamp::now(),
+        start: Instant::now(),
+    };
+    let started = clock.wall;
+    let gate = Gate::default();
+    let fenced = Fenced::new(store.clone(), gate.clone());
+    let executor = Arc::new(Executor::new(Arc::new(fenced)));
+    let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
+    let mut syncer = Syncer::new(store, World::scopes(), backoff);
+    let (lead_out, mut lead) = mpsc::unbounded_channel();
+    let (worked_out, mut worked) = mpsc::unbounded_channel();
+    let campaign = campaign(leadership, gate.clone(), lead_out);
+    futures::pin_mut!(campaign);
+    let mut work = Work::default();
+    let mut is_busy = false;
+    loop {
+        if !is_busy {
+            let actions = desk.decide(clock.now());
+            if !actions.is_empty() {
+                is_busy = true;
+                tokio::spawn(perform(
+                    actions,
+                    Arc::clone(&executor),
+                    gate.clone(),
+                    worked_out.clone(),
+                ));
+            }
+        }
+        settings.send_if_modified(|current| {
+            let differs = current != desk.settings();
+            if differs {
+                current.clone_from(desk.settings());
+            }
+            differs
+        });
+        let wakeup = desk.next_wakeup().filter(|_| !is_busy);
+        tokio::select! {
+            event = syncer.next() => match event {
+                Some(event) => desk.sync(event),
+                None => return "the datastore's changes have ended".into(),
+            },
+            said = lead.recv() => match said {
+                Some(Lead::Begun) => {
+                    tracing::info!("this process leads");
+                    desk.lead();
+                }
+                Some(Lead::Ended(why)) => {
+                    tracing::warn!(why, "this process leads no more");
+                    desk.follow();
+                }
+                None => return "leadership has ended".into(),
+            },
+            said = worked.recv() => match said {
+                Some(Worked::Begins(what)) => work.busy = Some((what, Instant::now())),
+                Some(Worked::Result(action, result)) => note(&mut desk, &mut work, clock.now(), &action, result),
+                Some(Worked::BatchEnds) => {
+                    is_busy = false;
+                    work.busy = None;
+                    executor.forget();
+                }
+                None => return "the worker has ended".into(),
+            },
+            question = questions.recv() => match question {
+                Some(question) => drop(question.send(report::assemble(&desk, &work, started))),
+                None => return "nobody asks any more".into(),
+            },
+            () = until(&clock, wakeup) => {}
+            () = &mut campaign => return "leadership has ended".into(),
+        }
+    }
+}
+
+/// Becomes the leader again and again. The gate closes the moment a term ends.
+async fn campaign(leadership: Arc<dyn Leadership>, gate: Gate, out: mpsc::UnboundedSender<Lead>) {
+    let say = |why: &str| tracing::info!(why, "waiting to lead");
+    loop {
+        let term = leadership.acquire(&say).await;
+        gate.open(term.holds);
+        if out.send(Lead::Begun).is_err() {
+            return;
+        }
+        let why = term.ended.await;
+        gate.close();
+        if out.send(Lead::Ended(why)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn perform(actions: Vec<Action>, executor: Arc<Executor>, gate: Gate, out: mpsc::UnboundedSender<Worked>) {
+    for action in actions {
+        if !gate.is_open() {
+            break;
+        }
+        let _ = out.send(Worked::Begins(action.to_string()));
+        let result = executor.perform(Timestamp::now(), &action).await;
+        let _ = out.send(Worked::Result(action, result));
+    }
+    let _ = out.send(Worked::BatchEnds);
+}
+
+fn note(desk: &mut Desk, work: &mut Work, now: Timestamp, action: &Action, result: Result<Outcome, ExecuteError>) {
+    let counts = work.actions.entry(action.verb().to_owned()).or_default();
+    match result {
+        Ok(Outcome::Done) => {
+            counts.done += 1;
+            work.failure = None;
+            tracing::info!("{action}");
+            if let Action::FreeAddresses(doomed) = action {
+                for one in doomed {
+                    work.reclaimed.count(desk, one.address.ip, &one.node);
+                }
+            }
+        }
+        Ok(Outcome::Nothing(why)) => {
+            counts.nothing += 1;
+            tracing::debug!("{action}: {why}");
+        }
+        Err(error) => {
+            counts.failed += 1;
+            work.failure = Some(format!("{action}: {error}"));
+            tracing::warn!("{action}: {error}; trying again");
+            desk.failed(now);
+        }
+    }
+}
+
+async fn until(clock: &Clock, wakeup: Option<Timestamp>) {
+    match wakeup {
+        Some(at) => {
+            let left = at.duration_since(clock.now());
+            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// 50 ms, doubling up to 5 s, spread so that many do not come at once.
+fn wait(attempt: u32) -> Duration {
+    let base = Duration::from_millis(50) * 2u32.saturating_pow(attempt.saturating_sub(1).min(7));
+    base.min(Duration::from_secs(5)).mul_f64(rand::random_range(0.75..1.25))
+}
+
+#[cfg(test)]
+mod tests;
