@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::LogSeverity;
+use api::{Key, Kind, LogSeverity};
 use calc::{Graph, GraphConfig};
 use dataplane::Dataplane;
-use datastore::{Scope, SharedStore, SyncEvent, Syncer};
+use datastore::{Scope, SharedStore, SyncEvent, Syncer, Update};
 use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
 use jiff::Timestamp;
@@ -204,12 +204,14 @@ async fn serve(
     let (claims_out, claims_in) = mpsc::unbounded_channel();
     let (changes_out, changes) = watch::channel(0);
     let (news_out, news) = mpsc::unbounded_channel();
+    let (vanished_out, vanished) = mpsc::unbounded_channel();
     let readers = Readers {
         node: config.node_name.clone(),
         ipam: ipam.clone(),
         claims: claims_out,
         changes: changes_out,
         news: news_out,
+        vanished: vanished_out,
         events: events.clone(),
     };
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
@@ -240,6 +242,7 @@ async fn serve(
         ipam,
         events,
         facts,
+        vanished,
         stop: stopped,
     };
     let note = identity.clone();
@@ -387,6 +390,7 @@ struct Readers {
     claims: mpsc::UnboundedSender<claims::Change>,
     changes: watch::Sender<u64>,
     news: mpsc::UnboundedSender<News>,
+    vanished: mpsc::UnboundedSender<Key>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -408,6 +412,10 @@ async fn follow(store: SharedStore, readers: Readers) {
                 .filter_map(|update| claims::change(&readers.node, update))
             {
                 let _ = readers.claims.send(change);
+            }
+            let is_gone = |update: &&Update| update.key.kind == Kind::WorkloadEndpoint && update.value.is_none();
+            for update in updates.iter().filter(is_gone) {
+                let _ = readers.vanished.send(update.key.clone());
             }
             if updates.iter().any(|update| concerns(&readers.node, update)) {
                 readers.changes.send_modify(|count| *count += 1);

@@ -4,13 +4,15 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backend::embedded::Client;
-use common::{Lab, MARGAY};
+use common::{Lab, MARGAY, net};
 use ipam::{AutoAssign, Ipam};
 
 const GRACE: Duration = Duration::from_secs(4);
@@ -52,9 +54,15 @@ impl Drop for Controllers {
 
 /// What a process answers on its port in a node's namespace; nothing while it does not.
 fn ask(lab: &Lab, node: &str, path: &str) -> String {
-    let url = format!("http://127.0.0.1:9094{path}");
-    let output = lab.try_lab(&["exec", node, "--", "curl", "-s", &url]);
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", 9094))?;
+        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    net::inside(&lab.node_place(node), get).unwrap_or_default()
 }
 
 fn within(limit: Duration, what: &str, mut fine: impl FnMut() -> bool) {
@@ -137,6 +145,13 @@ fn leaks_and_dead_nodes_are_cleaned_up_and_live_pods_keep_everything() {
     let metrics = ask(&lab, "k8s-125-master", "/metrics");
     let freed = "ipam_allocations_gc_reclamations{ippool=\"default-ipv4-ippool\",node=\"k8s-125-node1\"} 1\n";
     assert!(metrics.contains(freed), "{metrics}");
+
+    // Somebody deletes a live pod's endpoint: its agent writes it again, and the address stays.
+    lab.ctl(&["delete", "wep", "k8s--125--node1-k8s-c1-eth0"]);
+    within(Duration::from_secs(30), "the endpoint is back", || {
+        names("wep").contains("k8s-c1-eth0")
+    });
+    assert!(is_held(&pods[1].1), "c1 has lost its address");
 
     // The leader dies; the other one goes on.
     drop(first);

@@ -41,6 +41,8 @@ pub struct Deps {
     pub events: mpsc::UnboundedSender<Event>,
     /// What the loop knows.
     pub facts: watch::Receiver<Facts>,
+    /// Keys of WorkloadEndpoints that are not in the datastore any more, of whatever node.
+    pub vanished: mpsc::UnboundedReceiver<Key>,
     /// True once the agent is told to stop; also if the sender is gone.
     pub stop: watch::Receiver<bool>,
 }
@@ -59,6 +61,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         ipam,
         events,
         facts,
+        vanished,
         stop,
     } = deps;
     let path = config.run_dir.join("cni.sock");
@@ -90,7 +93,10 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         ready(Ok(()));
         tracing::info!(socket = %path.display(), "cni: serving");
         let told = async move { drop(stop.clone().wait_for(|stop| *stop).await) };
-        server.serve(listener, told).await;
+        tokio::select! {
+            () = server.serve(listener, told) => {}
+            () = server.keep_endpoints(vanished) => {}
+        }
     };
     tokio::select! {
         () = start => {}

@@ -38,6 +38,7 @@ pub mod live;
 mod locks;
 pub mod ports;
 mod recover;
+mod restore;
 pub mod socket;
 mod wep;
 
