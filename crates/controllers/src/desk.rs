@@ -61,6 +61,8 @@ pub struct Desk {
     suspects: Vec<Suspect>,
     /// What cannot be done as it is written.
     problems: Vec<String>,
+    /// What was decided not long ago.
+    recent: Vec<(Timestamp, Action)>,
 }
 
 impl Desk {
@@ -82,6 +84,7 @@ impl Desk {
             collect_at: None,
             suspects: Vec::new(),
             problems: Vec::new(),
+            recent: Vec::new(),
         }
     }
 
@@ -137,6 +140,7 @@ impl Desk {
         self.changed = true;
         self.look_at = None;
         self.collect_at = None;
+        self.recent.clear();
     }
 
     /// Something that was decided was not done: everything is looked at again after a while.
@@ -151,12 +155,12 @@ impl Desk {
         if self.idle().is_some() {
             return Vec::new();
         }
-        let mut actions = self.configuration();
         let due = |at: Option<Timestamp>| at.is_none_or(|at| now >= at);
         let settled = self.attendance.next.is_some_and(|at| now >= at);
         if !(self.changed || settled || due(self.look_at) || due(self.collect_at)) {
-            return actions;
+            return Vec::new();
         }
+        let mut actions = Vec::new();
         let gone: BTreeSet<String> = self.attendance.gone.keys().cloned().collect();
         self.attendance = self.absences.look(now, &self.world);
         let went = self.attendance.gone.keys().any(|name| !gone.contains(name));
@@ -166,6 +170,7 @@ impl Desk {
             self.changed = false;
             self.look_at = Some(later(now, period));
             self.problems.clear();
+            actions.extend(self.configuration());
             if let Some(settings) = &node {
                 let (more, problems) = host_endpoints::decide(settings, &self.world, &self.attendance);
                 actions.extend(more);
@@ -182,6 +187,20 @@ impl Desk {
                 self.collect_at = Some(later(now, period));
             }
         }
+        self.without_repetitions(now, actions)
+    }
+
+    /// The same thing twice in a short time means that the picture has not followed yet, or that the store does not keep what
+    /// is written as it was written. Neither gets better by doing it again at once.
+    fn without_repetitions(&mut self, now: Timestamp, mut actions: Vec<Action>) -> Vec<Action> {
+        self.recent.retain(|(at, _)| now < later(*at, RETRY));
+        let before = actions.len();
+        actions.retain(|action| !self.recent.iter().any(|(_, known)| known == action));
+        if actions.len() < before {
+            let soon = later(now, RETRY);
+            self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+        }
+        self.recent.extend(actions.iter().map(|action| (now, action.clone())));
         actions
     }
 
