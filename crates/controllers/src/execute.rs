@@ -165,8 +165,12 @@ impl Executor {
                 }
                 evidence.nodes.insert(node.clone());
             }
-            if let Some(namespace) = holder.secondary.get("namespace") {
-                evidence.pods.extend(self.pods_of(namespace).await?);
+            let attribute = |name: &str| holder.secondary.get(name).cloned();
+            if let (Some(namespace), Some(pod)) = (attribute("namespace"), attribute("pod")) {
+                let found = self.pods_called(&namespace, &pod).await?;
+                if !found.is_empty() {
+                    evidence.pods.insert((namespace, pod), found);
+                }
             }
         }
         if !still_leaked(&blocks, doomed, &evidence) {
@@ -182,14 +186,15 @@ impl Executor {
         }
     }
 
-    /// The pods of a namespace as they are now.
-    async fn pods_of(&self, namespace: &str) -> Result<BTreeMap<(String, String), Vec<Pod>>, StoreError> {
+    /// Where a pod is, as the store says now; empty if it is nowhere.
+    async fn pods_called(&self, namespace: &str, pod: &str) -> Result<Vec<Pod>, StoreError> {
+        let name = (namespace.to_owned(), pod.to_owned());
         if let Ok(listed) = self.listed.lock()
             && let Some((known, at, pods)) = listed.as_ref()
             && known == namespace
             && at.elapsed() < FRESH
         {
-            return Ok(pods.clone());
+            return Ok(pods.get(&name).cloned().unwrap_or_default());
         }
         // Older than what is read, so that the list never looks fresher than it is.
         let at = Instant::now();
@@ -198,9 +203,10 @@ impl Executor {
         let endpoints: Vec<WorkloadEndpoint> = items
             .filter_map(|stored| WorkloadEndpoint::try_from(stored.resource).ok())
             .collect();
-        let found = pods(endpoints.iter());
+        let all = pods(endpoints.iter());
+        let found = all.get(&name).cloned().unwrap_or_default();
         if let Ok(mut listed) = self.listed.lock() {
-            *listed = Some((namespace.to_owned(), at, found.clone()));
+            *listed = Some((namespace.to_owned(), at, all));
         }
         Ok(found)
     }
