@@ -201,6 +201,18 @@ const ROWS: &[Row] = &[
         ],
         rules: &[],
     },
+    Row {
+        kind: Kind::KubeControllersConfiguration,
+        short: &["kcc", "kccs"],
+        columns: &[],
+        rules: &[DEFAULT_ONLY],
+    },
+    Row {
+        kind: Kind::IPReservation,
+        short: &[],
+        columns: &[],
+        rules: &[],
+    },
 ];
 
 /// The definitions, as documents. `rules`: with rules in CEL; an API server before 1.25 does not know them, and kubectl then

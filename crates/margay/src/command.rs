@@ -191,7 +191,13 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
             let datastore = parsed.global.datastore;
             let place = place(datastore.as_deref());
             let variables = |name: &str| variable(name, datastore.as_deref());
-            ended(controllers::start(&options, place, &variables, || open(datastore.clone()), set_severity))
+            ended(controllers::start(
+                &options,
+                place,
+                &variables,
+                || open(datastore.clone()),
+                set_severity,
+            ))
         }
         Command::Store(StoreCommand::Serve(args)) => {
             let _fixed = parsed.log.start();
@@ -237,6 +243,10 @@ fn place(datastore: Option<&str>) -> controllers::Place {
     let is_kubernetes = variable("DATASTORE_TYPE", datastore).as_deref() == Some("kubernetes");
     let socket = variable("MARGAY_STORE_SOCKET", datastore).filter(|socket| !socket.is_empty());
     let socket = PathBuf::from(socket.unwrap_or_else(|| backend::DEFAULT_SOCKET.to_owned()));
+    if is_kubernetes {
+        // There is no store that has made it. What goes wrong is told when the lock is tried.
+        let _ = socket.parent().map(std::fs::create_dir_all);
+    }
     controllers::Place {
         abilities: controllers::Abilities {
             finalizers: is_kubernetes,

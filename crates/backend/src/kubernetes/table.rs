@@ -74,6 +74,8 @@ pub const ROWS: &[Row] = rows! {
     GlobalNetworkSet Custom "gs";
     HostEndpoint Custom "he";
     KubernetesEndpointSlice EndpointSlices "es";
+    KubeControllersConfiguration Custom "cc";
+    IPReservation Custom "ir";
 };
 
 impl Row {
@@ -108,7 +110,7 @@ impl Row {
     }
 
     /// Whether a cluster may do without: then there is nothing of it. Calico before 3.29 has no tiers, and the others come
-    /// with something else.
+    /// with something else or later.
     pub fn is_optional(self) -> bool {
         match self.source {
             Source::ClusterNetworkPolicies | Source::EndpointSlices => true,
@@ -118,6 +120,8 @@ impl Row {
                     | Kind::StagedNetworkPolicy
                     | Kind::StagedGlobalNetworkPolicy
                     | Kind::StagedKubernetesNetworkPolicy
+                    | Kind::KubeControllersConfiguration
+                    | Kind::IPReservation
             ),
             _ => false,
         }
