@@ -189,6 +189,26 @@ pub struct Rule {
     pub destination: Side,
 }
 
+impl Rule {
+    /// Whether there is no packet that it does not match.
+    pub fn matches_everything(&self) -> bool {
+        let Self {
+            index: _,
+            action: _,
+            family,
+            protocol,
+            not_protocol,
+            icmp,
+            not_icmp,
+            source,
+            destination,
+        } = self;
+        let is_open = |side: &Side| *side == Side::default();
+        let no_protocol = protocol.is_none() && not_protocol.is_none() && icmp.is_none() && not_icmp.is_none();
+        family.is_none() && no_protocol && is_open(source) && is_open(destination)
+    }
+}
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

@@ -194,7 +194,7 @@ impl Filter {
             put("services", Shape::Address(family, true), nets(&cluster.services));
         }
         for (map, prefix) in [(FROM_ENDPOINT, Prefix::FromWorkload), (TO_ENDPOINT, Prefix::ToWorkload)] {
-            let item = |device: &String| Item::device(device, ElementVerdict::Goto(names::chain(prefix, device)));
+            let item = |device: &String| Item::device(device, ElementVerdict::Goto(self.entry(prefix, device)));
             sets.insert((map.into(), Shape::Devices), self.devices.keys().map(item).collect());
         }
         for (prefix, dispatch) in hosts {

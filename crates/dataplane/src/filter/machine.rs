@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::Action;
 use kernel::nft::{ChainName, NftError, SetName, TableName, TableState, Transaction};
 use kernel::{IfName, IpFamily};
 use policy::{Endpoint, EndpointId, Interface, Policy, PolicyChange, PolicyId, Profile, SetId};
@@ -13,7 +14,7 @@ use crate::dataplane::LocalEndpoint;
 use super::base::{FROM_ENDPOINT, HostDispatch, TO_ENDPOINT};
 use super::items::Item;
 use super::members::{SetMeta, SetUser};
-use super::names::{self, Prefix};
+use super::names::Prefix;
 use super::refused::{ChainOwner, Doubt, Problem};
 use super::rule::{Stage, Way};
 use super::settings::{Cluster, Nat, Settings};
@@ -64,6 +65,8 @@ pub struct Filter {
     pub(super) host_chains: BTreeMap<EndpointId, BTreeSet<ChainName>>,
     /// By pod device: the endpoint that has it.
     pub(super) devices: BTreeMap<String, EndpointId>,
+    /// By the chain that a pod's direction would have: the profile's chain that decides alone, and is led to instead.
+    pub(super) direct: BTreeMap<ChainName, ChainName>,
 
     pub(super) dirty: Dirty,
     pub(super) wanted: Wanted,
@@ -126,6 +129,7 @@ impl Filter {
             around: Around::default(),
             host_chains: BTreeMap::new(),
             devices: BTreeMap::new(),
+            direct: BTreeMap::new(),
             dirty: Dirty {
                 frame: true,
                 rules: true,
@@ -181,7 +185,7 @@ impl Filter {
                         .flat_map(|profile| [&*profile.ingress, &*profile.egress])
                         .collect::<Vec<_>>(),
                 );
-                if old.is_some() != profile.is_some() {
+                if old.as_deref().map(decides) != profile.as_deref().map(decides) {
                     let users = self
                         .endpoints
                         .iter()
@@ -403,7 +407,7 @@ impl Filter {
                 let ways = [(Prefix::FromWorkload, FROM_ENDPOINT), (Prefix::ToWorkload, TO_ENDPOINT)];
                 owner == id
                     && ways.iter().all(|(prefix, map)| {
-                        let chain = names::chain(*prefix, device);
+                        let chain = self.entry(*prefix, device);
                         let item = Item::device(device, kernel::nft::ElementVerdict::Goto(chain.clone()));
                         self.wanted.is_enforced(&chain) && self.wanted.has_item(&SetName::from(*map), &item)
                     })
@@ -421,6 +425,15 @@ impl Filter {
         self.settle();
         self.wanted.table()
     }
+}
+
+/// Whether no packet gets past a profile's rules undecided, to the endpoint and from it.
+pub(super) fn decides(profile: &Profile) -> [bool; 2] {
+    let ends = |rule: &policy::Rule| match rule.action {
+        Action::Allow | Action::Deny => rule.matches_everything(),
+        Action::Pass | Action::Log => false,
+    };
+    [profile.ingress.iter().any(ends), profile.egress.iter().any(ends)]
 }
 
 /// Which policies an endpoint asks, where.

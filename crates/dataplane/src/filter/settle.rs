@@ -10,7 +10,7 @@ use super::base::{HOST_DISCOVERY, ICMP_V6, protocol, regular};
 use super::dispatch::Shape;
 use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, policy_chain};
 use super::items::Item;
-use super::machine::Filter;
+use super::machine::{Filter, decides};
 use super::members::KnownSets;
 use super::names::{self, Prefix};
 use super::refused::{ChainOwner, Concerns, Problem};
@@ -234,8 +234,11 @@ impl Filter {
         let old = std::mem::replace(&mut self.devices, devices);
         for (device, id) in &old {
             if self.devices.get(device) != Some(id) {
-                self.drop_chain(&names::chain(Prefix::FromWorkload, device));
-                self.drop_chain(&names::chain(Prefix::ToWorkload, device));
+                for prefix in [Prefix::FromWorkload, Prefix::ToWorkload] {
+                    let own = names::chain(prefix, device);
+                    self.direct.remove(&own);
+                    self.drop_chain(&own);
+                }
             }
         }
         let moved = self.devices.iter().filter(|(device, id)| old.get(*device) != Some(*id));
@@ -259,9 +262,20 @@ impl Filter {
                         (Prefix::FromWorkload, rule::Way::Egress, &endpoint.egress),
                         (Prefix::ToWorkload, rule::Way::Ingress, &endpoint.ingress),
                     ] {
+                        let own = names::chain(prefix, &device);
+                        let alone = self.decides_alone(endpoint, direction, way);
+                        let before = match &alone {
+                            Some(profile) => self.direct.insert(own.clone(), profile.clone()),
+                            None => self.direct.remove(&own),
+                        };
+                        self.dirty.frame |= before != alone;
+                        if alone.is_some() {
+                            self.drop_chain(&own);
+                            continue;
+                        }
                         let chain = self.chain_of(endpoint, &name, Stage::Normal, way);
                         let rules = chain.normal(direction, &endpoint.profiles);
-                        let (chain, _) = regular(&names::chain(prefix, &device).0, Vec::new());
+                        let (chain, _) = regular(&own.0, Vec::new());
                         self.put_chain(ChainOwner::Endpoint(id.clone()), chain, rules, BTreeMap::new());
                     }
                 }
@@ -291,6 +305,28 @@ impl Filter {
                 };
             }
         }
+    }
+
+    /// The profile's chain that decides about everything: no policy comes before it, and nothing gets past it. The usual pod has
+    /// no chains of its own, then.
+    fn decides_alone(&self, endpoint: &Endpoint, direction: &Direction, way: rule::Way) -> Option<ChainName> {
+        let has_policies = direction.tiers.iter().any(|tier| !tier.policies.is_empty());
+        if has_policies || endpoint.closed.is_some() {
+            return None;
+        }
+        let known = |name: &String| Some((name.clone(), decides(self.profiles.get(name)?)));
+        let (name, [ingress, egress]) = endpoint.profiles.iter().find_map(known)?;
+        let (prefix, alone) = match way {
+            rule::Way::Ingress => (Prefix::ProfileIn, ingress),
+            rule::Way::Egress => (Prefix::ProfileOut, egress),
+        };
+        alone.then(|| names::chain(prefix, &name))
+    }
+
+    /// Where a pod's device leads to.
+    pub(super) fn entry(&self, prefix: Prefix, device: &str) -> ChainName {
+        let own = names::chain(prefix, device);
+        self.direct.get(&own).cloned().unwrap_or(own)
     }
 
     fn chain_of<'a>(

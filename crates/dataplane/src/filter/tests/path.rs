@@ -419,7 +419,12 @@ fn rules_without_protocol_treat_each_protocol_in_its_way() {
 
 #[test]
 fn records_of_flows_name_verdict_direction_and_rule() {
-    let mut filter = filter(&open_pods());
+    let mut state = open_pods();
+    let mut pod = Endpoint::clone(&state.endpoints[&wep("cali2")]);
+    pod.profiles.insert(0, "quiet".into());
+    state.endpoints.insert(wep("cali2"), Arc::new(pod));
+    state.profiles.insert("quiet".into(), Arc::default());
+    let mut filter = filter(&state);
     filter.settings(Settings {
         flow_logs: true,
         log_prefix: "packet %n".into(),
@@ -434,6 +439,7 @@ fn records_of_flows_name_verdict_direction_and_rule() {
         &mut filter,
         "cali-tw-cali2",
         &[
+            "jump cali-pri-quiet",
             "jump cali-pri-open",
             "counter log prefix \"DRI-1|\" group 1 snaplen 80 drop comment \"no profile allows: default/n1-k8s-cali2-eth0\"",
         ],

@@ -130,7 +130,7 @@ fn a_set_that_gets_a_prefix_becomes_another_in_the_same_transaction() {
 }
 
 #[test]
-fn a_new_pod_is_three_sets_and_two_chains() {
+fn a_new_pod_is_three_elements() {
     let (mut filter, kernel) = settled();
     let pod = Endpoint {
         profiles: vec!["open".into()],
@@ -138,38 +138,58 @@ fn a_new_pod_is_three_sets_and_two_chains() {
     };
     filter.policy(PolicyChange::Endpoint(wep("cali3"), Some(Arc::new(pod))));
     assert!(!filter.is_enforced(&wep("cali3")));
-    let no_profile =
-        |way: &str| format!("add rule to chain cali-{way}-cali3 (no profile allows: default/n1-k8s-cali3-eth0)");
-    check(
-        &mut filter,
-        &kernel,
-        &[
-            "add chain cali-fw-cali3",
-            "add chain cali-tw-cali3",
-            "add 1 elements to set cali-from-endpoint",
-            "add 1 elements to set cali-sources4",
-            "add 1 elements to set cali-to-endpoint",
-            "add rule to chain cali-fw-cali3",
-            &no_profile("fw"),
-            "add rule to chain cali-tw-cali3",
-            &no_profile("tw"),
-        ],
-    );
+    let elements = |did: &str| {
+        let sets = ["cali-from-endpoint", "cali-sources4", "cali-to-endpoint"];
+        sets.map(|set| format!("{did} set {set}"))
+    };
+    let come = elements("add 1 elements to");
+    check(&mut filter, &kernel, &come.each_ref().map(String::as_str));
     assert!(filter.is_enforced(&wep("cali3")));
     filter.policy(PolicyChange::Endpoint(wep("cali3"), None));
-    check(
-        &mut filter,
-        &kernel,
-        &[
-            "flush chain cali-fw-cali3",
-            "flush chain cali-tw-cali3",
-            "delete 1 elements from set cali-from-endpoint",
-            "delete 1 elements from set cali-sources4",
-            "delete 1 elements from set cali-to-endpoint",
-            "delete chain cali-fw-cali3",
-            "delete chain cali-tw-cali3",
-        ],
-    );
+    let go = elements("delete 1 elements from");
+    check(&mut filter, &kernel, &go.each_ref().map(String::as_str));
+}
+
+#[test]
+fn a_pod_has_a_chain_where_its_profile_does_not_decide_alone() {
+    let (mut filter, kernel) = settled();
+    let chains = |filter: &mut Filter| {
+        let table = filter.table();
+        let own = |name: &&kernel::nft::ChainName| name.0.starts_with("cali-fw-") || name.0.starts_with("cali-tw-");
+        table
+            .chains
+            .keys()
+            .filter(own)
+            .map(|name| name.0.clone())
+            .collect::<Vec<_>>()
+    };
+    // `cali1` has a policy for what comes in.
+    assert_eq!(chains(&mut filter), ["cali-tw-cali1"]);
+    let tcp = Rule {
+        protocol: Some(6),
+        ..rule(Action::Allow)
+    };
+    let profile = |egress: &[Rule]| Profile {
+        ingress: vec![rule(Action::Allow)].into(),
+        egress: egress.to_vec().into(),
+        ..Profile::default()
+    };
+    filter.policy(PolicyChange::Profile(
+        "open".into(),
+        Some(Arc::new(profile(&[tcp.clone()]))),
+    ));
+    assert_eq!(chains(&mut filter), ["cali-fw-cali1", "cali-fw-cali2", "cali-tw-cali1"]);
+    assert_eq!(settle(&mut filter, &kernel).len(), 1, "all at once");
+    filter.policy(PolicyChange::Profile(
+        "open".into(),
+        Some(Arc::new(profile(&[tcp, rule(Action::Deny)]))),
+    ));
+    assert_eq!(chains(&mut filter), ["cali-tw-cali1"]);
+    assert_eq!(settle(&mut filter, &kernel).len(), 1);
+    filter.policy(PolicyChange::Profile("open".into(), None));
+    assert_eq!(chains(&mut filter).len(), 4);
+    assert_eq!(settle(&mut filter, &kernel).len(), 1);
+    assert_eq!(there(&kernel), filter.table());
 }
 
 #[test]
