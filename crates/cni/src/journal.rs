@@ -242,9 +242,17 @@ impl Journal {
         remove(&self.dir.join("endpoints").join(id.file_name()))
     }
 
-    /// All endpoints.
+    /// All endpoints, young ones included.
     pub fn endpoints(&self) -> io::Result<Loaded<Endpoint>> {
-        load(&self.dir.join("endpoints"), last_line)
+        // In this order: a record that leaves its slot meanwhile has its file by then.
+        let young = recent::peek(&self.dir)?;
+        let mut loaded = load(&self.dir.join("endpoints"), last_line::<Endpoint>)?;
+        for young in young.iter().filter_map(|lines| last_line::<Endpoint>(lines).ok()) {
+            loaded.records.retain(|filed| filed.id() != young.id());
+            loaded.records.push(young);
+        }
+        loaded.records.sort_by_key(|endpoint| endpoint.id().file_name());
+        Ok(loaded)
     }
 
     /// Notes a deletion to be finished: whole and durable when this returns.

@@ -12,6 +12,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+/// Its name.
+const FILE: &str = "intents";
 /// Bytes of a slot: a page, so that no write touches two.
 const SLOT: usize = 4096;
 /// So many ADDs at once need not wait for their own files.
@@ -41,11 +43,10 @@ impl Recent {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(dir.join("intents"))?;
+            .open(dir.join(FILE))?;
         let mut bytes = Vec::with_capacity(SLOT * SLOTS);
         file.read_to_end(&mut bytes)?;
-        let held = bytes.chunks(SLOT).map(lines_of).filter(|lines| !lines.is_empty());
-        let held = held.map(<[u8]>::to_vec).collect();
+        let held = lines_in(&bytes);
         if bytes.len() != SLOT * SLOTS {
             // All of its blocks are allocated now: later writes change no metadata.
             bytes.resize(SLOT * SLOTS, 0);
@@ -102,6 +103,20 @@ impl Recent {
         self.busy = [false; SLOTS];
         self.file.sync_data()
     }
+}
+
+/// The lines that the slots of a directory's file hold; none if there is no such file.
+pub(super) fn peek(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
+    match std::fs::read(dir.join(FILE)) {
+        Ok(bytes) => Ok(lines_in(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn lines_in(file: &[u8]) -> Vec<Vec<u8>> {
+    let held = file.chunks(SLOT).map(lines_of).filter(|lines| !lines.is_empty());
+    held.map(<[u8]>::to_vec).collect()
 }
 
 fn offset(slot: usize) -> u64 {

@@ -207,13 +207,18 @@ mod tests {
         what(&journal, records);
     }
 
-    /// What another process finds, by container.
+    /// What another process finds, by container: one that looks, and one that takes over.
     fn seen(journal: &Journal) -> BTreeMap<String, Phase> {
+        let look = || {
+            let loaded = journal.endpoints().unwrap();
+            assert_eq!(loaded.damaged, []);
+            let seen = loaded.records.into_iter();
+            seen.map(|endpoint| (endpoint.container_id, endpoint.phase)).collect()
+        };
+        let seen = look();
         drop(Records::open(journal.clone()));
-        let loaded = journal.endpoints().unwrap();
-        assert_eq!(loaded.damaged, []);
-        let seen = loaded.records.into_iter();
-        seen.map(|endpoint| (endpoint.container_id, endpoint.phase)).collect()
+        assert_eq!(look(), seen);
+        seen
     }
 
     fn files(journal: &Journal) -> usize {
