@@ -74,6 +74,10 @@ pub struct Options {
     )]
     pub state_dir: PathBuf,
 
+    /// Where this node's sysctls can be written: another mount of /proc/sys, where that is read-only
+    #[arg(long, env = "MARGAY_PROC_SYS", default_value = linux::sysctl::DEFAULT, value_name = "DIR")]
+    pub proc_sys: PathBuf,
+
     /// Host that answers /liveness, /readiness and /metrics
     #[arg(long, env = "FELIX_HEALTHHOST", default_value = "localhost", value_name = "HOST")]
     pub health_host: String,

@@ -58,6 +58,7 @@ pub fn start(
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let config = Config::from_options(options, &hostname)?;
+    linux::sysctl::are_below(options.proc_sys.clone());
     // One thread: the agent waits more than it works.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,10 +1,22 @@
-//! Sysctls below `/proc/sys/net`, of the calling thread's network namespace.
+//! Sysctls below `/proc/sys/net`, or another mount of it, of the calling thread's network namespace.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use kernel::{IfName, KernelError, Sysctl};
+
+/// Where sysctls are, if not below [`DEFAULT`].
+static PLACE: OnceLock<PathBuf> = OnceLock::new();
+/// Where sysctls usually are.
+pub const DEFAULT: &str = "/proc/sys";
+
+/// From now on sysctls are below this directory: in a container that is not privileged `/proc/sys` is read-only, and another
+/// mount of it is not. Only the first call counts.
+pub fn are_below(directory: PathBuf) {
+    let _ = PLACE.set(directory);
+}
 
 /// Writes a sysctl. A missing file below `conf/DEVICE` or `neigh/DEVICE` is a missing device.
 pub fn write(sysctl: &Sysctl) -> Result<(), KernelError> {
@@ -32,7 +44,8 @@ fn full(path: &str) -> Result<PathBuf, KernelError> {
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
     if plain {
-        return Ok(Path::new("/proc/sys/net").join(path));
+        let place = PLACE.get().map_or(Path::new(DEFAULT), PathBuf::as_path);
+        return Ok(place.join("net").join(path));
     }
     Err(refused(path, &io::Error::from_raw_os_error(libc::EINVAL)))
 }
