@@ -155,7 +155,8 @@ fn is_our_binary(bytes: &[u8]) -> bool {
     bytes.windows(MARK.len()).any(|window| window == MARK)
 }
 
-fn is_our_conflist(bytes: &[u8]) -> bool {
+/// Whether a network configuration list is one that [`install`] wrote, and not Calico's.
+pub fn is_our_conflist(bytes: &[u8]) -> bool {
     let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let plugins = document["plugins"].as_array().cloned().unwrap_or_default();
     plugins

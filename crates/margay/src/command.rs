@@ -70,6 +70,12 @@ enum Command {
     Cni(CniCommand),
     /// Print the CustomResourceDefinitions that Kubernetes needs to hold the resources
     Crds(CrdsArgs),
+    /// Print the manifest that installs the pod network on Kubernetes
+    Install(InstallArgs),
+    /// Take everything back that `install` brought into a cluster, or what its Pods left on a node
+    Uninstall(Box<install::uninstall::Options>),
+    /// Look whether a node can have the pod network
+    Preflight(install::preflight::Options),
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -77,6 +83,15 @@ enum Command {
     },
     #[command(flatten)]
     Ctl(ctl::Command),
+}
+
+#[derive(Args)]
+struct InstallArgs {
+    #[command(flatten)]
+    options: install::Options,
+    /// Say what would be created instead
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Args)]
@@ -158,6 +173,9 @@ struct CniPaths {
     /// Do not chain `portmap` for host ports
     #[arg(long)]
     no_portmap: bool,
+    /// Give pods IPv6 addresses too
+    #[arg(long)]
+    ipv6: bool,
 }
 
 /// Runs as `calicoctl`.
@@ -175,6 +193,13 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
     match parsed.command {
         Command::Ctl(command) => ctl::run(&command, &|| connect(parsed.global.datastore.clone())),
         Command::Crds(args) => crds(&args),
+        Command::Install(args) => ended(manifest(&args)),
+        Command::Uninstall(options) => ended(install::uninstall::run(&options, &mut std::io::stdout())),
+        Command::Preflight(options) => match install::preflight::run(&options, &mut std::io::stdout()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => ended(Err(error)),
+        },
         Command::Completion { shell } => completion(shell, &mut Margay::command()),
         Command::Lab(command) => ended(lab::run(&command)),
         Command::Agent(AgentArgs {
@@ -223,6 +248,17 @@ fn crds(args: &CrdsArgs) -> ExitCode {
     let text = api::crd::to_yaml(args.group, !args.no_rules);
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// Prints the manifest, or what is in it. Nobody reading it to the end is no error.
+fn manifest(args: &InstallArgs) -> Result<(), Failure> {
+    let settings = install::Settings::from_options(&args.options)?;
+    let text = match args.dry_run {
+        true => install::manifest::summary(&settings),
+        false => install::manifest::text(&settings),
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// The datastore that the flag or the environment names.
@@ -296,6 +332,7 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
                 socket: paths.socket,
                 state_dir: paths.state_dir,
                 portmap: !paths.no_portmap,
+                ipv6: paths.ipv6,
                 ..cni::install::Network::default()
             };
             let binary = PathBuf::from("/proc/self/exe");
@@ -346,6 +383,21 @@ mod tests {
             ("margay agent purge --pods --dry-run", true),
             ("margay agent --ip none purge", false),
             ("margay agent purge --ip none", false),
+        ] {
+            assert_eq!(Margay::try_parse_from(line.split(' ')).is_ok(), fine, "{line}");
+        }
+    }
+
+    #[test]
+    fn installing_has_the_same_flags_forth_and_back() {
+        for (line, fine) in [
+            ("margay install --pod-cidr 10.0.0.0/8 --dry-run", true),
+            ("margay install --policy-only", true),
+            ("margay uninstall --manifest --pod-cidr 10.0.0.0/8", true),
+            ("margay uninstall --node --pods", true),
+            ("margay uninstall --node --manifest", false),
+            ("margay uninstall --pods", false),
+            ("margay preflight --no-api --pod-cidr 10.0.0.0/8 -o json", true),
         ] {
             assert_eq!(Margay::try_parse_from(line.split(' ')).is_ok(), fine, "{line}");
         }

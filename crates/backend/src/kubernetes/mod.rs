@@ -28,6 +28,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+pub use client::{Action, Api};
 pub use error::ApiError;
 pub use group::CalicoGroup;
 

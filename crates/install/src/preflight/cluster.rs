@@ -1,0 +1,122 @@
+//! The API server: whether it answers, and whether these credentials may do what the agent has to.
+
+use backend::kubernetes::{Action, Api, ApiError};
+use serde_json::{Value, json};
+
+use super::Check;
+use super::Outcome::{Failed, Ok as Fine, Warning};
+use crate::manifest::{AGENT, domain};
+use crate::roles::{Rule, roles};
+use crate::settings::{Crds, Settings};
+
+/// Kubernetes that our definitions' rules need.
+const RULES_SINCE: u32 = 25;
+
+/// All of them; after the first that fails the others cannot be asked.
+pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
+    let version = async {
+        let api = Api::connect(None).await?;
+        let version = api.ask("version", "/version", Action::Get).await?;
+        Ok::<_, ApiError>((api, version))
+    };
+    match version.await {
+        Err(error) => vec![Check::new("api", Failed, error.to_string())],
+        Ok((api, version)) => vec![server(&version, settings.crds), access(&api, domain(settings)).await],
+    }
+}
+
+fn server(version: &Value, crds: Crds) -> Check {
+    let said = version["gitVersion"].as_str().unwrap_or("of no known version");
+    // Some servers write `27+`.
+    let minor = version["minor"]
+        .as_str()
+        .and_then(|minor| minor.trim_end_matches('+').parse::<u32>().ok());
+    match minor {
+        Some(minor) if minor < RULES_SINCE && crds == Crds::All => {
+            let reason =
+                format!("Kubernetes {said} does not know the rules of our definitions: install with --crds no-rules");
+            Check::new("api", Failed, reason)
+        }
+        Some(_) => Check::new("api", Fine, format!("Kubernetes {said} answers")),
+        None => Check::new("api", Warning, format!("an API server {said} answers")),
+    }
+}
+
+/// Asks about every verb on every resource of the agent's role. Who asks is whoever runs this: in a Pod its account, on a node
+/// the owner of the kubeconfig.
+async fn access(api: &Api, ours: &str) -> Check {
+    let agent = roles(ours)
+        .into_iter()
+        .filter(|role| role.name == AGENT)
+        .flat_map(|role| role.rules);
+    let mut missing = Vec::new();
+    for (group, resource, verb) in agent.flat_map(questions) {
+        match allowed(api, &group, resource, verb).await {
+            Ok(true) => {}
+            Ok(false) => missing.push(format!("{verb} {resource}.{group}").trim_end_matches('.').to_owned()),
+            Err(error) => return Check::new("access", Failed, error.to_string()),
+        }
+    }
+    match missing.as_slice() {
+        [] => Check::new("access", Fine, "these credentials may do what the agent has to"),
+        some => Check::new(
+            "access",
+            Failed,
+            format!("these credentials may not: {}", some.join(", ")),
+        ),
+    }
+}
+
+fn questions(rule: Rule) -> Vec<(String, &'static str, &'static str)> {
+    let of = |resource: &&'static str| {
+        let resource = *resource;
+        rule.verbs.iter().map(move |verb| (resource, *verb))
+    };
+    let pairs: Vec<_> = rule.resources.iter().flat_map(of).collect();
+    pairs
+        .into_iter()
+        .map(|(resource, verb)| (rule.group.clone(), resource, verb))
+        .collect()
+}
+
+async fn allowed(api: &Api, group: &str, resource: &str, verb: &str) -> Result<bool, ApiError> {
+    let (name, part) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {
+        "resourceAttributes": { "group": group, "resource": name, "subresource": part, "verb": verb } } });
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let resource = "selfsubjectaccessreviews.authorization.k8s.io";
+    let answer = api.ask(resource, path, Action::Create(review)).await?;
+    Ok(answer["status"]["allowed"].as_bool().unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_for_the_rules_is_named() {
+        let check = |minor: &str, crds: Crds, expected: super::super::Outcome| {
+            let version = json!({ "gitVersion": format!("v1.{minor}.0"), "minor": minor });
+            assert_eq!(server(&version, crds).outcome, expected, "{minor} {crds:?}");
+        };
+        check("33", Crds::All, Fine);
+        check("27+", Crds::All, Fine);
+        check("20", Crds::All, Failed);
+        check("20", Crds::NoRules, Fine);
+        check("", Crds::All, Warning);
+    }
+
+    #[test]
+    fn every_verb_on_every_resource_is_asked() {
+        let rule = Rule {
+            group: "g".into(),
+            resources: vec!["a", "b/status"],
+            verbs: vec!["get", "patch"],
+        };
+        let asked: Vec<String> = questions(rule)
+            .iter()
+            .map(|(group, what, verb)| format!("{verb} {what} {group}"))
+            .collect();
+        assert_eq!(asked, ["get a g", "patch a g", "get b/status g", "patch b/status g"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! Takes back what `install` brought: from a cluster everything with our label, from a node what its Pods wrote there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::manifest::text;
+use crate::options::{AnswersError, Options as Install};
+use crate::settings::Settings;
+
+mod cluster;
+
+/// Command line of `margay uninstall`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Only print what would be deleted, for `kubectl delete -f -`; asks no server
+    #[arg(long, conflicts_with_all = ["node", "keep_crds"])]
+    pub manifest: bool,
+    /// Keep the definitions, and so all pools, policies and addresses
+    #[arg(long, conflicts_with = "node")]
+    pub keep_crds: bool,
+    /// How long nodes may take to clean up, seconds
+    #[arg(long, default_value = "120", value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Clean this node: plugin, network configuration, what agents made in its kernel; asks no server
+    #[arg(long)]
+    pub node: bool,
+    /// With --node: the pods' devices too: running pods lose their network
+    #[arg(long, requires = "node")]
+    pub pods: bool,
+    /// With --node: do not end afterwards
+    #[arg(long, hide = true, requires = "node")]
+    pub stay: bool,
+    /// With --node: where the container runtime looks for plugins
+    #[arg(long, default_value = "/opt/cni/bin", value_name = "DIR")]
+    pub bin_dir: PathBuf,
+    /// With --node: where the container runtime looks for network configurations
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+    pub conf_dir: PathBuf,
+    /// With --node: the agent's sockets
+    #[arg(long, default_value = "/run/margay", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// With --node: what the agent kept
+    #[arg(long, default_value = "/var/lib/margay", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// The flags of `install`, for --manifest
+    #[command(flatten)]
+    pub install: Install,
+}
+
+/// Why not everything was taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// Flags or answers.
+    #[error(transparent)]
+    Answers(#[from] AnswersError),
+    /// The API server.
+    #[error(transparent)]
+    Api(#[from] backend::kubernetes::ApiError),
+    /// A node did not say that it is clean.
+    #[error(
+        "{ready} of {wanted} nodes cleaned up within {seconds} s; everything else was left as it is: look at \
+         `kubectl -n margay-system get pods`, and run this again"
+    )]
+    Nodes {
+        /// So many did.
+        ready: u64,
+        /// So many should.
+        wanted: u64,
+        /// The time they had.
+        seconds: u64,
+    },
+    /// A file.
+    #[error(transparent)]
+    Plugin(#[from] cni::install::InstallError),
+    /// The kernel, or an agent that still runs.
+    #[error(transparent)]
+    Agent(#[from] agent::AgentError),
+    /// A file.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// See [`UninstallError`].
+pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
+    if options.node {
+        clean_node(options, out)?;
+        return match options.stay {
+            true => stay(),
+            false => Ok(()),
+        };
+    }
+    if options.manifest {
+        let settings = Settings::from_options(&options.install)?;
+        let _ = out.write_all(text(&settings).as_bytes());
+        return Ok(());
+    }
+    runtime()?.block_on(cluster::uninstall(
+        options.keep_crds,
+        Duration::from_secs(options.timeout),
+        out,
+    ))
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, UninstallError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(at("starting the runtime"))
+}
+
+fn at(what: impl Into<String>) -> impl FnOnce(io::Error) -> UninstallError {
+    let what = what.into();
+    move |source| UninstallError::Io { what, source }
+}
+
+/// Plugin and configuration first, so that nobody asks for a network any more; then the kernel; then the agent's files.
+fn clean_node(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
+    for path in cni::install::uninstall(&options.bin_dir, Some(&options.conf_dir))? {
+        let _ = writeln!(out, "removed {}", path.display());
+    }
+    let purge = agent::purge::Options {
+        pods: options.pods,
+        dry_run: false,
+        run_dir: options.run_dir.clone(),
+        state_dir: options.state_dir.clone(),
+        interface_prefix: "cali".into(),
+    };
+    agent::purge::purge(&purge, out)?;
+    // The embedded store lies beside the journal: it is no agent's.
+    let journal = options.state_dir.join("cni");
+    let sockets = ["agent.sock", "cni.sock"].map(|name| options.run_dir.join(name));
+    for path in [journal].into_iter().chain(sockets) {
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(()) => drop(writeln!(out, "removed {}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(at(path.display().to_string())(error)),
+        }
+    }
+    // Only if nothing of others is in them; in a container they are mounted and stay.
+    for dir in [&options.run_dir, &options.state_dir] {
+        let _ = fs::remove_dir(dir);
+    }
+    Ok(())
+}
+
+/// Until somebody ends the process.
+fn stay() -> Result<(), UninstallError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(at("SIGTERM"))?;
+        terminate.recv().await;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::objects;
+
+    #[test]
+    fn offline_the_list_is_what_install_made() {
+        let settings = Settings::from_options(&Install::default()).unwrap();
+        assert_eq!(text(&settings).matches("\n---\n").count() + 1, objects(&settings).len());
+    }
+}

@@ -1,0 +1,246 @@
+//! Takes back what is in the cluster, and has the nodes clean themselves.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use backend::kubernetes::{Action, Api, ApiError};
+use serde_json::{Value, json};
+
+use super::UninstallError;
+use crate::agent_pod::{PLUGIN_DIRS, agent_rights, object, plugin_mounts, pod_spec, volume};
+use crate::manifest::{AGENT, LABEL, NAMESPACE};
+
+/// The DaemonSet that cleans nodes.
+const CLEAN: &str = "margay-clean";
+/// How often is looked whether something is done.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What is cluster-wide and ours: path of the list, and its name in a role.
+const CLUSTER_WIDE: [(&str, &str); 2] = [
+    (
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+        "clusterrolebindings.rbac.authorization.k8s.io",
+    ),
+    (
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "clusterroles.rbac.authorization.k8s.io",
+    ),
+];
+const CRDS: (&str, &str) = (
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "customresourcedefinitions.apiextensions.k8s.io",
+);
+
+struct Cluster<'a> {
+    api: Api,
+    deadline: Instant,
+    seconds: u64,
+    out: &'a mut dyn Write,
+}
+
+/// Ends agents, cleans nodes, deletes what has our label: the rest only when all nodes are clean, so that a second run can
+/// finish the first.
+pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) -> Result<(), UninstallError> {
+    let mut cluster = Cluster {
+        api: Api::connect(None).await?,
+        deadline: Instant::now() + timeout,
+        seconds: timeout.as_secs(),
+        out,
+    };
+    if let Some(image) = cluster.image().await? {
+        cluster.end_agents().await?;
+        cluster.clean_nodes(&image).await?;
+    }
+    let crds = cluster.list(CRDS).await?;
+    if !keep_crds && !crds.is_empty() {
+        cluster.forget_nodes().await?;
+    }
+    for (path, resource) in CLUSTER_WIDE {
+        for name in cluster.list((path, resource)).await? {
+            cluster.delete(resource, &format!("{path}/{name}"), &name).await?;
+        }
+    }
+    if !keep_crds {
+        for name in crds {
+            cluster.delete(CRDS.1, &format!("{}/{name}", CRDS.0), &name).await?;
+        }
+    }
+    let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
+    cluster.delete("namespaces", &namespace, NAMESPACE).await?;
+    cluster.until_gone("namespaces", &namespace).await
+}
+
+impl Cluster<'_> {
+    fn say(&mut self, what: &str) {
+        let _ = writeln!(self.out, "{what}");
+    }
+
+    /// The image of the agent, or of an earlier run's cleaning; `None`: neither is there.
+    async fn image(&self) -> Result<Option<String>, UninstallError> {
+        for name in [AGENT, CLEAN] {
+            if let Some(set) = self.get(name).await? {
+                let pod = &set["spec"]["template"]["spec"];
+                return Ok(pod["containers"][0]["image"].as_str().map(str::to_owned));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Value>, ApiError> {
+        absent_is_none(self.api.ask("daemonsets.apps", &daemon_set(name), Action::Get).await)
+    }
+
+    async fn list(&self, (path, resource): (&str, &str)) -> Result<Vec<String>, ApiError> {
+        let query = format!("{path}?labelSelector={}%3D{}", LABEL.0.replace('/', "%2F"), LABEL.1);
+        let answer = self.api.ask(resource, &query, Action::List).await?;
+        let items = answer["items"].as_array().cloned().unwrap_or_default();
+        let name = |item: &Value| item["metadata"]["name"].as_str().map(str::to_owned);
+        Ok(items.iter().filter_map(name).collect())
+    }
+
+    async fn delete(&mut self, resource: &str, path: &str, name: &str) -> Result<(), ApiError> {
+        let how = json!({ "propagationPolicy": "Foreground" });
+        if absent_is_none(self.api.ask(resource, path, Action::Delete(how)).await)?.is_some() {
+            self.say(&format!("deleted {resource} {name}"));
+        }
+        Ok(())
+    }
+
+    async fn until_gone(&self, resource: &str, path: &str) -> Result<(), UninstallError> {
+        while absent_is_none(self.api.ask(resource, path, Action::Get).await)?.is_some() {
+            if Instant::now() > self.deadline {
+                return Err(ApiError::Timeout {
+                    request: format!("deletion of {resource}"),
+                    seconds: self.seconds,
+                }
+                .into());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn end_agents(&mut self) -> Result<(), UninstallError> {
+        self.delete("daemonsets.apps", &daemon_set(AGENT), AGENT).await?;
+        self.until_gone("daemonsets.apps", &daemon_set(AGENT)).await
+    }
+
+    /// A Pod on each node removes what was installed there; it is ready when that is done.
+    async fn clean_nodes(&mut self, image: &str) -> Result<(), UninstallError> {
+        let sets = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
+        let created = self
+            .api
+            .ask("daemonsets.apps", &sets, Action::Create(cleaner(image)))
+            .await;
+        match created {
+            Err(ApiError::Exists(_)) => {}
+            other => drop(other?),
+        }
+        loop {
+            let set = self.get(CLEAN).await?.unwrap_or_default();
+            let number = |field: &str| set["status"][field].as_u64().unwrap_or_default();
+            let (wanted, ready) = (number("desiredNumberScheduled"), number("numberReady"));
+            let seen = set["status"]["observedGeneration"].is_u64();
+            if seen && ready >= wanted {
+                self.say(&format!("cleaned {ready} nodes"));
+                return Ok(());
+            }
+            if Instant::now() > self.deadline {
+                let seconds = self.seconds;
+                return Err(UninstallError::Nodes { ready, wanted, seconds });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Takes our annotations from the Nodes. Not where the definitions are another's: then the annotations are too.
+    async fn forget_nodes(&mut self) -> Result<(), UninstallError> {
+        let nodes = self.api.ask("nodes", "/api/v1/nodes", Action::List).await?;
+        for node in nodes["items"].as_array().into_iter().flatten() {
+            let patch = forgotten(&node["metadata"]["annotations"]);
+            let Some(name) = node["metadata"]["name"].as_str().filter(|_| patch != json!({})) else {
+                continue;
+            };
+            let patch = json!({ "metadata": { "annotations": patch } });
+            let path = format!("/api/v1/nodes/{name}");
+            self.api.ask("nodes", &path, Action::Patch(patch)).await?;
+            let _ = writeln!(self.out, "removed our annotations from Node {name}");
+        }
+        Ok(())
+    }
+}
+
+fn daemon_set(name: &str) -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{name}")
+}
+
+fn absent_is_none(answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(ApiError::NotFound(_) | ApiError::ResourceMissing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A merge patch that removes the annotations that agents write.
+fn forgotten(annotations: &Value) -> Value {
+    let names = annotations.as_object().into_iter().flat_map(|map| map.keys());
+    let ours = names.filter(|name| name.starts_with("projectcalico.org/"));
+    Value::Object(ours.map(|name| (name.clone(), Value::Null)).collect())
+}
+
+fn cleaner(image: &str) -> Value {
+    let dirs = [("run", "/run/margay"), ("state", "/var/lib/margay")];
+    let mut mounts = plugin_mounts();
+    let mut volumes: Vec<Value> = PLUGIN_DIRS
+        .iter()
+        .map(|(name, outside, _)| volume(name, outside))
+        .collect();
+    for (name, path) in dirs {
+        mounts.push(json!({ "name": name, "mountPath": path }));
+        volumes.push(volume(name, path));
+    }
+    let container = |name: &str, more: &[&str]| {
+        let mut args = vec![
+            "uninstall",
+            "--node",
+            "--bin-dir",
+            PLUGIN_DIRS[0].2,
+            "--conf-dir",
+            PLUGIN_DIRS[1].2,
+        ];
+        args.extend(more);
+        json!({ "name": name, "image": image, "imagePullPolicy": "IfNotPresent", "args": args,
+            "securityContext": agent_rights(), "volumeMounts": mounts })
+    };
+    // Its account is the namespace's own, which may do nothing.
+    let mut spec = pod_spec("default");
+    spec["automountServiceAccountToken"] = json!(false);
+    spec["initContainers"] = json!([container("clean", &[])]);
+    spec["containers"] = json!([container("cleaned", &["--stay"])]);
+    spec["volumes"] = json!(volumes);
+    spec["terminationGracePeriodSeconds"] = json!(1);
+    object(CLEAN, spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_of_others_stay() {
+        let annotations = json!({ "projectcalico.org/IPv4Address": "10.0.0.1/24", "node.alpha/x": "1" });
+        assert_eq!(
+            forgotten(&annotations),
+            json!({ "projectcalico.org/IPv4Address": null })
+        );
+        assert_eq!(forgotten(&Value::Null), json!({}));
+    }
+
+    #[test]
+    fn nodes_are_clean_before_the_pod_is_ready() {
+        let pod = &cleaner("i:1")["spec"]["template"]["spec"];
+        assert_eq!(pod["initContainers"][0]["args"][1], "--node");
+        assert_eq!(pod["automountServiceAccountToken"], false);
+    }
+}
