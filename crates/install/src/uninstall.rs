@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::{Value, json};
 
-use crate::manifest::text;
+use crate::manifest::{objects, yaml};
 use crate::options::{AnswersError, Options as Install};
 use crate::settings::Settings;
 
@@ -104,7 +105,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError>
     }
     if options.manifest {
         let settings = Settings::from_options(&options.install)?;
-        let _ = out.write_all(text(&settings).as_bytes());
+        let _ = out.write_all(deletions(&settings).as_bytes());
         return Ok(());
     }
     runtime()?.block_on(cluster::uninstall(
@@ -112,6 +113,19 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError>
         Duration::from_secs(options.timeout),
         out,
     ))
+}
+
+/// What `install` would create, by name, in the order in which it can go: agents before what they live on.
+fn deletions(settings: &Settings) -> String {
+    let name = |object: &Value| {
+        let mut metadata = json!({ "name": object["metadata"]["name"] });
+        if let Some(namespace) = object["metadata"]["namespace"].as_str() {
+            metadata["namespace"] = json!(namespace);
+        }
+        let object = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata });
+        format!("---\n{}", yaml(&object))
+    };
+    objects(settings).iter().rev().map(name).collect()
 }
 
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, UninstallError> {
@@ -172,11 +186,20 @@ fn stay() -> Result<(), UninstallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::objects;
 
     #[test]
-    fn offline_the_list_is_what_install_made() {
+    fn offline_the_list_has_all_that_install_makes_and_agents_go_first() {
         let settings = Settings::from_options(&Install::default()).unwrap();
-        assert_eq!(text(&settings).matches("\n---\n").count() + 1, objects(&settings).len());
+        let list = deletions(&settings);
+        let documents: Vec<&str> = list.split("---\n").skip(1).collect();
+        assert_eq!(documents.len(), objects(&settings).len());
+        assert!(documents[0].contains("kind: DaemonSet"), "{}", documents[0]);
+        assert!(documents.iter().all(|document| !document.contains("spec:")));
+        for (document, object) in documents.iter().zip(objects(&settings).iter().rev()) {
+            let read: Value = serde_saphyr::from_str(document).unwrap();
+            for field in ["name", "namespace"] {
+                assert_eq!(read["metadata"][field], object["metadata"][field]);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Check;
 use super::Outcome::{Failed, Ok as Fine, Warning};
-use crate::manifest::{AGENT, domain};
+use crate::manifest::{AGENT, LABEL, domain};
 use crate::roles::{Rule, roles};
 use crate::settings::{Crds, Settings};
 
@@ -21,7 +21,11 @@ pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
     };
     match version.await {
         Err(error) => vec![Check::new("api", Failed, error.to_string())],
-        Ok((api, version)) => vec![server(&version, settings.crds), access(&api, domain(settings)).await],
+        Ok((api, version)) => {
+            let ours = domain(settings);
+            let definitions = definitions(&api, ours, settings.crds).await;
+            vec![server(&version, settings.crds), definitions, access(&api, ours).await]
+        }
     }
 }
 
@@ -40,6 +44,38 @@ fn server(version: &Value, crds: Crds) -> Check {
         Some(_) => Check::new("api", Fine, format!("Kubernetes {said} answers")),
         None => Check::new("api", Warning, format!("an API server {said} answers")),
     }
+}
+
+/// Definitions that somebody else brought are not ours to change, nor to delete afterwards.
+async fn definitions(api: &Api, ours: &str, crds: Crds) -> Check {
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let resource = "customresourcedefinitions.apiextensions.k8s.io";
+    match api.ask(resource, path, Action::List).await {
+        Ok(list) => judge(
+            list["items"].as_array().map(Vec::as_slice).unwrap_or_default(),
+            ours,
+            crds,
+        ),
+        Err(error) => Check::new("definitions", Warning, error.to_string()),
+    }
+}
+
+fn judge(list: &[Value], ours: &str, crds: Crds) -> Check {
+    let there: Vec<&Value> = list.iter().filter(|crd| crd["spec"]["group"] == ours).collect();
+    let foreign = there
+        .iter()
+        .filter(|crd| crd["metadata"]["labels"][LABEL.0] != LABEL.1)
+        .count();
+    let (outcome, reason) = match crds {
+        Crds::None if there.is_empty() => (Failed, format!("there are none of {ours}: install with --crds all")),
+        Crds::None => (Fine, format!("{} of {ours} are there", there.len())),
+        _ if foreign > 0 => (
+            Failed,
+            format!("{foreign} of {ours} are there that `margay install` did not bring: leave them with --crds none"),
+        ),
+        _ => (Fine, format!("none of {ours} are there but ours")),
+    };
+    Check::new("definitions", outcome, reason)
 }
 
 /// Asks about every verb on every resource of the agent's role. Who asks is whoever runs this: in a Pod its account, on a node
@@ -104,6 +140,23 @@ mod tests {
         check("20", Crds::All, Failed);
         check("20", Crds::NoRules, Fine);
         check("", Crds::All, Warning);
+    }
+
+    #[test]
+    fn definitions_of_others_are_named() {
+        let check = |groups: &[(&str, bool)], crds: Crds, expected: super::super::Outcome| {
+            let crd = |(group, ours): &(&str, bool)| {
+                let labels = if *ours { json!({ LABEL.0: LABEL.1 }) } else { json!({}) };
+                json!({ "metadata": { "labels": labels }, "spec": { "group": group } })
+            };
+            let list: Vec<Value> = groups.iter().map(crd).collect();
+            assert_eq!(judge(&list, "g", crds).outcome, expected, "{groups:?} {crds:?}");
+        };
+        check(&[], Crds::All, Fine);
+        check(&[("g", true), ("other", false)], Crds::All, Fine);
+        check(&[("g", false)], Crds::NoRules, Failed);
+        check(&[("g", false)], Crds::None, Fine);
+        check(&[("other", false)], Crds::None, Failed);
     }
 
     #[test]

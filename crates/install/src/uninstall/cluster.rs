@@ -47,7 +47,11 @@ pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) 
         seconds: timeout.as_secs(),
         out,
     };
-    if let Some(image) = cluster.image().await? {
+    let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
+    // One that has our name but not our label is somebody else's, with all that is in it.
+    let found = absent_is_none(cluster.api.ask("namespaces", &namespace, Action::Get).await)?;
+    let ours = found.as_ref().is_some_and(is_ours);
+    if ours && let Some(image) = cluster.image().await? {
         cluster.end_agents().await?;
         cluster.clean_nodes(&image).await?;
     }
@@ -65,7 +69,15 @@ pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) 
             cluster.delete(CRDS.1, &format!("{}/{name}", CRDS.0), &name).await?;
         }
     }
-    let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
+    if !ours {
+        if found.is_some() {
+            cluster.say(&format!(
+                "left namespace {NAMESPACE}: it lacks our label {}={}",
+                LABEL.0, LABEL.1
+            ));
+        }
+        return Ok(());
+    }
     cluster.delete("namespaces", &namespace, NAMESPACE).await?;
     cluster.until_gone("namespaces", &namespace).await
 }
@@ -180,6 +192,11 @@ fn absent_is_none(answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiE
         Err(ApiError::NotFound(_) | ApiError::ResourceMissing(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `install` made an object.
+fn is_ours(object: &Value) -> bool {
+    object["metadata"]["labels"][LABEL.0] == LABEL.1
 }
 
 /// A merge patch that removes the annotations that agents write.
