@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
+use ipnet::IpNet;
 use kernel::nft::TableName;
 use linux::nft::LiveNft;
 
@@ -28,18 +29,14 @@ pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
         let name = "ipv6/conf/all/forwarding";
         list.push(forwarding(name, &Path::new("/proc/sys/net").join(name)));
     }
-    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    list.extend(
-        settings
-            .ipv4
-            .map(|pool| routes::check(pool.cidr.into(), &routes::ipv4(&table))),
-    );
-    let table = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-    list.extend(
-        settings
-            .ipv6
-            .map(|cidr| routes::check(cidr.into(), &routes::ipv6(&table))),
-    );
+    let pools = [
+        settings.ipv4.map(|pool| pool.cidr.into()),
+        settings.ipv6.map(IpNet::from),
+    ];
+    match routes::read() {
+        Ok(seen) => list.extend(pools.into_iter().flatten().map(|pool| routes::check(pool, &seen))),
+        Err(error) => list.push(Check::new("pod-cidr", Failed, error.to_string())),
+    }
     list.push(plugins(conf_dir));
     // The agent's own ports are busy where it runs.
     if std::os::unix::net::UnixStream::connect("/run/margay/agent.sock").is_err() {
@@ -51,7 +48,10 @@ pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
 
 fn ipip(probe: linux::ipip::Probe) -> Check {
     match probe.chosen {
-        Some(_) => Check::new("ipip", Fine, probe.why),
+        Some(flavour) => {
+            let flavour = format!("{flavour:?}").to_lowercase();
+            Check::new("ipip", Fine, format!("tunl0 will be {flavour}: {}", probe.why))
+        }
         None => {
             let hint = "load the ipip module, use a kernel with BPF, or install with --encapsulation None";
             Check::new("ipip", Failed, format!("{}: {hint}", probe.why))
