@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -29,8 +28,8 @@ pub struct Options {
     /// Clean this node: plugin, network configuration, what agents made in its kernel; asks no server
     #[arg(long)]
     pub node: bool,
-    /// With --node: the pods' devices too: running pods lose their network
-    #[arg(long, requires = "node")]
+    /// The pods' devices too: running pods lose their network at once
+    #[arg(long, conflicts_with = "manifest")]
     pub pods: bool,
     /// With --node: do not end afterwards
     #[arg(long, hide = true, requires = "node")]
@@ -108,11 +107,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError>
         let _ = out.write_all(deletions(&settings).as_bytes());
         return Ok(());
     }
-    runtime()?.block_on(cluster::uninstall(
-        options.keep_crds,
-        Duration::from_secs(options.timeout),
-        out,
-    ))
+    runtime()?.block_on(cluster::uninstall(options, out))
 }
 
 /// What `install` would create, by name, in the order in which it can go: agents before what they live on.

@@ -396,7 +396,7 @@ mod tests {
             ("margay uninstall --manifest --pod-cidr 10.0.0.0/8", true),
             ("margay uninstall --node --pods", true),
             ("margay uninstall --node --manifest", false),
-            ("margay uninstall --pods", false),
+            ("margay uninstall --pods", true),
             ("margay preflight --no-api --pod-cidr 10.0.0.0/8 -o json", true),
         ] {
             assert_eq!(Margay::try_parse_from(line.split(' ')).is_ok(), fine, "{line}");

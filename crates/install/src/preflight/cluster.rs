@@ -1,5 +1,7 @@
 //! The API server: whether it answers, and whether these credentials may do what the agent has to.
 
+use std::collections::BTreeMap;
+
 use backend::kubernetes::{Action, Api, ApiError};
 use serde_json::{Value, json};
 
@@ -85,22 +87,34 @@ async fn access(api: &Api, ours: &str) -> Check {
         .into_iter()
         .filter(|role| role.name == AGENT)
         .flat_map(|role| role.rules);
-    let mut missing = Vec::new();
+    let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (group, resource, verb) in agent.flat_map(questions) {
         match allowed(api, &group, resource, verb).await {
             Ok(true) => {}
-            Ok(false) => missing.push(format!("{verb} {resource}.{group}").trim_end_matches('.').to_owned()),
+            Ok(false) => {
+                let name = format!("{resource}.{group}");
+                missing
+                    .entry(name.trim_end_matches('.').to_owned())
+                    .or_default()
+                    .push(verb);
+            }
             Err(error) => return Check::new("access", Failed, error.to_string()),
         }
     }
-    match missing.as_slice() {
-        [] => Check::new("access", Fine, "these credentials may do what the agent has to"),
-        some => Check::new(
-            "access",
-            Failed,
-            format!("these credentials may not: {}", some.join(", ")),
-        ),
+    rights(&missing)
+}
+
+fn rights(missing: &BTreeMap<String, Vec<&str>>) -> Check {
+    if missing.is_empty() {
+        return Check::new("access", Fine, "these credentials may do what the agent has to");
     }
+    let lacking = |(resource, verbs): (&String, &Vec<&str>)| format!("{} {resource}", verbs.join("/"));
+    let lacking: Vec<String> = missing.iter().map(lacking).collect();
+    Check::new(
+        "access",
+        Failed,
+        format!("these credentials may not {}", lacking.join(", ")),
+    )
 }
 
 fn questions(rule: Rule) -> Vec<(String, &'static str, &'static str)> {
@@ -157,6 +171,18 @@ mod tests {
         check(&[("g", false)], Crds::NoRules, Failed);
         check(&[("g", false)], Crds::None, Fine);
         check(&[("other", false)], Crds::None, Failed);
+    }
+
+    #[test]
+    fn what_is_lacking_is_said_by_resource() {
+        assert_eq!(rights(&BTreeMap::new()).outcome, Fine);
+        let missing = BTreeMap::from([
+            ("pods".to_owned(), vec!["get", "list"]),
+            ("ippools.g".to_owned(), vec!["get"]),
+        ]);
+        let said = rights(&missing);
+        assert_eq!(said.outcome, Failed);
+        assert!(said.reason.ends_with("get ippools.g, get/list pods"), "{}", said.reason);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use backend::kubernetes::{Action, Api, ApiError};
 use serde_json::{Value, json};
 
-use super::UninstallError;
+use super::{Options, UninstallError};
 use crate::agent_pod::{PLUGIN_DIRS, agent_rights, object, plugin_mounts, pod_spec, volume};
 use crate::manifest::{AGENT, LABEL, NAMESPACE};
 
@@ -40,11 +40,11 @@ struct Cluster<'a> {
 
 /// Ends agents, cleans nodes, deletes what has our label: the rest only when all nodes are clean, so that a second run can
 /// finish the first.
-pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) -> Result<(), UninstallError> {
+pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
     let mut cluster = Cluster {
         api: Api::connect(None).await?,
-        deadline: Instant::now() + timeout,
-        seconds: timeout.as_secs(),
+        deadline: Instant::now() + Duration::from_secs(options.timeout),
+        seconds: options.timeout,
         out,
     };
     let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
@@ -53,10 +53,10 @@ pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) 
     let ours = found.as_ref().is_some_and(is_ours);
     if ours && let Some(image) = cluster.image().await? {
         cluster.end_agents().await?;
-        cluster.clean_nodes(&image).await?;
+        cluster.clean_nodes(&image, options.pods).await?;
     }
     let crds = cluster.list(CRDS).await?;
-    if !keep_crds && !crds.is_empty() {
+    if !options.keep_crds && !crds.is_empty() {
         cluster.forget_nodes().await?;
     }
     for (path, resource) in CLUSTER_WIDE {
@@ -64,7 +64,7 @@ pub async fn uninstall(keep_crds: bool, timeout: Duration, out: &mut dyn Write) 
             cluster.delete(resource, &format!("{path}/{name}"), &name).await?;
         }
     }
-    if !keep_crds {
+    if !options.keep_crds {
         for name in crds {
             cluster.delete(CRDS.1, &format!("{}/{name}", CRDS.0), &name).await?;
         }
@@ -138,11 +138,11 @@ impl Cluster<'_> {
     }
 
     /// A Pod on each node removes what was installed there; it is ready when that is done.
-    async fn clean_nodes(&mut self, image: &str) -> Result<(), UninstallError> {
+    async fn clean_nodes(&mut self, image: &str, pods: bool) -> Result<(), UninstallError> {
         let sets = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
         let created = self
             .api
-            .ask("daemonsets.apps", &sets, Action::Create(cleaner(image)))
+            .ask("daemonsets.apps", &sets, Action::Create(cleaner(image, pods)))
             .await;
         match created {
             Err(ApiError::Exists(_)) => {}
@@ -206,7 +206,7 @@ fn forgotten(annotations: &Value) -> Value {
     Value::Object(ours.map(|name| (name.clone(), Value::Null)).collect())
 }
 
-fn cleaner(image: &str) -> Value {
+fn cleaner(image: &str, pods: bool) -> Value {
     let dirs = [("run", "/run/margay"), ("state", "/var/lib/margay")];
     let mut mounts = plugin_mounts();
     let mut volumes: Vec<Value> = PLUGIN_DIRS
@@ -227,6 +227,7 @@ fn cleaner(image: &str) -> Value {
             PLUGIN_DIRS[1].2,
         ];
         args.extend(more);
+        args.extend(pods.then_some("--pods"));
         json!({ "name": name, "image": image, "imagePullPolicy": "IfNotPresent", "args": args,
             "securityContext": agent_rights(), "volumeMounts": mounts })
     };
@@ -256,8 +257,12 @@ mod tests {
 
     #[test]
     fn nodes_are_clean_before_the_pod_is_ready() {
-        let pod = &cleaner("i:1")["spec"]["template"]["spec"];
-        assert_eq!(pod["initContainers"][0]["args"][1], "--node");
+        let pod = &cleaner("i:1", true)["spec"]["template"]["spec"];
+        let args = &pod["initContainers"][0]["args"];
+        assert_eq!(
+            (&args[1], args[args.as_array().unwrap().len() - 1].as_str()),
+            (&json!("--node"), Some("--pods"))
+        );
         assert_eq!(pod["automountServiceAccountToken"], false);
     }
 }
