@@ -58,6 +58,7 @@ pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), Uni
     let crds = cluster.list(CRDS).await?;
     if !options.keep_crds && !crds.is_empty() {
         cluster.forget_nodes().await?;
+        cluster.let_go(&crds).await?;
     }
     for (path, resource) in CLUSTER_WIDE {
         for name in cluster.list((path, resource)).await? {
@@ -163,6 +164,30 @@ impl Cluster<'_> {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Controllers hold pools and tiers until they have cleaned up after them. Nobody will any more.
+    async fn let_go(&mut self, crds: &[String]) -> Result<(), UninstallError> {
+        for crd in crds {
+            let Some((plural @ ("ippools" | "tiers"), group)) = crd.split_once('.') else {
+                continue;
+            };
+            let version = if group == "projectcalico.org" { "v3" } else { "v1" };
+            let path = format!("/apis/{group}/{version}/{plural}");
+            let list = absent_is_none(self.api.ask(crd, &path, Action::List).await)?.unwrap_or_default();
+            for object in list["items"].as_array().into_iter().flatten() {
+                let held = object["metadata"]["finalizers"]
+                    .as_array()
+                    .is_some_and(|list| !list.is_empty());
+                if let (true, Some(name)) = (held, object["metadata"]["name"].as_str()) {
+                    let patch = json!({ "metadata": { "finalizers": null } });
+                    self.api
+                        .ask(crd, &format!("{path}/{name}"), Action::Patch(patch))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes our annotations from the Nodes. Not where the definitions are another's: then the annotations are too.
