@@ -170,13 +170,13 @@ fn a_pod_has_a_chain_where_its_profile_does_not_decide_alone() {
         ..rule(Action::Allow)
     };
     let profile = |egress: &[Rule]| Profile {
-        ingress: vec![rule(Action::Allow)].into(),
-        egress: egress.to_vec().into(),
+        ingress: vec![rule(Action::Allow)],
+        egress: egress.to_vec(),
         ..Profile::default()
     };
     filter.policy(PolicyChange::Profile(
         "open".into(),
-        Some(Arc::new(profile(&[tcp.clone()]))),
+        Some(Arc::new(profile(std::slice::from_ref(&tcp)))),
     ));
     assert_eq!(chains(&mut filter), ["cali-fw-cali1", "cali-fw-cali2", "cali-tw-cali1"]);
     assert_eq!(settle(&mut filter, &kernel).len(), 1, "all at once");
