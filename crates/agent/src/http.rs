@@ -135,15 +135,7 @@ async fn readiness(State(sources): State<Sources>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let line = |c: &crate::status::Condition| {
-        let mark = match (c.ok, c.required) {
-            (true, _) => "ok",
-            (false, true) => "NOT READY",
-            (false, false) => "warning",
-        };
-        format!("{:<10} {mark:<9} {}: {}\n", c.name, c.reason, c.message)
-    };
-    (code, report.conditions.iter().map(line).collect::<String>()).into_response()
+    (code, health::lines(&report.conditions, 10)).into_response()
 }
 
 async fn status(State(sources): State<Sources>) -> Response {

@@ -1,6 +1,6 @@
 //! The report as Prometheus text (format 0.0.4). Names that upstream has keep upstream's spelling.
 
-use std::fmt::Write;
+use health::Metrics;
 
 use crate::status::{DropReport, PassReport, Report};
 
@@ -167,36 +167,7 @@ pub fn text(report: &Report) -> String {
             out.sample("margay_ipip_packets_total", &[("what", what)], count);
         }
     }
-    out.text
-}
-
-#[derive(Default)]
-struct Metrics {
-    text: String,
-}
-
-impl Metrics {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(label, text)| format!("{label}=\"{}\"", escape(text)))
-            .collect();
-        let braces = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", labels.join(","))
-        };
-        let _ = writeln!(self.text, "{name}{braces} {value}");
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    out.into_text()
 }
 
 #[cfg(test)]

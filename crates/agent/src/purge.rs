@@ -65,7 +65,7 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
     let known = last_known::path(&options.state_dir);
     let before = Seen::look(&mut kernel, &tunnel, &known)?;
     let ops = plan(&before.kernel, &options.interface_prefix, &tunnel, options.pods);
-    let mut failed = Vec::new();
+    let mut failed: Vec<AgentError> = Vec::new();
     let said = AgentError::io("standard output");
     let printed = if options.dry_run {
         let table = before.table.then(|| PACKET_FILTER.to_owned());
@@ -74,21 +74,25 @@ pub fn purge(options: &Options, out: &mut dyn Write) -> Result<(), AgentError> {
         lines.try_for_each(|line| writeln!(out, "would remove {line}"))
     } else {
         let results = kernel.apply_now(&ops);
-        failed.extend(results.into_iter().filter_map(Result::err));
+        failed.extend(results.into_iter().filter_map(Result::err).map(AgentError::from));
         if before.table {
-            failed.extend(remove_table().err());
+            failed.extend(remove_table().err().map(AgentError::from));
         }
         if before.known {
             let what = format!("file {}", known.display());
-            fs::remove_file(&known).map_err(AgentError::io(what))?;
+            failed.extend(fs::remove_file(&known).map_err(AgentError::io(what)).err());
         }
         let after = Seen::look(&mut kernel, &tunnel, &known)?;
         print(&before, &after, out)
     };
-    printed.map_err(said)?;
+    match printed {
+        // Who no longer reads what went is no reason for an error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(said(error)),
+        _ => {}
+    }
     match failed.into_iter().next() {
         None => Ok(()),
-        Some(error) => Err(error.into()),
+        Some(error) => Err(error),
     }
 }
 

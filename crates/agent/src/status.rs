@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use dataplane::RouteClass;
 use dataplane::filter::{DropCause, Pass};
+pub use health::Condition;
 use jiff::Timestamp;
 use kernel::IpipCounters;
 use kernel::nft::Count;
@@ -95,7 +96,7 @@ pub struct Report {
     pub started: Timestamp,
     /// Ready: datastore read, kernel programmed.
     pub ready: bool,
-    /// Each part with its reason.
+    /// Each part with its reason: `Address`, `Registered`, `Datastore`, `Dataplane`, `Policy`, `CNI`, `TunnelIP`, `BGP`.
     pub conditions: Vec<Condition>,
     /// Own addresses and why they were chosen.
     pub addresses: AddressReport,
@@ -142,22 +143,6 @@ pub struct IpipReport {
     /// Packets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<IpipCounters>,
-}
-
-/// One part's state.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// `Address`, `Registered`, `Datastore`, `Dataplane`, `Policy`, `CNI`, `TunnelIP`, `BGP`.
-    pub name: String,
-    /// Fine or not.
-    pub ok: bool,
-    /// Whether the node is unready without it. Peers that are down are not.
-    pub required: bool,
-    /// A word for programs.
-    pub reason: String,
-    /// A sentence for people.
-    pub message: String,
 }
 
 /// One class of kernel objects.

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics;
-use crate::report::{Condition, Report};
+use crate::report::Report;
 use crate::run::Question;
 use crate::settings::Settings;
 
@@ -120,15 +120,7 @@ async fn readiness(State(questions): Questions) -> Response {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let line = |c: &Condition| {
-        let mark = match (c.ok, c.required) {
-            (true, _) => "ok",
-            (false, true) => "NOT READY",
-            (false, false) => "warning",
-        };
-        format!("{:<13} {mark:<9} {}: {}\n", c.name, c.reason, c.message)
-    };
-    (code, report.conditions.iter().map(line).collect::<String>()).into_response()
+    (code, health::lines(&report.conditions, 13)).into_response()
 }
 
 async fn status(State(questions): Questions) -> Response {

@@ -1,7 +1,7 @@
 //! The report as Prometheus text (format 0.0.4). Names that upstream has keep upstream's spelling.
 
+use health::Metrics;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use crate::report::{AddressCounts, Report};
 
@@ -112,35 +112,7 @@ pub fn text(report: &Report) -> String {
             out.sample("margay_controllers_actions_total", &labels, u128::from(count));
         }
     }
-    out.text
-}
-
-#[derive(Default)]
-struct Metrics {
-    text: String,
-}
-
-impl Metrics {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u128) {
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(label, text)| format!("{label}=\"{}\"", escape(text)))
-            .collect();
-        let braces = match labels.is_empty() {
-            true => String::new(),
-            false => format!("{{{}}}", labels.join(",")),
-        };
-        let _ = writeln!(self.text, "{name}{braces} {value}");
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    out.into_text()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use api::resource::IpPool;
 use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec};
+pub use health::Condition;
 use ipam::{Block, Owner, Reservations, utilization};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,22 +39,6 @@ pub struct Report {
     pub addresses: Vec<AddressCounts>,
     /// The pools.
     pub pools: Vec<PoolCounts>,
-}
-
-/// A part of the controllers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// Which.
-    pub name: String,
-    /// Whether it is fine.
-    pub ok: bool,
-    /// Whether readiness depends on it.
-    pub required: bool,
-    /// Why, in one word.
-    pub reason: String,
-    /// Why, in a sentence.
-    pub message: String,
 }
 
 /// How often something was done.
