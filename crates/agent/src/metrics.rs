@@ -20,18 +20,7 @@ pub fn text(report: &Report) -> String {
 
     out.family("margay_ready", "gauge", "1 if the node is ready.");
     out.sample("margay_ready", &[], u64::from(report.ready));
-    out.family(
-        "margay_condition",
-        "gauge",
-        "1 if the part is fine; the reason is a label.",
-    );
-    for condition in &report.conditions {
-        let labels = [
-            ("condition", condition.name.as_str()),
-            ("reason", condition.reason.as_str()),
-        ];
-        out.sample("margay_condition", &labels, u64::from(condition.ok));
-    }
+    out.conditions("margay_condition", &report.conditions);
 
     out.family(
         "margay_kernel_objects",

@@ -85,18 +85,7 @@ pub fn text(report: &Report) -> String {
     out.sample("margay_controllers_leader", &[], u128::from(report.leads));
     out.family("margay_controllers_ready", "gauge", "1 if this process is ready.");
     out.sample("margay_controllers_ready", &[], u128::from(report.ready));
-    out.family(
-        "margay_controllers_condition",
-        "gauge",
-        "1 if the part is fine; the reason is a label.",
-    );
-    for condition in &report.conditions {
-        let labels = [
-            ("condition", condition.name.as_str()),
-            ("reason", condition.reason.as_str()),
-        ];
-        out.sample("margay_controllers_condition", &labels, u128::from(condition.ok));
-    }
+    out.conditions("margay_controllers_condition", &report.conditions);
     out.family(
         "margay_controllers_actions_total",
         "counter",

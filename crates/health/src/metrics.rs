@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::Condition;
+
 /// Metrics as they are written, family by family.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -26,6 +28,18 @@ impl Metrics {
             false => format!("{{{}}}", labels.join(",")),
         };
         let _ = writeln!(self.text, "{name}{braces} {value}");
+    }
+
+    /// A family of conditions: 1 for each that is fine.
+    pub fn conditions(&mut self, name: &str, conditions: &[Condition]) {
+        self.family(name, "gauge", "1 if the part is fine; the reason is a label.");
+        for condition in conditions {
+            let labels = [
+                ("condition", condition.name.as_str()),
+                ("reason", condition.reason.as_str()),
+            ];
+            self.sample(name, &labels, u8::from(condition.ok));
+        }
     }
 
     /// All of it.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use ipip_support::*;
 use kernel::IpipFlavour;
+use testkit::measure::{median, thread_cpu};
 
 const UDP_PACKETS: u64 = 20_000;
 /// Short turns, many of them: what disturbs one way disturbs its neighbours too, and the median forgets it.
@@ -311,17 +312,6 @@ fn round_trips([a, b]: &[Node; 2]) -> (f64, f64) {
             (median(times), cpu)
         })
     })
-}
-
-/// Time that the calling thread spent on a processor.
-fn thread_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Nodes joined by a link, without any tunnel.

@@ -28,6 +28,7 @@ use policy::{
     Direction, Endpoint, EndpointId, HostHook, Interface, Member, Policy, PolicyChange, PolicyId, Set, SetId, SetKind,
     Side, Tier, TierEnd,
 };
+use testkit::measure::{median, thread_cpu};
 
 const PACKETS: u64 = 10_000;
 /// Local pods of a node with much policy.
@@ -348,15 +349,4 @@ fn udp([a, b]: &[Node; 2], is_answered: bool) -> f64 {
             cpu.as_secs_f64() * 1e6 / PACKETS as f64
         })
     })
-}
-
-/// Time that the calling thread spent on a processor.
-fn thread_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -1,3 +1,4 @@
 //! Helpers for tests of several crates. Depends on none of them.
 
+pub mod measure;
 pub mod netns;
