@@ -424,7 +424,7 @@ impl PacketFilter {
         }
     }
 
-    /// Whether a pod's policy is in the kernel: `None` as long as it is not known, `Err` if it will not be for now.
+    /// Whether a pod's policy is in the kernel: `None` as long as it is not known, `Err` if it will not be before something changes.
     pub fn is_enforced(&self, id: &str) -> Option<Result<(), String>> {
         if let Some(why) = &self.broken {
             return Some(Err(format!("policy cannot be enforced: {why}")));
