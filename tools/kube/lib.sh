@@ -1,0 +1,124 @@
+# What the stories on real clusters share. Sourced by tools/test-kube's stories, which have KUBE (the runner of clusters),
+# MARGAY (our program), KUBECONFIG and KUBE_STATE. A story fails by `fail`; what it made is taken down with its cluster.
+set -eu
+
+export DATASTORE_TYPE=kubernetes
+work=$(mktemp -d)
+agents=""
+
+# A story may define `diagnose` to show what helps when it failed.
+finish() {
+	status=$?
+	for agent in $agents; do kill "$agent" 2>/dev/null || true; done
+	if [ "$status" != 0 ]; then
+		for log in "$KUBE_STATE"/n?/run/margay-agent.log; do
+			[ ! -s "$log" ] || { echo "--- $log" >&2 && tail -n 20 "$log" >&2; }
+		done
+		if command -v diagnose >/dev/null; then diagnose >&2 || true; fi
+	fi
+	rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
+say() { echo "== $*"; }
+fail() {
+	echo "FAILED: $*" >&2
+	exit 1
+}
+
+# Until a command succeeds, at most a number of seconds.
+within() {
+	end=$(($(date +%s) + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ "$(date +%s)" -lt "$end" ] || fail "not within time: $*"
+		sleep 0.2
+	done
+}
+
+# pod NAME NODE: one that sleeps.
+pod() {
+	kubectl apply -f - <<-END
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: $1, labels: {app: $1}}
+		spec:
+		  nodeName: $2
+		  terminationGracePeriodSeconds: 0
+		  containers:
+		  - {name: main, image: "localhost/busybox:1", imagePullPolicy: Never, command: [sleep, "100000"]}
+	END
+}
+pings() { kubectl exec "$1" -- ping -c 1 -W 1 "$2"; }
+no_ping() { ! pings "$@"; }
+address() { kubectl get pod "$1" -o 'jsonpath={.status.podIP}'; }
+
+# One process of the first sleeping pod on a node, to enter its network from there (kubectl needs an API server).
+inside() {
+	"$KUBE" exec "$1" sh -c 'for p in /proc/[0-9]*; do [ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "sleep 100000 " ] || echo "${p#/proc/}"; done' | head -n 1
+}
+
+# Agents as processes of their nodes, with an account that has no more than an agent needs.
+agent_account() {
+	domain=${GROUP%/*}
+	kubectl apply -f - <<-END
+		apiVersion: v1
+		kind: ServiceAccount
+		metadata: {name: margay-agent, namespace: kube-system}
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: ClusterRole
+		metadata: {name: margay-agent}
+		rules:
+		- {apiGroups: [""], resources: [nodes, pods, namespaces, serviceaccounts], verbs: [get, list, watch]}
+		- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch]}
+		- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+		- {apiGroups: [policy.networking.k8s.io], resources: [clusternetworkpolicies], verbs: [get, list, watch]}
+		- {apiGroups: [$domain], resources: ["*"], verbs: [get, list, watch]}
+		- {apiGroups: [""], resources: [nodes/status, pods/status], verbs: [patch]}
+		- {apiGroups: [$domain], resources: [ipamblocks, blockaffinities, ipamhandles], verbs: [create, update, delete]}
+		- {apiGroups: [$domain], resources: [clusterinformations], verbs: [create]}
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: ClusterRoleBinding
+		metadata: {name: margay-agent}
+		roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: margay-agent}
+		subjects: [{kind: ServiceAccount, name: margay-agent, namespace: kube-system}]
+	END
+	within 20 token_of
+}
+token_of() { kubectl -n kube-system create token margay-agent --duration 1h; }
+# What kubelet would mount into an agent's pod on this node.
+mount_token() {
+	secrets=$KUBE_STATE/$1/run/secrets/kubernetes.io/serviceaccount
+	mkdir -p "$secrets"
+	token_of >"$secrets/token"
+	cp "$KUBE_CA" "$secrets/ca.crt"
+	printf kube-system >"$secrets/namespace"
+}
+start_agent() {
+	"$KUBE" exec "$1" env -u KUBECONFIG HOME=/none KUBERNETES_SERVICE_HOST=10.210.0.10 KUBERNETES_SERVICE_PORT=6443 "$MARGAY" agent >>"$KUBE_STATE/$1/run/margay-agent.log" 2>&1 &
+	agents="$agents $!"
+}
+# SIGTERM to the agent itself, and until it is gone.
+stop_agent() {
+	"$KUBE" exec "$1" sh -c 'pid=$(pgrep -o -f "margay agent"); kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done'
+}
+agent_ready() { "$KUBE" exec "$1" "$MARGAY" node status | grep -q 'The node is ready'; }
+
+# Everything by one manifest. API server 10.210.0.10: no kube-proxy is needed to begin with. Kubernetes 1.20 knows no rules in CEL.
+manifest() { "$MARGAY" install --crds no-rules --kubernetes-service-host 10.210.0.10 "$@"; }
+rolled_out() { kubectl -n margay-system rollout status daemonset/margay-agent --timeout "$1"; }
+# load_image [NAME]: the program as an image, on all nodes.
+load_image() {
+	# Symbols are most of a debug build.
+	[ -s "$work/margay" ] || strip -o "$work/margay" "$MARGAY"
+	IMAGE=${1:-} tools/image "$work/image.tar" "$work/margay" >/dev/null
+	"$KUBE" load "$work/image.tar" >/dev/null
+	rm "$work/image.tar"
+}
+show_installed() {
+	kubectl -n margay-system get pods -o wide || true
+	kubectl -n margay-system logs --prefix --tail 20 --all-containers -l app.kubernetes.io/part-of=margay || true
+}
