@@ -37,9 +37,11 @@ const PODS: usize = 110;
 const POLICIES: usize = 2_000;
 /// Members of these sets together; half of them are in the measured pods' set.
 const MEMBERS: u32 = 250_000;
+/// The profile of pods without policies: allows everything.
+const PROFILE: &str = "kns.default";
 /// For a new flow, CPU us a node beyond connection tracking.
 const NEW_BAR: f64 = 1.0;
-/// For an established flow, ratio to connection tracking.
+/// For an established flow, ratio to a node on which no pod has a policy.
 const ESTABLISHED_BAR: f64 = 1.02;
 
 /// One way from pod to pod.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let mut ways = [
         ("plain routing", nothing as fn(&Ns)),
         ("connection tracking", tracking),
+        ("no policy", no_policy),
         ("1 policy", one_policy),
         ("2,000 policies, 250,000 members, 1 for the pod", many_policies),
         ("2,000 policies, 250,000 members, 19 for the pod", many_for_the_pod),
@@ -87,23 +90,24 @@ fn main() -> ExitCode {
 }
 
 fn report(ways: &[Way]) -> ExitCode {
-    let [plain, tracking, policies @ ..] = ways else {
+    let [plain, tracking, no_policy, policies @ ..] = ways else {
         return ExitCode::FAILURE;
     };
     println!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     println!(
-        "| way | new flow, CPU us | to plain | beyond tracking, us a node | established, CPU us | to plain | to tracking |\n|---|---|---|---|---|---|---|"
+        "| way | new flow, CPU us | to plain | beyond tracking, us a node | established, CPU us | to plain | to tracking | to no policy |\n|---|---|---|---|---|---|---|---|"
     );
     for way in ways {
         println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} |",
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} |",
             way.name,
             median(way.turns[0].clone()),
             way.ratio(0, plain),
             way.beyond(tracking),
             median(way.turns[1].clone()),
             way.ratio(1, plain),
-            way.ratio(1, tracking)
+            way.ratio(1, tracking),
+            way.ratio(1, no_policy)
         );
     }
     let mut missed = false;
@@ -120,8 +124,8 @@ fn report(ways: &[Way]) -> ExitCode {
             NEW_BAR,
         );
         at_most(
-            format!("{}, established, to tracking", way.name),
-            way.ratio(1, tracking),
+            format!("{}, established, to no policy", way.name),
+            way.ratio(1, no_policy),
             ESTABLISHED_BAR,
         );
     }
@@ -190,6 +194,11 @@ fn tracking(node: &Ns) {
     node.run(|| LiveNft::open().unwrap().apply_now(&transaction).unwrap());
 }
 
+/// A node of ours on which no policy selects a pod: what any node has, with a profile that allows everything.
+fn no_policy(node: &Ns) {
+    program(node, 1, 0, 0, 0);
+}
+
 fn one_policy(node: &Ns) {
     program(node, 1, 1, 1, 2);
 }
@@ -212,7 +221,13 @@ fn program(node: &Ns, pods: usize, policies: usize, own: usize, members: u32) {
     filter.observed(None);
     filter.in_sync();
     let measured = [1, 2].map(|number| IpAddr::from(Ipv4Addr::new(192, 168, number, 2)));
-    let others = u32::try_from(policies - 1).unwrap().max(1);
+    let others = u32::try_from(policies.saturating_sub(1)).unwrap().max(1);
+    let profile = policy::Profile {
+        ingress: vec![allow(Side::default(), Side::default())],
+        egress: vec![allow(Side::default(), Side::default())],
+        missing: false,
+    };
+    filter.policy(PolicyChange::Profile(PROFILE.into(), Some(Arc::new(profile))));
     for number in 0..policies {
         // Addresses that no packet has, and in the first set those of both pods.
         let count = if number == 0 { members / 2 } else { members / 2 / others };
@@ -266,19 +281,13 @@ fn peers(set: &SetId) -> Policy {
         sets: vec![set.clone()],
         ..Side::default()
     };
+    let ports = |side: Side| Side {
+        ports: vec![(1024, 65535)],
+        ..side
+    };
     let rule = |source: Side, destination: Side| policy::Rule {
-        index: 0,
-        action: Action::Allow,
-        family: None,
         protocol: Some(17),
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source,
-        destination: Side {
-            ports: vec![(1024, 65535)],
-            ..destination
-        },
+        ..allow(source, ports(destination))
     };
     Policy {
         tier: "default".into(),
@@ -288,14 +297,33 @@ fn peers(set: &SetId) -> Policy {
     }
 }
 
+fn allow(source: Side, destination: Side) -> policy::Rule {
+    policy::Rule {
+        index: 0,
+        action: Action::Allow,
+        family: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source,
+        destination,
+    }
+}
+
+/// One without policies has a profile.
 fn endpoint(pod: usize, addresses: Vec<IpAddr>, policies: Vec<PolicyId>) -> Endpoint {
+    let tier = Tier {
+        name: "default".into(),
+        policies: policies.clone(),
+        staged: Vec::new(),
+        end: TierEnd::Deny,
+    };
     let direction = || Direction {
-        tiers: vec![Tier {
-            name: "default".into(),
-            policies: policies.clone(),
-            staged: Vec::new(),
-            end: TierEnd::Deny,
-        }],
+        tiers: Some(tier.clone())
+            .into_iter()
+            .filter(|_| !policies.is_empty())
+            .collect(),
     };
     Endpoint {
         interface: Interface::Named(format!("cali{}", pod + 1)),
@@ -307,7 +335,10 @@ fn endpoint(pod: usize, addresses: Vec<IpAddr>, policies: Vec<PolicyId>) -> Endp
         forward: HostHook::default(),
         pre_dnat: Direction::default(),
         untracked: HostHook::default(),
-        profiles: Vec::new(),
+        profiles: Some(PROFILE.to_owned())
+            .into_iter()
+            .filter(|_| policies.is_empty())
+            .collect(),
         closed: None,
     }
 }
