@@ -76,6 +76,9 @@ pub struct Endpoint {
     /// Alias of the host device, by which we know it as this endpoint's.
     #[serde(default)]
     pub alias: String,
+    /// Another plugin has attached it: it is not wired in our way, and its network namespace is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
 }
 
 /// How far ADD has come.

@@ -133,6 +133,20 @@ impl Ipam {
         Err(StoreError::Conflict(key).into())
     }
 
+    /// The handle that holds an address; `None` if nobody does, or if it is in no pool.
+    pub async fn handle_of(&self, address: IpAddr) -> Result<Option<String>, IpamError> {
+        let facts = self.facts().await?;
+        let Some(cidr) = pool_of(&facts.pools, address).and_then(|pool| block_of(pool, address)) else {
+            return Ok(None);
+        };
+        let Some(at) = read_live::<IpamBlockSpec>(self.store.as_ref(), &Key::block(cidr)).await? else {
+            return Ok(None);
+        };
+        let block = &at.object.spec;
+        let holder = block.ordinal(address).and_then(|ordinal| block.holder(ordinal));
+        Ok(holder.and_then(|holder| holder.handle_id.clone()))
+    }
+
     /// The addresses that a handle holds, in order.
     pub async fn ips_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
         let key = Key::handle(handle);

@@ -266,6 +266,28 @@ pub fn detach(netns: Option<&Path>, name: &str, host_device: &IfName, alias: &st
     Ok(())
 }
 
+/// Marks a host end that another has made, so that it can be recognised; nothing else of it is changed. One that bears another
+/// mark is left alone.
+pub fn mark(host_device: &IfName, alias: &str) -> Result<(), PodError> {
+    let mut socket = Socket::open().map_err(broken)?;
+    let found = link::find(&mut socket, host_device)?.ok_or_else(|| KernelError::NoDevice(host_device.clone()))?;
+    match found.link.alias.as_deref() {
+        Some(theirs) if theirs == alias => Ok(()),
+        Some(_) => Err(PodError::NameTaken {
+            device: host_device.clone(),
+            holder: describe(&found.link),
+        }),
+        None => {
+            let alias = Some(alias.to_owned());
+            let settings = LinkSettings {
+                alias,
+                ..LinkSettings::default()
+            };
+            Ok(link::set(&mut socket, host_device, &settings)?)
+        }
+    }
+}
+
 /// Compares the wiring with what it should be; every difference as text.
 pub fn check(pod: &PodInterface) -> Result<(), Vec<String>> {
     let differences = differences(pod).unwrap_or_else(|error| vec![error.to_string()]);

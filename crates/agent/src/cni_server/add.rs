@@ -324,7 +324,7 @@ impl CniServer {
     }
 
     /// Makes the intent durable. The wait for the disk is on another thread.
-    async fn make_durable(&self, begun: Begun) -> Result<(), Error> {
+    pub(super) async fn make_durable(&self, begun: Begun) -> Result<(), Error> {
         let records = self.records().map_err(journal_error)?.clone();
         let durable = tokio::task::spawn_blocking(move || records.make_durable(begun));
         let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());
@@ -332,7 +332,7 @@ impl CniServer {
     }
 
     /// Young records get their files when nobody is in a hurry: whoever flushes at the same time would wait for it.
-    fn settle_records(&self) {
+    pub(super) fn settle_records(&self) {
         if self.shared.settling.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -373,7 +373,7 @@ impl CniServer {
 }
 
 /// With the WorkloadEndpoint as the datastore has it, where there is one; which of its versions it is does not matter.
-fn as_stored(local: LocalEndpoint, stored: Option<WorkloadEndpoint>) -> LocalEndpoint {
+pub(super) fn as_stored(local: LocalEndpoint, stored: Option<WorkloadEndpoint>) -> LocalEndpoint {
     let Some(mut resource) = stored else { return local };
     let metadata = &mut resource.metadata;
     (metadata.uid, metadata.resource_version, metadata.creation_timestamp) = (None, None, None);

@@ -39,6 +39,7 @@ impl CniServer {
             }
         }
         if let Some(netns) = &request.netns
+            && !endpoint.adopted
             && NetnsId::of(netns).ok() != endpoint.netns_id
         {
             return Err(differs(format!(
@@ -58,7 +59,10 @@ impl CniServer {
                 "a newer container of the same pod has taken its host device".into(),
             ));
         };
-        self.shared.parts.pods.check(link).await.map_err(differs)?;
+        // Another plugin's wiring is left as it is.
+        if !endpoint.adopted {
+            self.shared.parts.pods.check(link).await.map_err(differs)?;
+        }
         self.program(&id, self.naming().local(&endpoint))
             .await
             .map_err(|why| differs(format!("routes: {why}")))

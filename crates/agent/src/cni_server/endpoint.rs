@@ -87,6 +87,7 @@ impl Naming {
             wep_name: String::new(),
             args: pending.args.clone(),
             alias: format!("margay:{container}/{}", pending.ifname),
+            adopted: false,
         };
         if !pending.ipam_only {
             endpoint.wep_name = workload_endpoint_name(&self.ids(&endpoint)).unwrap_or_default();

@@ -336,6 +336,15 @@ impl Allocator for World {
         })
     }
 
+    fn holder(&self, address: IpAddr) -> BoxFuture<'_, Result<Option<String>, AllocError>> {
+        Box::pin(async move {
+            self.step("holder").await.map_err(AllocError::TryAgain)?;
+            let state = self.state();
+            let holder = state.held.iter().find(|(_, addresses)| addresses.contains(&address));
+            Ok(holder.map(|(handle, _)| handle.clone()))
+        })
+    }
+
     fn held<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, AllocError>> {
         Box::pin(async move {
             self.step("held").await.map_err(AllocError::TryAgain)?;
@@ -405,6 +414,33 @@ impl Pods for World {
         Box::pin(async move {
             self.step("exists").await?;
             Ok(self.state().devices.contains_key(host_device))
+        })
+    }
+
+    fn devices<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<HostDevice>, String>> {
+        Box::pin(async move {
+            self.step("devices").await?;
+            let state = self.state();
+            let device = |(name, (alias, _)): (&String, &(String, Vec<IpAddr>))| HostDevice {
+                name: name.clone(),
+                alias: Some(alias.clone()).filter(|alias| !alias.is_empty()),
+                mtu: 1480,
+            };
+            let devices = state.devices.iter().filter(|(name, _)| name.starts_with(prefix));
+            Ok(devices.map(device).collect())
+        })
+    }
+
+    fn mark<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            self.step("mark").await?;
+            let mut state = self.state();
+            let (found, _) = state.devices.get_mut(host_device).ok_or("there is no such device")?;
+            match found.is_empty() || found == alias {
+                true => *found = alias.to_owned(),
+                false => return Err(format!("{host_device} is {found}'s")),
+            }
+            Ok(())
         })
     }
 }

@@ -19,7 +19,7 @@ use linux::pod::PodInterface;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+use super::ports::{AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
 use super::{CniServer, Naming, Parts, Settings, socket};
 use crate::config::Config;
 use crate::run::{Event, Facts};
@@ -89,12 +89,13 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
     let server = CniServer::new(settings, parts);
     let start = async {
         let listener = listen(&path, &ready).await;
-        recover(&server, &events, &ready).await;
+        let all = recover(&server, &events, &ready).await;
         ready(Ok(()));
         tracing::info!(socket = %path.display(), "cni: serving");
         let told = async move { drop(stop.clone().wait_for(|stop| *stop).await) };
         tokio::select! {
             () = server.serve(listener, told) => {}
+            () = adopt(&server, &events, all) => {}
             () = server.keep_endpoints(vanished) => {}
         }
     };
@@ -118,12 +119,13 @@ async fn listen(path: &std::path::Path, ready: &(impl Fn(Result<(), String>) + S
     }
 }
 
-/// Hands the journal's endpoints to the loop. Until that has happened the loop sweeps no pod's interface.
+/// Hands the journal's endpoints to the loop. Answers whether it has all of them: a record that cannot be read may be a live
+/// pod's.
 async fn recover(
     server: &CniServer,
     events: &mpsc::UnboundedSender<Event>,
     ready: &(impl Fn(Result<(), String>) + Sync),
-) {
+) -> bool {
     let recovered = loop {
         match server.recover().await {
             Ok(recovered) => break recovered,
@@ -134,7 +136,19 @@ async fn recover(
         }
         tokio::time::sleep(PAUSE).await;
     };
-    for (id, endpoint) in recovered.endpoints {
+    hand_over(recovered.endpoints, events);
+    recovered.damaged == 0
+}
+
+/// Takes over what other plugins attached, then lets the loop sweep and enforce: it knows all pods now. Never ends.
+async fn adopt(server: &CniServer, events: &mpsc::UnboundedSender<Event>, all: bool) {
+    hand_over(server.adopt().await, events);
+    let _ = events.send(Event::EndpointsLoaded { all });
+    std::future::pending().await
+}
+
+fn hand_over(endpoints: Vec<(String, LocalEndpoint)>, events: &mpsc::UnboundedSender<Event>) {
+    for (id, endpoint) in endpoints {
         // Nobody waits for these: they are most likely in place already.
         let (done, _) = oneshot::channel();
         let _ = events.send(Event::Endpoint {
@@ -143,9 +157,6 @@ async fn recover(
             done,
         });
     }
-    // A record that cannot be read may be a live pod's: then no interface is swept.
-    let all = recovered.damaged == 0;
-    let _ = events.send(Event::EndpointsLoaded { all });
 }
 
 async fn follow_readiness(mut facts: watch::Receiver<Facts>, say: watch::Sender<Readiness>) {
@@ -287,6 +298,28 @@ impl Pods for LinuxPods {
             Ok(found.is_some())
         };
         self.run(exists).boxed()
+    }
+
+    fn devices<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<HostDevice>, String>> {
+        let prefix = prefix.to_owned();
+        let devices = move || {
+            let mut socket = linux::request::Socket::open().map_err(|error| error.to_string())?;
+            let links = linux::link::list(&mut socket).map_err(|error| error.to_string())?;
+            let looks_so = |link: &kernel::Link| link.kind == "veth" && link.up && link.name.0.starts_with(&prefix);
+            let device = |link: kernel::Link| HostDevice {
+                name: link.name.0,
+                alias: link.alias,
+                mtu: link.mtu,
+            };
+            Ok(links.into_iter().filter(looks_so).map(device).collect())
+        };
+        self.run(devices).boxed()
+    }
+
+    fn mark<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        let (device, alias) = (IfName::from(host_device), alias.to_owned());
+        let mark = move || linux::pod::mark(&device, &alias).map_err(|error| error.to_string());
+        self.run(mark).boxed()
     }
 }
 
@@ -443,6 +476,10 @@ impl Allocator for IpamAllocator {
                 .map_err(alloc_error)
         }
         .boxed()
+    }
+
+    fn holder(&self, address: IpAddr) -> BoxFuture<'_, Result<Option<String>, AllocError>> {
+        async move { self.ipam.handle_of(address).await.map_err(alloc_error) }.boxed()
     }
 
     fn held<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, AllocError>> {

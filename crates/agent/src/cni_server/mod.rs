@@ -30,6 +30,7 @@ use datastore::SharedStore;
 use tokio::sync::{Notify, watch};
 
 mod add;
+mod adopt;
 mod batch;
 mod check;
 mod del;
@@ -44,7 +45,7 @@ mod wep;
 
 pub use endpoint::Naming;
 pub use live::{Deps, serve};
-pub use ports::{AllocError, Allocator, Dataplane, Given, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+pub use ports::{AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
 pub use recover::Recovered;
 
 use batch::Batcher;

@@ -18,6 +18,9 @@ pub trait Allocator: Send + Sync {
     /// Releases all that a handle holds. Nothing held is fine.
     fn release<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<(), AllocError>>;
 
+    /// The handle that holds an address; `None` if nobody does, or if it is in no pool.
+    fn holder(&self, address: IpAddr) -> BoxFuture<'_, Result<Option<String>, AllocError>>;
+
     /// The addresses that a handle holds.
     fn held<'a>(&'a self, handle: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, AllocError>>;
 }
@@ -95,6 +98,23 @@ pub trait Pods: Send + Sync {
 
     /// Whether a host device of this name exists. An error is no proof of anything.
     fn exists<'a>(&'a self, host_device: &'a str) -> BoxFuture<'a, Result<bool, String>>;
+
+    /// The host devices that look like pods': of a pod's kind, up, and with this prefix.
+    fn devices<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<HostDevice>, String>>;
+
+    /// Puts an alias on a host device that has none. Nothing else of it is changed.
+    fn mark<'a>(&'a self, host_device: &'a str, alias: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// A device that looks like a pod's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its name.
+    pub name: String,
+    /// Its alias, if it has one.
+    pub alias: Option<String>,
+    /// Its MTU.
+    pub mtu: u32,
 }
 
 /// The wiring of one pod.

@@ -26,6 +26,7 @@ pub(super) fn endpoint(container: &str) -> Endpoint {
         wep_name: "n1-k8s-p-eth0".into(),
         args: Args::default(),
         alias: String::new(),
+        adopted: false,
     }
 }
 

@@ -1,0 +1,275 @@
+//! Pods that another plugin attached on this node: taken over as they are.
+//!
+//! A node that ran Calico until a moment ago has pods whose devices, addresses and allocations are upstream's, and no journal of
+//! ours knows of them. Where the datastore has a WorkloadEndpoint of this node with that device, the pod gets a record in the
+//! journal, and its device our mark; from then on it is enforced and detached like one of our own. Its wiring, its address and its
+//! handle stay what they are. What no WorkloadEndpoint names is left alone.
+//!
+//! A journal that got lost is made anew in the same way: the marks on the devices say which container they are for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use api::Kind;
+use api::resource::WorkloadEndpoint;
+use cni::env::Args;
+use cni::journal::{Endpoint, Pending, Phase};
+use datastore::Scope;
+
+use super::CniServer;
+use super::add::as_stored;
+use super::ports::{HostDevice, LocalEndpoint};
+
+/// How long to wait before the datastore is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The usual name of upstream's network: what a handle begins with where none is stored.
+const NETWORK: &str = "k8s-pod-network";
+
+impl CniServer {
+    /// Takes over the pods of this node that are not in the journal, if there are devices of such. Waits for the datastore then,
+    /// however long that takes; without such devices it asks nobody. Answers what the dataplane has to know.
+    pub async fn adopt(&self) -> Vec<(String, LocalEndpoint)> {
+        let (mut said, mut adopted) = (false, Vec::new());
+        loop {
+            match self.try_to_adopt(&mut adopted).await {
+                Ok(()) => return adopted,
+                Err(why) if said => tracing::debug!(why, "cni: pods of another plugin wait to be taken over"),
+                Err(why) => tracing::warn!(why, "cni: pods of another plugin cannot be taken over yet; trying again"),
+            }
+            said = true;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_to_adopt(&self, adopted: &mut Vec<(String, LocalEndpoint)>) -> Result<(), String> {
+        // Devices first: whoever attaches remembers before it makes one.
+        let devices = self.shared.parts.pods.devices(&self.naming().prefix).await?;
+        let known: BTreeSet<String> = self
+            .memory()
+            .values()
+            .filter_map(|endpoint| endpoint.host_device.clone())
+            .collect();
+        let unknown = devices.into_iter().filter(|device| !known.contains(&device.name));
+        let mut unknown: BTreeMap<String, HostDevice> =
+            unknown.map(|device| (device.name.clone(), device)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let wait = self.shared.settings.store_wait * 3;
+        let scope = Scope::Kind(Kind::WorkloadEndpoint);
+        let listing = tokio::time::timeout(wait, self.shared.parts.store.list(&scope)).await;
+        let listing = listing.map_err(|_| format!("the datastore did not answer within {} s", wait.as_secs()))?;
+        for stored in listing.map_err(|error| error.to_string())?.items {
+            let Ok(endpoint) = WorkloadEndpoint::try_from(stored.resource) else {
+                continue;
+            };
+            if endpoint.spec.node != self.naming().node {
+                continue;
+            }
+            if let Some(device) = unknown.remove(&endpoint.spec.interface_name) {
+                adopted.extend(self.adopt_one(&device, endpoint).await?);
+            }
+        }
+        for device in unknown.keys() {
+            tracing::warn!(device, "cni: looks like a pod's device, but no WorkloadEndpoint has it: left alone");
+        }
+        Ok(())
+    }
+
+    /// `None`: it cannot be taken over, or is another's by now.
+    async fn adopt_one(
+        &self,
+        device: &HostDevice,
+        found: WorkloadEndpoint,
+    ) -> Result<Option<(String, LocalEndpoint)>, String> {
+        let Some(endpoint) = self.record_of(device, &found).await? else {
+            tracing::warn!(
+                device = device.name, pod = %found.key(),
+                "cni: this pod's container is not known, so it cannot be taken over: delete the pod, its successor will be ours"
+            );
+            return Ok(None);
+        };
+        let id = endpoint.id();
+        let _attachment = self.hold_attachment(&id).await;
+        let _device = self.hold_device(endpoint.host_device.as_deref()).await;
+        let leaving = self.journal().pending(&id).map_err(|error| error.to_string())?.is_some();
+        if leaving || self.recorded(&id).is_some() {
+            return Ok(None);
+        }
+        // The mark first: a device that has it and no record is found again.
+        if let Err(why) = self.shared.parts.pods.mark(&device.name, &endpoint.alias).await {
+            tracing::warn!(device = device.name, why, "cni: not taken over");
+            return Ok(None);
+        }
+        let begun = self.records().and_then(|records| records.begin(&endpoint));
+        let begun = begun.map_err(|error| error.to_string())?;
+        self.make_durable(begun).await.map_err(|error| error.to_string())?;
+        self.remember(&endpoint);
+        self.settle_records();
+        tracing::info!(%id, device = device.name, handle = endpoint.handle, "cni: a pod of another plugin was taken over");
+        let local = self.naming().local(&endpoint);
+        Ok(local.map(|local| (id.to_string(), as_stored(local, Some(found)))))
+    }
+
+    /// The record that an ADD would have left; `None` if nobody says which container it is.
+    async fn record_of(&self, device: &HostDevice, found: &WorkloadEndpoint) -> Result<Option<Endpoint>, String> {
+        let addresses: Vec<_> = found.spec.ip_networks.iter().map(|net| net.addr()).collect();
+        let mut handle = None;
+        for address in &addresses {
+            let holder = self.shared.parts.allocator.holder(*address).await;
+            handle = handle.or(holder.map_err(|error| error.to_string())?);
+        }
+        // Containers have no dot in their names; networks may have.
+        let by_handle = handle.as_deref().and_then(|handle| handle.rsplit_once('.'));
+        let container_id = match found.spec.container_id.as_str() {
+            "" => by_handle.map(|(_, container)| container.to_owned()),
+            container => Some(container.to_owned()),
+        };
+        let Some(container_id) = container_id else {
+            return Ok(None);
+        };
+        let network = match by_handle {
+            Some((network, container)) if container == container_id => network,
+            _ => NETWORK,
+        };
+        let pending = Pending {
+            container_id,
+            ifname: found.spec.endpoint.clone(),
+            network: network.to_owned(),
+            ipam_only: false,
+            netns: None,
+            args: Args {
+                pod_name: Some(found.spec.pod.clone()).filter(|pod| !pod.is_empty()),
+                pod_namespace: found.metadata.namespace.clone(),
+                ..Args::default()
+            },
+        };
+        let names = self.naming().endpoint(&pending);
+        let mac = match found.spec.mac.as_str() {
+            "" => names.mac.clone(),
+            mac => mac.to_owned(),
+        };
+        Ok(Some(Endpoint {
+            phase: Phase::Attached,
+            addresses,
+            host_device: Some(device.name.clone()),
+            mac,
+            mtu: device.mtu,
+            adopted: true,
+            ..names
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use datastore::Store;
+
+    use super::super::fakes::World;
+    use super::*;
+
+    /// What Calico has left on the node: a pod's device, its allocation and its WorkloadEndpoint. Answers the device.
+    async fn calico_pod(world: &World, server: &CniServer, container: &str, pod: &str, address: [u8; 4]) -> String {
+        let request = world.request(cni::protocol::Verb::Add, container, pod);
+        let mut endpoint = server.naming().intent(&request).unwrap();
+        endpoint.addresses = vec![address.into()];
+        let device = endpoint.host_device.clone().unwrap();
+        let mut wep = server.naming().workload_endpoint(&endpoint);
+        wep.metadata.labels.insert("color".into(), "blue".into());
+        world.store.create(wep.into()).await.unwrap();
+        let mut state = world.state();
+        state.held.insert(endpoint.handle.clone(), endpoint.addresses.clone());
+        state.devices.insert(device.clone(), (String::new(), endpoint.addresses.clone()));
+        device
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_another_plugin_is_taken_over_and_detached_as_ours() {
+        let world = World::new(0);
+        let server = world.server().await;
+        let device = calico_pod(&world, &server, "c1", "p", [10, 0, 0, 7]).await;
+        world.state().devices.insert("cali-nobodys".into(), (String::new(), Vec::new()));
+
+        let adopted = server.adopt().await;
+        let [(id, local)] = adopted.as_slice() else {
+            panic!("{adopted:?}")
+        };
+        assert_eq!((id.as_str(), &local.device), ("c1/eth0", &device));
+        assert_eq!(local.addresses, [IpAddr::from([10, 0, 0, 7])]);
+        assert_eq!(local.resource.metadata.labels["color"], "blue", "as the datastore has it");
+        assert_eq!(world.state().devices[&device].0, "margay:c1/eth0");
+        assert_eq!(world.state().devices["cali-nobodys"].0, "", "what nobody names is left alone");
+        assert_eq!(server.adopt().await, [], "once is enough");
+
+        // The next agent has it from the journal.
+        let server = world.server().await;
+        let recorded = server.endpoints();
+        assert_eq!(recorded.len(), 1);
+        assert_eq!((recorded[0].handle.as_str(), recorded[0].adopted), ("net.c1", true));
+        assert_eq!(server.adopt().await, []);
+
+        world.del(&server, "c1", "p").await;
+        world.state().devices.remove("cali-nobodys");
+        world.assert_empty(&server).await;
+    }
+
+    #[tokio::test]
+    async fn only_this_nodes_pods_that_can_be_named_are_taken_over() {
+        let world = World::new(0);
+        let server = world.server().await;
+        let change = async |device: &str, change: &dyn Fn(&mut WorkloadEndpoint)| {
+            let (_, mut wep) = (world.weps().await.into_iter())
+                .find(|(_, wep)| wep.spec.interface_name == device)
+                .unwrap();
+            world.store.delete(&wep.key(), None).await.unwrap();
+            change(&mut wep);
+            wep.metadata.resource_version = None;
+            world.store.create(wep.into()).await.unwrap();
+        };
+        let other = calico_pod(&world, &server, "c2", "q", [10, 0, 0, 8]).await;
+        change(&other, &|wep| wep.spec.node = "n2".into()).await;
+        // Its container stands in the handle of its address.
+        let unnamed = calico_pod(&world, &server, "c3", "r", [10, 0, 0, 9]).await;
+        change(&unnamed, &|wep| wep.spec.container_id.clear()).await;
+        let unknown = calico_pod(&world, &server, "c4", "s", [10, 0, 0, 10]).await;
+        change(&unknown, &|wep| wep.spec.container_id.clear()).await;
+        world.state().held.remove("net.c4");
+        // Marked for another container.
+        let anothers = calico_pod(&world, &server, "c5", "t", [10, 0, 0, 11]).await;
+        world.state().devices.get_mut(&anothers).unwrap().0 = "margay:c6/eth0".into();
+
+        let adopted = server.adopt().await;
+        let ids: Vec<&str> = adopted.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(ids, ["c3/eth0"]);
+        let alias = |device: &String| world.state().devices[device].0.clone();
+        assert_eq!([alias(&other), alias(&unknown)], ["", ""]);
+        assert_eq!(alias(&anothers), "margay:c6/eth0");
+    }
+
+    #[tokio::test]
+    async fn a_lost_journal_is_made_anew() {
+        let world = World::new(4);
+        let server = world.server().await;
+        world.add(&server, "a", "p").await.unwrap();
+        while server.records().unwrap().settle().unwrap() {}
+        drop(server);
+        std::fs::remove_dir_all(world.journal().dir()).unwrap();
+        let server = world.server().await;
+        assert_eq!(server.endpoints(), []);
+        let ids: Vec<String> = server.adopt().await.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, ["a/eth0"]);
+        world.del(&server, "a", "p").await;
+        world.assert_empty(&server).await;
+    }
+
+    #[tokio::test]
+    async fn without_such_devices_nobody_is_asked() {
+        let world = World::new(4);
+        let server = world.server().await;
+        world.add(&server, "a", "p").await.unwrap();
+        world.fail(&["list", "holder"]);
+        assert_eq!(server.adopt().await, []);
+    }
+}
