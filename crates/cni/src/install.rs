@@ -1,7 +1,8 @@
 //! Puts the plugin where container runtimes look for it, and takes it away again.
 //!
 //! Binaries are copied, never linked, and appear by rename: a runtime that starts the plugin meanwhile gets the old one or
-//! the new one. No file gets a SUID bit or a capability. Nothing that is not ours is ever removed.
+//! the new one. No file gets a SUID bit or a capability. Nothing that is not ours is ever removed: what stood in our place before,
+//! another Calico's plugin and configuration, is kept beside under a name that runtimes do not read, and put back at the end.
 
 use std::fs;
 use std::io;
@@ -17,6 +18,8 @@ use crate::journal::write_atomically;
 pub const BINARIES: [&str; 2] = ["calico", "calico-ipam"];
 /// The name of the network configuration list.
 pub const CONFLIST: &str = "10-calico.conflist";
+/// What is put behind the name of a file of another that ours replaces.
+pub const KEPT: &str = ".before-margay";
 
 /// What to install where.
 #[derive(Clone, Debug)]
@@ -81,10 +84,12 @@ pub fn install(wanted: &Install) -> Result<Vec<PathBuf>, InstallError> {
     let mut written = Vec::new();
     make_dir(&wanted.bin_dir)?;
     for name in BINARIES {
+        keep(&wanted.bin_dir, name, is_our_binary)?;
         written.push(place(&wanted.bin_dir, name, &bytes, 0o755)?);
     }
     if let Some(dir) = &wanted.conf_dir {
         make_dir(dir)?;
+        keep(dir, CONFLIST, is_our_conflist)?;
         let mut text = format!("{:#}", wanted.network.conflist());
         text.push('\n');
         written.push(place(dir, CONFLIST, text.as_bytes(), 0o644)?);
@@ -92,31 +97,77 @@ pub fn install(wanted: &Install) -> Result<Vec<PathBuf>, InstallError> {
     Ok(written)
 }
 
-/// Removes what [`install`] wrote: configuration first. Files of others under the same names stay. Answers what went.
-pub fn uninstall(bin_dir: &Path, conf_dir: Option<&Path>) -> Result<Vec<PathBuf>, InstallError> {
+/// What [`uninstall`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uninstalled {
+    /// Files of ours that are gone.
+    pub removed: Vec<PathBuf>,
+    /// Files of others that are in their place again.
+    pub restored: Vec<PathBuf>,
+}
+
+/// Removes what [`install`] wrote, and puts back what it replaced: our configuration goes first, another's comes last. Files of
+/// others under the same names stay.
+pub fn uninstall(bin_dir: &Path, conf_dir: Option<&Path>) -> Result<Uninstalled, InstallError> {
+    let mut done = Uninstalled::default();
     let conflist = conf_dir.map(|dir| dir.join(CONFLIST));
-    let binaries = BINARIES.map(|name| bin_dir.join(name));
-    let mut removed = Vec::new();
-    for (path, ours) in conflist
-        .into_iter()
-        .map(|path| (path, is_our_conflist as fn(&[u8]) -> bool))
-        .chain(
-            binaries
-                .into_iter()
-                .map(|path| (path, is_our_binary as fn(&[u8]) -> bool)),
-        )
-    {
-        match fs::read(&path) {
-            Ok(bytes) if ours(&bytes) => {
-                fs::remove_file(&path).map_err(at(&path))?;
-                removed.push(path);
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(at(&path)(error)),
-        }
+    if let Some(path) = &conflist {
+        remove(path, is_our_conflist, &mut done)?;
     }
-    Ok(removed)
+    for path in BINARIES.map(|name| bin_dir.join(name)) {
+        remove(&path, is_our_binary, &mut done)?;
+        restore(&path, &mut done)?;
+    }
+    if let Some(path) = &conflist {
+        restore(path, &mut done)?;
+    }
+    Ok(done)
+}
+
+fn remove(path: &Path, ours: fn(&[u8]) -> bool, done: &mut Uninstalled) -> Result<(), InstallError> {
+    match fs::read(path) {
+        Ok(bytes) if ours(&bytes) => {
+            fs::remove_file(path).map_err(at(path))?;
+            done.removed.push(path.to_owned());
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(at(path)(error)),
+    }
+    Ok(())
+}
+
+/// Keeps another's file that is about to be replaced. It stays in its place until then.
+fn keep(dir: &Path, name: &str, ours: fn(&[u8]) -> bool) -> Result<(), InstallError> {
+    let path = dir.join(name);
+    match fs::read(&path) {
+        Ok(bytes) if ours(&bytes) => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at(&path)(error)),
+    }
+    let kept = kept(&path);
+    match fs::remove_file(&kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&kept)(error)),
+        _ => fs::hard_link(&path, &kept).map_err(at(&kept)),
+    }
+}
+
+/// Puts another's file back, unless there is one in its place already.
+fn restore(path: &Path, done: &mut Uninstalled) -> Result<(), InstallError> {
+    let kept = kept(path);
+    if fs::symlink_metadata(&kept).is_err() || fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    fs::rename(&kept, path).map_err(at(path))?;
+    done.restored.push(path.to_owned());
+    Ok(())
+}
+
+fn kept(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(KEPT);
+    name.into()
 }
 
 impl Network {
@@ -252,20 +303,52 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_plugin_is_replaced_but_never_removed() {
+    fn what_others_had_in_our_place_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = wanted(dir.path());
+        let conf_dir = wanted.conf_dir.clone().unwrap();
+        let theirs = r#"{"plugins": [{"type": "calico"}]}"#;
+        fs::create_dir_all(&wanted.bin_dir).unwrap();
+        fs::create_dir_all(&conf_dir).unwrap();
+        fs::write(wanted.bin_dir.join("calico"), "someone else's").unwrap();
+        fs::write(conf_dir.join(CONFLIST), theirs).unwrap();
+        install(&wanted).unwrap();
+        install(&wanted).unwrap();
+        let kept = format!("{CONFLIST}{KEPT}");
+        assert_eq!(names(&conf_dir), [CONFLIST, kept.as_str()]);
+        assert!(is_our_conflist(&fs::read(conf_dir.join(CONFLIST)).unwrap()));
+
+        let done = uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap();
+        assert_eq!(done.removed.len(), 3);
+        assert_eq!(done.restored, [wanted.bin_dir.join("calico"), conf_dir.join(CONFLIST)]);
+        assert_eq!(names(&wanted.bin_dir), ["calico"]);
+        assert_eq!(
+            fs::read_to_string(wanted.bin_dir.join("calico")).unwrap(),
+            "someone else's"
+        );
+        assert_eq!(fs::read_to_string(conf_dir.join(CONFLIST)).unwrap(), theirs);
+        assert_eq!(
+            uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap(),
+            Uninstalled::default(),
+            "again"
+        );
+    }
+
+    #[test]
+    fn what_others_wrote_meanwhile_stays() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = wanted(dir.path());
         let conf_dir = wanted.conf_dir.clone().unwrap();
         install(&wanted).unwrap();
         fs::write(wanted.bin_dir.join("calico-ipam"), "someone else's").unwrap();
         fs::write(conf_dir.join(CONFLIST), r#"{"plugins": [{"type": "calico"}]}"#).unwrap();
-        assert_eq!(
-            uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap(),
-            [wanted.bin_dir.join("calico")]
-        );
+        let done = uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap();
+        assert_eq!(done.removed, [wanted.bin_dir.join("calico")]);
         assert_eq!(names(&wanted.bin_dir), ["calico-ipam"]);
+        assert_eq!(names(&conf_dir), [CONFLIST]);
+        // The configuration and one of the binaries are kept, and come back.
         install(&wanted).unwrap();
-        assert_eq!(uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap().len(), 3);
-        assert_eq!(uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap().len(), 0, "again");
+        let done = uninstall(&wanted.bin_dir, Some(&conf_dir)).unwrap();
+        assert_eq!((done.removed.len(), done.restored.len()), (3, 2));
     }
 }

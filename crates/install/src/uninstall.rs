@@ -135,8 +135,12 @@ fn at(what: impl Into<String>) -> impl FnOnce(io::Error) -> UninstallError {
 
 /// Plugin and configuration first, so that nobody asks for a network any more; then the kernel; then the agent's files.
 fn clean_node(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
-    for path in cni::install::uninstall(&options.bin_dir, Some(&options.conf_dir))? {
+    let plugin = cni::install::uninstall(&options.bin_dir, Some(&options.conf_dir))?;
+    for path in plugin.removed {
         let _ = writeln!(out, "removed {}", path.display());
+    }
+    for path in plugin.restored {
+        let _ = writeln!(out, "put back {}", path.display());
     }
     let purge = agent::purge::Options {
         pods: options.pods,

@@ -343,7 +343,10 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
                 network,
             })?
         }
-        CniCommand::Uninstall(paths) => cni::install::uninstall(&paths.bin_dir, Some(&paths.conf_dir))?,
+        CniCommand::Uninstall(paths) => {
+            let done = cni::install::uninstall(&paths.bin_dir, Some(&paths.conf_dir))?;
+            done.removed.into_iter().chain(done.restored).collect()
+        }
     };
     for path in written {
         println!("{}", path.display());

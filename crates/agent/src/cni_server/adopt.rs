@@ -34,7 +34,10 @@ impl CniServer {
             match self.try_to_adopt(&mut adopted).await {
                 Ok(()) => return adopted,
                 Err(why) if said => tracing::debug!(why, "cni: pods of another plugin wait to be taken over"),
-                Err(why) => tracing::warn!(why, "cni: pods of another plugin cannot be taken over yet; trying again"),
+                Err(why) => tracing::warn!(
+                    why,
+                    "cni: pods of another plugin cannot be taken over yet; trying again"
+                ),
             }
             said = true;
             tokio::time::sleep(PAUSE).await;
@@ -50,8 +53,7 @@ impl CniServer {
             .filter_map(|endpoint| endpoint.host_device.clone())
             .collect();
         let unknown = devices.into_iter().filter(|device| !known.contains(&device.name));
-        let mut unknown: BTreeMap<String, HostDevice> =
-            unknown.map(|device| (device.name.clone(), device)).collect();
+        let mut unknown: BTreeMap<String, HostDevice> = unknown.map(|device| (device.name.clone(), device)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -71,7 +73,10 @@ impl CniServer {
             }
         }
         for device in unknown.keys() {
-            tracing::warn!(device, "cni: looks like a pod's device, but no WorkloadEndpoint has it: left alone");
+            tracing::warn!(
+                device,
+                "cni: looks like a pod's device, but no WorkloadEndpoint has it: left alone"
+            );
         }
         Ok(())
     }
@@ -92,7 +97,11 @@ impl CniServer {
         let id = endpoint.id();
         let _attachment = self.hold_attachment(&id).await;
         let _device = self.hold_device(endpoint.host_device.as_deref()).await;
-        let leaving = self.journal().pending(&id).map_err(|error| error.to_string())?.is_some();
+        let leaving = self
+            .journal()
+            .pending(&id)
+            .map_err(|error| error.to_string())?
+            .is_some();
         if leaving || self.recorded(&id).is_some() {
             return Ok(None);
         }
@@ -181,7 +190,9 @@ mod tests {
         world.store.create(wep.into()).await.unwrap();
         let mut state = world.state();
         state.held.insert(endpoint.handle.clone(), endpoint.addresses.clone());
-        state.devices.insert(device.clone(), (String::new(), endpoint.addresses.clone()));
+        state
+            .devices
+            .insert(device.clone(), (String::new(), endpoint.addresses.clone()));
         device
     }
 
@@ -190,7 +201,10 @@ mod tests {
         let world = World::new(0);
         let server = world.server().await;
         let device = calico_pod(&world, &server, "c1", "p", [10, 0, 0, 7]).await;
-        world.state().devices.insert("cali-nobodys".into(), (String::new(), Vec::new()));
+        world
+            .state()
+            .devices
+            .insert("cali-nobodys".into(), (String::new(), Vec::new()));
 
         let adopted = server.adopt().await;
         let [(id, local)] = adopted.as_slice() else {
@@ -198,9 +212,16 @@ mod tests {
         };
         assert_eq!((id.as_str(), &local.device), ("c1/eth0", &device));
         assert_eq!(local.addresses, [IpAddr::from([10, 0, 0, 7])]);
-        assert_eq!(local.resource.metadata.labels["color"], "blue", "as the datastore has it");
+        assert_eq!(
+            local.resource.metadata.labels["color"], "blue",
+            "as the datastore has it"
+        );
         assert_eq!(world.state().devices[&device].0, "margay:c1/eth0");
-        assert_eq!(world.state().devices["cali-nobodys"].0, "", "what nobody names is left alone");
+        assert_eq!(
+            world.state().devices["cali-nobodys"].0,
+            "",
+            "what nobody names is left alone"
+        );
         assert_eq!(server.adopt().await, [], "once is enough");
 
         // The next agent has it from the journal.

@@ -19,7 +19,9 @@ use linux::pod::PodInterface;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::ports::{AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+use super::ports::{
+    AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
+};
 use super::{CniServer, Naming, Parts, Settings, socket};
 use crate::config::Config;
 use crate::run::{Event, Facts};

@@ -45,7 +45,9 @@ mod wep;
 
 pub use endpoint::Naming;
 pub use live::{Deps, serve};
-pub use ports::{AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired};
+pub use ports::{
+    AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
+};
 pub use recover::Recovered;
 
 use batch::Batcher;

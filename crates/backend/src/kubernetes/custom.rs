@@ -45,6 +45,12 @@ pub fn read(kind: Kind, group: CalicoGroup, mut object: Value) -> Result<Option<
     {
         fields.remove("status");
     }
+    // Settings that upstream's older types always wrote, and that say nothing.
+    if is_settings(kind)
+        && let Some(Value::Object(spec)) = fields.get_mut("spec")
+    {
+        spec.retain(|_, value| value.as_str() != Some(""));
+    }
     let metadata = fields.remove("metadata").unwrap_or_default();
     let mut metadata = match metadata {
         Value::Object(metadata) if group == CalicoGroup::V1 => unfolded(metadata)?,
@@ -96,8 +102,13 @@ pub fn write(resource: &Resource, group: CalicoGroup, replaces: Option<&str>) ->
             IpNet::V4(_) => "4".into(),
             IpNet::V6(_) => "6".into(),
         };
-        if group == CalicoGroup::V1 {
-            object["spec"]["deleted"] = "false".into();
+    }
+    // Upstream always says that an object of IPAM is not deleted: as text in v1's affinities, which demand it.
+    if group == CalicoGroup::V1 {
+        match kind {
+            Kind::BlockAffinity => object["spec"]["deleted"] = "false".into(),
+            Kind::IPAMBlock | Kind::IPAMHandle => object["spec"]["deleted"] = false.into(),
+            _ => {}
         }
     }
     if let Some(version) = replaces {
@@ -110,6 +121,18 @@ pub fn write(resource: &Resource, group: CalicoGroup, replaces: Option<&str>) ->
         _ => kind.name().into(),
     };
     object
+}
+
+/// Kinds in whose spec an empty text is as good as none.
+fn is_settings(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::FelixConfiguration
+            | Kind::BGPConfiguration
+            | Kind::BGPPeer
+            | Kind::IPPool
+            | Kind::KubeControllersConfiguration
+    )
 }
 
 /// Whether an object of IPAM is marked as deleted: a flag in v3, text in v1's affinities.
@@ -211,5 +234,7 @@ fn base32(bytes: &[u8]) -> String {
     text
 }
 
+#[cfg(test)]
+mod calico;
 #[cfg(test)]
 mod tests;
