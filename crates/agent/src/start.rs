@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
 use jiff::Timestamp;
 use kernel::nft::{NftKernel, TableName};
-use kernel::{IfName, Kernel, PROTOCOL_OURS};
+use kernel::{IfName, Kernel, PROTOCOL_BIRD, PROTOCOL_OURS};
 use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -99,7 +99,9 @@ async fn serve(
     let mut kernel = LiveKernel::open()?;
     let kernel_events = kernel.events()?;
     let seen = kernel.observe(&tunnel).await?;
-    let restarted = seen.routes.values().any(|route| route.protocol == PROTOCOL_OURS);
+    // BIRD leaves its routes when it ends: a node that ran Calico has kept forwarding too.
+    let kept = |route: &kernel::Route| matches!(route.protocol, PROTOCOL_OURS | PROTOCOL_BIRD);
+    let restarted = seen.routes.values().any(kept);
     tracing::info!(
         node = config.node_name,
         version = env!("CARGO_PKG_VERSION"),

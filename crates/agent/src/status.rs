@@ -480,7 +480,15 @@ fn kernel_problems(status: &dataplane::Status) -> Vec<String> {
         .unresolved
         .iter()
         .map(|route| format!("route {}: {}", route.prefix, route.why));
-    failed.chain(unresolved).collect()
+    let birds: Vec<String> = status.birds.iter().map(ToString::to_string).collect();
+    let left = (!birds.is_empty()).then(|| {
+        format!(
+            "BIRD's routes lead to {}: nobody keeps them up to date, and they may count before ours; `ip route flush proto bird` \
+             removes them",
+            birds.join(", ")
+        )
+    });
+    failed.chain(unresolved).chain(left).collect()
 }
 
 impl BgpReport {

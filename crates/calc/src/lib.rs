@@ -16,6 +16,7 @@ mod settings;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod unheeded;
 
 pub use bgp_config::RouterId;
 pub use graph::{Graph, GraphConfig, compute, compute_with};

@@ -8,6 +8,7 @@ use crate::facts::{Aged, Facts};
 use crate::problem::Problem;
 use crate::selector::Selector;
 use crate::state::Settings;
+use crate::unheeded::unheeded;
 
 /// What applies to this node. The more special layer overrides field by field; of several selector-scoped objects that
 /// match, the oldest one applies alone.
@@ -15,8 +16,16 @@ pub(crate) fn settings(this: &str, facts: &Facts) -> (Settings, Vec<Problem>) {
     let mut problems = Vec::new();
     let own = format!("node.{this}");
     let scoped = scoped(this, facts, &mut problems);
-    let layers = [facts.felix.get("default"), scoped, facts.felix.get(&own)];
-    let specs = layers.into_iter().flatten().map(|layer| layer.spec.clone());
+    let layers = [
+        ("default", facts.felix.get("default")),
+        scoped.map_or(("", None), |(name, layer)| (name.as_str(), Some(layer))),
+        (own.as_str(), facts.felix.get(&own)),
+    ];
+    let layers = layers
+        .into_iter()
+        .filter_map(|(name, layer)| Some((name, &layer?.spec)));
+    problems.extend(unheeded(layers.clone()));
+    let specs = layers.map(|(_, spec)| spec.clone());
     let spec = specs
         .reduce(|general, special| special.over(general))
         .unwrap_or_default();
@@ -32,9 +41,11 @@ pub(crate) fn settings(this: &str, facts: &Facts) -> (Settings, Vec<Problem>) {
     (settings, problems)
 }
 
-fn scoped<'a>(this: &str, facts: &'a Facts, problems: &mut Vec<Problem>) -> Option<&'a Aged<FelixConfigurationSpec>> {
+type Scoped<'a> = (&'a String, &'a Aged<FelixConfigurationSpec>);
+
+fn scoped<'a>(this: &str, facts: &'a Facts, problems: &mut Vec<Problem>) -> Option<Scoped<'a>> {
     let labels = facts.nodes.get(this).map(|node| &node.labels);
-    let mut matching: Vec<(&String, &Aged<FelixConfigurationSpec>)> = Vec::new();
+    let mut matching: Vec<Scoped<'_>> = Vec::new();
     for (name, config) in &facts.felix {
         if name == "default" || name.starts_with("node.") {
             continue;
@@ -68,5 +79,5 @@ fn scoped<'a>(this: &str, facts: &'a Facts, problems: &mut Vec<Problem>) -> Opti
             text,
         ));
     }
-    Some(winner.1)
+    Some(*winner)
 }

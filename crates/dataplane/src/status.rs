@@ -1,10 +1,10 @@
 //! What we tell people: how much is done, what is not and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipnet::IpNet;
-use kernel::{KernelError, RouteKey};
+use kernel::{KernelError, PROTOCOL_BIRD, RouteKey};
 
 use crate::dataplane::Dataplane;
 use crate::decide::{MtuDecision, TunnelDecision};
@@ -70,6 +70,8 @@ pub struct Status {
     pub failed: Vec<FailedItem>,
     /// What BGP knows without a route.
     pub unresolved: Vec<UnresolvedRoute>,
+    /// Destinations in the pools to which BIRD's routes lead: those of a Calico that ran here are kept up to date by nobody.
+    pub birds: BTreeSet<IpNet>,
     /// The tunnel, and why.
     pub tunnel: TunnelDecision,
     /// Whether the tunnel is as decided.
@@ -159,10 +161,23 @@ impl Dataplane {
             stale_routes,
             failed,
             unresolved: unresolved.collect(),
+            birds: self.birds(),
             tunnel: self.tunnel_decision.clone(),
             tunnel_programmed,
             mtu: self.mtu.clone(),
         }
+    }
+}
+
+impl Dataplane {
+    /// One that says the same as ours in ours' place is as good as ours.
+    fn birds(&self) -> BTreeSet<IpNet> {
+        let foreign = self.view.foreign.iter();
+        let birds = foreign.filter(|(key, route)| route.protocol == PROTOCOL_BIRD && !self.is_in_place(key));
+        let destinations = birds.map(|(key, _)| key.destination);
+        destinations
+            .filter(|net| self.state.pools.keys().any(|pool| pool.contains(net)))
+            .collect()
     }
 }
 

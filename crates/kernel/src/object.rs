@@ -106,6 +106,8 @@ pub struct Route {
 pub const TABLE_MAIN: u32 = 254;
 /// Protocol number of routes that the agent owns (upstream's choice).
 pub const PROTOCOL_OURS: u8 = 80;
+/// Protocol number of BIRD's routes, upstream's BGP daemon among them.
+pub const PROTOCOL_BIRD: u8 = 12;
 
 /// A rule of the routing policy database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

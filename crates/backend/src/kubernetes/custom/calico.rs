@@ -246,6 +246,11 @@ fn differences(path: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
                 differences(&format!("{path}.{name}"), a, b, found);
             }
         }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (at, (a, b)) in one.iter().zip(other).enumerate() {
+                differences(&format!("{path}[{at}]"), a, b, found);
+            }
+        }
         _ if a == b || says_nothing(a) && says_nothing(b) => {}
         _ => found.push(format!("{path}: {a} became {b}")),
     }
