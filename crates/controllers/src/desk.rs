@@ -267,6 +267,16 @@ impl Desk {
         &self.settings
     }
 
+    /// Controllers that are on and that this program does not have. Those that copy Kubernetes' objects into another datastore
+    /// have nothing to do where Kubernetes is the datastore.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let copies = ["policy", "workloadEndpoint", "serviceAccount", "namespace"];
+        let missing = self.settings.missing.iter().copied();
+        missing
+            .filter(|name| self.abilities.endpoints_are_stored || !copies.contains(name))
+            .collect()
+    }
+
     /// What the datastore holds.
     pub fn world(&self) -> &World {
         &self.world

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use api::{
     BuiltInTier, Condition, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus, IpamBlock,
     IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
-    KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, Tier, WorkloadEndpoint,
+    KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, TIER_FINALIZER, Tier, WorkloadEndpoint,
 };
 use datastore::{Edit, Scope, SharedStore, StoreError, modify};
 use futures::future::{BoxFuture, FutureExt};
@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use crate::action::{Action, Judgement};
 use crate::host_endpoints::{differs, is_automatic};
 use crate::ipam_gc::pods;
-use crate::tiers::{READY, TIER_FINALIZER};
+use crate::tiers::READY;
 
 /// How old a list of a namespace's pods may be that a release is based on, when many are released in a row.
 const FRESH: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ use api::{Key, Resource};
 use datastore::{Listing, Revision, Scope, SharedStore, Store, StoreError, Stored, WatchEvent, Write};
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 
 use crate::leadership::Holds;
 
@@ -13,6 +14,17 @@ use crate::leadership::Holds;
 #[derive(Clone, Default)]
 pub struct Gate {
     holds: Arc<RwLock<Option<Holds>>>,
+    /// Writes that have passed and are not answered yet.
+    passing: watch::Sender<usize>,
+}
+
+/// A write that has passed, until it is answered or given up.
+struct Passing(watch::Sender<usize>);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Gate {
@@ -31,6 +43,21 @@ impl Gate {
         let holds = self.holds.read().unwrap_or_else(PoisonError::into_inner);
         holds.as_ref().is_some_and(|holds| holds())
     }
+
+    /// Waits until no write is under way. The gate is to be closed before.
+    pub async fn quiet(&self) {
+        // The sender lives as long as this gate does.
+        let _ = self.passing.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    fn pass(&self) -> Result<Passing, StoreError> {
+        self.passing.send_modify(|count| *count += 1);
+        let passing = Passing(self.passing.clone());
+        match self.is_open() {
+            true => Ok(passing),
+            false => Err(StoreError::Unavailable("this process does not lead".into())),
+        }
+    }
 }
 
 /// Reads as the store below; writes only while the gate is open.
@@ -45,8 +72,24 @@ impl Fenced {
         Self { below, gate }
     }
 
-    fn refusal(&self) -> Option<StoreError> {
-        (!self.gate.is_open()).then(|| StoreError::Unavailable("this process does not lead".into()))
+    /// A write, if the gate is open now.
+    fn through<'a, T: Send + 'a>(
+        &self,
+        write: impl FnOnce() -> BoxFuture<'a, T>,
+        refused: impl FnOnce(StoreError) -> T,
+    ) -> BoxFuture<'a, T> {
+        match self.gate.pass() {
+            Err(error) => ready(refused(error)).boxed(),
+            Ok(passing) => {
+                let write = write();
+                async move {
+                    let answer = write.await;
+                    drop(passing);
+                    answer
+                }
+                .boxed()
+            }
+        }
     }
 }
 
@@ -60,31 +103,19 @@ impl Store for Fenced {
     }
 
     fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
-        match self.refusal() {
-            Some(error) => ready(Err(error)).boxed(),
-            None => self.below.create(resource),
-        }
+        self.through(|| self.below.create(resource), Err)
     }
 
     fn update<'a>(&'a self, resource: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        match self.refusal() {
-            Some(error) => ready(Err(error)).boxed(),
-            None => self.below.update(resource, expected),
-        }
+        self.through(|| self.below.update(resource, expected), Err)
     }
 
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        match self.refusal() {
-            Some(error) => ready(Err(error)).boxed(),
-            None => self.below.delete(key, expected),
-        }
+        self.through(|| self.below.delete(key, expected), Err)
     }
 
     fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
-        match self.refusal() {
-            Some(error) => ready(vec![Err(error)]).boxed(),
-            None => self.below.write_all(writes),
-        }
+        self.through(|| self.below.write_all(writes), |error| vec![Err(error)])
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
@@ -139,5 +170,18 @@ mod tests {
         holds.store(true, Ordering::SeqCst);
         gate.close();
         write(false);
+    }
+
+    #[test]
+    fn it_is_quiet_when_the_last_write_was_answered() {
+        let memory = MemoryStore::new();
+        let gate = Gate::default();
+        let fenced = Fenced::new(Arc::new(memory), gate.clone());
+        gate.open(Arc::new(|| true));
+        let write = fenced.create(Node::new("n", NodeSpec::default()).into());
+        gate.close();
+        assert!(gate.quiet().now_or_never().is_none(), "a write is under way");
+        assert!(write.now_or_never().unwrap().is_ok());
+        assert!(gate.quiet().now_or_never().is_some());
     }
 }

@@ -42,23 +42,7 @@ pub async fn serve(
             let Some(port) = port else {
                 return std::future::pending().await;
             };
-            let address = SocketAddr::new(host, port);
-            loop {
-                let problem = match TcpListener::bind(address).await {
-                    Ok(listener) => {
-                        tracing::info!(%address, health, "answering");
-                        let served = axum::serve(listener, router(questions.clone(), health))
-                            .into_future()
-                            .await;
-                        served
-                            .err()
-                            .map_or_else(|| "it ended".to_owned(), |error| error.to_string())
-                    }
-                    Err(error) => error.to_string(),
-                };
-                tracing::warn!(%address, problem, "not answering; trying again");
-                tokio::time::sleep(RETRY).await;
-            }
+            listen(SocketAddr::new(host, port), router(questions.clone(), health)).await
         };
         let changed = async {
             while settings.changed().await.is_ok() {
@@ -71,9 +55,32 @@ pub async fn serve(
             std::future::pending().await
         };
         tokio::select! {
-            () = serving => {}
+            never = serving => match never {},
             () = changed => {}
         }
+    }
+}
+
+/// Serves liveness, readiness and status at one address, whatever the configuration says: for probes that cannot follow it.
+pub async fn serve_health(address: SocketAddr, questions: mpsc::UnboundedSender<Question>) -> Infallible {
+    listen(address, router(questions, true)).await
+}
+
+/// Answers at an address, or tries to.
+async fn listen(address: SocketAddr, router: Router) -> Infallible {
+    loop {
+        let problem = match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "answering");
+                let served = axum::serve(listener, router.clone()).into_future().await;
+                served
+                    .err()
+                    .map_or_else(|| "it ended".to_owned(), |error| error.to_string())
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(%address, problem, "not answering; trying again");
+        tokio::time::sleep(RETRY).await;
     }
 }
 

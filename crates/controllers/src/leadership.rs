@@ -1,8 +1,7 @@
 //! One process of a cluster leads: only it writes. How that is agreed upon depends on the datastore.
 //!
-//! [`FileLock`] is for the embedded store, which has one socket on one machine. With Kubernetes it is to be a Lease: its
-//! [`Term`] holds until the time of its last renewal, by the monotonic clock, has run out, so that a process that was
-//! stopped for a while finds at its first write that it does not lead any more.
+//! [`FileLock`] is for the embedded store, which has one socket on one machine. With Kubernetes it is
+//! [`LeaseLock`](crate::lease::LeaseLock).
 
 use std::fs::{self, File};
 use std::io;
@@ -21,10 +20,28 @@ pub type Holds = Arc<dyn Fn() -> bool + Send + Sync>;
 /// How often a lock that another process has is tried, and how often ours is looked after.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Why this process does not lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Another one does: who, or how one knows.
+    Other(String),
+    /// Nobody can tell, and why.
+    Trouble(String),
+}
+
+/// Hears why a process does not lead.
+pub type Say<'a> = &'a (dyn Fn(Wait) + Send + Sync);
+
 /// A way to agree on who leads.
 pub trait Leadership: Send + Sync {
     /// Waits until this process leads. Tries for ever; what stands in the way goes to `say`, once for each reason.
-    fn acquire<'a>(&'a self, say: &'a (dyn Fn(&str) + Send + Sync)) -> BoxFuture<'a, Term>;
+    fn acquire<'a>(&'a self, say: Say<'a>) -> BoxFuture<'a, Term>;
+
+    /// Lets another one lead at once, if that needs a word; the end of the process may be enough. To be called when the last
+    /// write is through. Takes a few seconds at most.
+    fn release(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 /// The time in which this process leads.
@@ -58,18 +75,18 @@ impl FileLock {
 }
 
 impl Leadership for FileLock {
-    fn acquire<'a>(&'a self, say: &'a (dyn Fn(&str) + Send + Sync)) -> BoxFuture<'a, Term> {
+    fn acquire<'a>(&'a self, say: Say<'a>) -> BoxFuture<'a, Term> {
         async move {
-            let mut said = String::new();
+            let mut said = None;
             loop {
                 let why = match self.try_lock() {
                     Ok(Some(lock)) => return term(lock, self.path.clone()),
-                    Ok(None) => format!("another process has the lock on {}", self.path.display()),
-                    Err(error) => format!("{}: {error}", self.path.display()),
+                    Ok(None) => Wait::Other(format!("another process has the lock on {}", self.path.display())),
+                    Err(error) => Wait::Trouble(format!("{}: {error}", self.path.display())),
                 };
-                if why != said {
-                    say(&why);
-                    said = why;
+                if said.as_ref() != Some(&why) {
+                    said = Some(why.clone());
+                    say(why);
                 }
                 tokio::time::sleep(LOOK).await;
             }
@@ -117,11 +134,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("controllers.lock");
         let (first, second) = (FileLock::new(&path), FileLock::new(&path));
-        let quiet = |_: &str| {};
+        let quiet = |_: Wait| {};
         let term = first.acquire(&quiet).await;
         assert!((term.holds)());
         let said = Mutex::new(Vec::new());
-        let say = |why: &str| said.lock().unwrap().push(why.to_owned());
+        let say = |why: Wait| said.lock().unwrap().push(why);
         {
             let waiting = second.acquire(&say);
             futures::pin_mut!(waiting);
@@ -132,7 +149,10 @@ mod tests {
         }
         assert_eq!(
             *said.lock().unwrap(),
-            [format!("another process has the lock on {}", path.display())]
+            [Wait::Other(format!(
+                "another process has the lock on {}",
+                path.display()
+            ))]
         );
     }
 
@@ -140,7 +160,7 @@ mod tests {
     async fn a_term_ends_when_the_locks_file_is_taken_away() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("controllers.lock");
-        let quiet = |_: &str| {};
+        let quiet = |_: Wait| {};
         let term = FileLock::new(&path).acquire(&quiet).await;
         fs::remove_file(&path).unwrap();
         assert!(!(term.holds)(), "before anybody has looked");

@@ -3,7 +3,7 @@
 //!
 //! Decisions are pure: [`desk::Desk`] takes the datastore's changes and a time, and answers with actions. A thin shell
 //! ([`run`]) watches, asks it, and does what it says, after one more look at the store and by compare-and-swap. Only the
-//! process that leads writes ([`leadership`], [`fence`]). Never frees what may be in use: doubt keeps.
+//! process that leads writes ([`leadership`], [`election`], [`fence`]). Never frees what may be in use: doubt keeps.
 //!
 //! # Questions to ask of a change
 //!
@@ -14,12 +14,14 @@
 
 pub mod action;
 pub mod desk;
+pub mod election;
 pub mod execute;
 pub mod fence;
 pub mod host_endpoints;
 pub mod http;
 pub mod ipam_gc;
 pub mod leadership;
+pub mod lease;
 pub mod metrics;
 pub mod nodes;
 pub mod pools;
@@ -31,4 +33,4 @@ pub mod tiers;
 pub mod world;
 
 pub use desk::{Abilities, Desk};
-pub use start::{ControllersError, Options, Place, start};
+pub use start::{Agreement, ControllersError, Options, Place, start};

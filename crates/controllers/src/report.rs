@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desk::{Desk, Sync};
+use crate::leadership::Wait;
 
 /// Everything, as `/status` answers it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,6 +115,8 @@ pub struct Work {
     pub failure: Option<String>,
     /// Freed addresses.
     pub reclaimed: Reclaimed,
+    /// Why this process does not lead, once that is known.
+    pub waits: Option<Wait>,
     /// What is being done, and since when.
     pub busy: Option<(String, std::time::Instant)>,
 }
@@ -158,9 +161,11 @@ fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
         Sync::InSync => (true, "InSync", "everything was read; changes follow".to_owned()),
         Sync::Disconnected(why) => (false, "Disconnected", why.clone()),
     };
-    let leadership = match desk.leads() {
-        true => ("Leading", "this process writes".to_owned()),
-        false => ("Standby", "another process leads; this one waits".to_owned()),
+    let leadership = match (desk.leads(), &work.waits) {
+        (true, _) => (true, "Leading", "this process writes".to_owned()),
+        (false, None) => (true, "Standby", "this process does not lead".to_owned()),
+        (false, Some(Wait::Other(why))) => (true, "Standby", why.clone()),
+        (false, Some(Wait::Trouble(why))) => (false, "Unknown", why.clone()),
     };
     let failing = work.failure.clone();
     let worker = match (&failing, desk.idle()) {
@@ -168,7 +173,7 @@ fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
         (None, Some(why)) => (true, "Idle", why.to_owned()),
         (None, None) => (true, "Working", "what was decided was done".to_owned()),
     };
-    let missing = &desk.settings().missing;
+    let missing = desk.missing();
     let complete = match missing.is_empty() {
         true => (true, "Complete", "every controller that is on is here".to_owned()),
         false => {
@@ -183,7 +188,7 @@ fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
     };
     vec![
         condition("Datastore", datastore.0, true, datastore.1, datastore.2),
-        condition("Leadership", true, false, leadership.0, leadership.1),
+        condition("Leadership", leadership.0, false, leadership.1, leadership.2),
         condition("Worker", worker.0, false, worker.1, worker.2),
         condition("Configuration", written.0, false, written.1, written.2),
         condition("Controllers", complete.0, false, complete.1, complete.2),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datastore::{SharedStore, Syncer};
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +22,7 @@ use crate::action::Action;
 use crate::desk::Desk;
 use crate::execute::{ExecuteError, Executor, Outcome};
 use crate::fence::{Fenced, Gate};
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, Wait};
 use crate::report::{self, Report, Work};
 use crate::settings::Settings;
 use crate::world::World;
@@ -41,10 +42,16 @@ pub struct Parts {
     pub questions: mpsc::UnboundedReceiver<Question>,
     /// Hears what is in force, whenever it changes.
     pub settings: watch::Sender<Settings>,
+    /// Ends when the process is to end.
+    pub stop: BoxFuture<'static, ()>,
 }
+
+/// How long the last write may take when the process is to end, and then the word to others that they may lead.
+const FAREWELL: Duration = Duration::from_secs(8);
 
 /// What leadership says.
 enum Lead {
+    Waits(Wait),
     Begun,
     Ended(String),
 }
@@ -70,14 +77,18 @@ impl Clock {
     }
 }
 
-/// Runs for ever; ends, with the reason, only if a part of it does.
-pub async fn run(parts: Parts) -> String {
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// A part of it ended, and which.
+pub async fn run(parts: Parts) -> Result<(), String> {
     let Parts {
         store,
         leadership,
         mut desk,
         mut questions,
         settings,
+        mut stop,
     } = parts;
     let clock = Clock {
         wall: Timestamp::now(),
@@ -91,7 +102,7 @@ pub async fn run(parts: Parts) -> String {
     let mut syncer = Syncer::new(store, World::scopes(), backoff);
     let (lead_out, mut lead) = mpsc::unbounded_channel();
     let (worked_out, mut worked) = mpsc::unbounded_channel();
-    let campaign = campaign(leadership, gate.clone(), lead_out);
+    let campaign = campaign(Arc::clone(&leadership), gate.clone(), lead_out);
     futures::pin_mut!(campaign);
     let mut work = Work::default();
     let mut is_busy = false;
@@ -119,18 +130,26 @@ pub async fn run(parts: Parts) -> String {
         tokio::select! {
             event = syncer.next() => match event {
                 Some(event) => desk.sync(event),
-                None => return "the datastore's changes have ended".into(),
+                None => return Err("the datastore's changes have ended".into()),
             },
             said = lead.recv() => match said {
+                Some(Lead::Waits(why)) => {
+                    match &why {
+                        Wait::Other(why) => tracing::info!(why, "waiting to lead"),
+                        Wait::Trouble(why) => tracing::warn!(why, "waiting to lead"),
+                    }
+                    work.waits = Some(why);
+                }
                 Some(Lead::Begun) => {
                     tracing::info!("this process leads");
+                    work.waits = None;
                     desk.lead();
                 }
                 Some(Lead::Ended(why)) => {
                     tracing::warn!(why, "this process leads no more");
                     desk.follow();
                 }
-                None => return "leadership has ended".into(),
+                None => return Err("leadership has ended".into()),
             },
             said = worked.recv() => match said {
                 Some(Worked::Begins(what)) => work.busy = Some((what, Instant::now())),
@@ -140,21 +159,34 @@ pub async fn run(parts: Parts) -> String {
                     work.busy = None;
                     executor.forget();
                 }
-                None => return "the worker has ended".into(),
+                None => return Err("the worker has ended".into()),
             },
             question = questions.recv() => match question {
                 Some(question) => drop(question.send(report::assemble(&desk, &work, started))),
-                None => return "nobody asks any more".into(),
+                None => return Err("nobody asks any more".into()),
             },
             () = until(&clock, wakeup) => {}
-            () = &mut campaign => return "leadership has ended".into(),
+            () = &mut campaign => return Err("leadership has ended".into()),
+            () = &mut stop => {
+                farewell(&gate, leadership.as_ref()).await;
+                return Ok(());
+            }
         }
+    }
+}
+
+/// The next one may lead as soon as nothing of ours is under way any more. If that takes too long, it waits as if we had died.
+async fn farewell(gate: &Gate, leadership: &dyn Leadership) {
+    gate.close();
+    match tokio::time::timeout(FAREWELL, gate.quiet()).await {
+        Ok(()) => leadership.release().await,
+        Err(_) => tracing::warn!("a write is still under way: others are left to find out that this process ends"),
     }
 }
 
 /// Becomes the leader again and again. The gate closes the moment a term ends.
 async fn campaign(leadership: Arc<dyn Leadership>, gate: Gate, out: mpsc::UnboundedSender<Lead>) {
-    let say = |why: &str| tracing::info!(why, "waiting to lead");
+    let say = |why: Wait| drop(out.send(Lead::Waits(why)));
     loop {
         let term = leadership.acquire(&say).await;
         gate.open(term.holds);

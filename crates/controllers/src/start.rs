@@ -1,27 +1,46 @@
 //! Start-up and shutdown, in order.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{ControllersLogSeverity, LogSeverity};
 use clap::Args;
 use datastore::SharedStore;
+use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::desk::{Abilities, Desk};
 use crate::http;
-use crate::leadership::FileLock;
+use crate::leadership::{FileLock, Leadership};
+use crate::lease::{LeaseLock, LeaseName};
 use crate::run::{self, Parts};
 use crate::settings::{Environment, Settings};
 
 /// The command line of `margay controllers`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// File whose lock makes this process the one that writes [default: controllers.lock beside the store's socket]
+    /// File whose lock makes this process the one that writes; not on Kubernetes [default: controllers.lock beside the store's socket]
     #[arg(long, env = "MARGAY_CONTROLLERS_LOCK", value_name = "FILE")]
     pub lock: Option<PathBuf>,
+
+    /// On Kubernetes: the Lease whose holder is the one process that writes
+    #[arg(
+        long,
+        env = "MARGAY_CONTROLLERS_LEASE",
+        default_value = "margay-system/margay-controllers",
+        value_name = "NAMESPACE/NAME"
+    )]
+    pub lease: LeaseName,
+
+    /// On Kubernetes: how this process is called in the Lease; a random part is added [default: the host's name]
+    #[arg(long, env = "MARGAY_CONTROLLERS_IDENTITY", value_name = "NAME")]
+    pub identity: Option<String>,
+
+    /// Address and port that answer /liveness, /readiness and /status whatever the configuration says; none without
+    #[arg(long, env = "MARGAY_CONTROLLERS_HEALTH", value_name = "ADDRESS:PORT")]
+    pub health: Option<SocketAddr>,
 
     /// Address that answers /metrics, /liveness, /readiness and /status (the port is prometheusMetricsPort)
     #[arg(
@@ -60,8 +79,16 @@ pub enum ControllersError {
 pub struct Place {
     /// What it can do.
     pub abilities: Abilities,
-    /// The lock's file unless the options name one.
-    pub lock: PathBuf,
+    /// How it is agreed upon who writes.
+    pub leadership: Agreement,
+}
+
+/// How it is agreed upon who writes.
+pub enum Agreement {
+    /// By the lock on this file, unless the options name another one.
+    File(PathBuf),
+    /// By the Lease that the options name.
+    Lease,
 }
 
 /// Runs the controllers until the process is told to stop (SIGTERM, SIGINT).
@@ -80,8 +107,8 @@ pub fn start(
 ) -> Result<(), ControllersError> {
     let environment = Environment::read(env).map_err(ControllersError::Environment)?;
     let desk = Desk::new(place.abilities, environment);
-    let lock = options.lock.clone().unwrap_or(place.lock);
     let host = options.host;
+    let (leadership, by) = leadership(options, place.leadership);
     // One thread: controllers wait more than they work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,25 +117,51 @@ pub fn start(
     let outcome = runtime.block_on(async {
         let store = open().map_err(ControllersError::Connect)?;
         let stop = stop()?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), lock = %lock.display(), "controllers start");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), by, "controllers start");
         let (questions, inbox) = mpsc::unbounded_channel();
         let (settings, facts) = watch::channel(desk.settings().clone());
         let parts = Parts {
             store,
-            leadership: Arc::new(FileLock::new(lock)),
+            leadership,
             desk,
             questions: inbox,
             settings,
+            stop: stop.boxed(),
+        };
+        let health = async {
+            match options.health {
+                Some(address) => http::serve_health(address, questions.clone()).await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
-            why = run::run(parts) => Err(ControllersError::Ended(why)),
-            never = http::serve(host, questions, facts.clone()) => match never {},
+            ended = run::run(parts) => ended.map_err(ControllersError::Ended),
+            never = http::serve(host, questions.clone(), facts.clone()) => match never {},
+            never = health => match never {},
             () = follow_severity(facts, set_severity) => Ok(()),
-            () = stop => Ok(()),
         }
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// How leaders are made, and its name.
+fn leadership(options: &Options, agreement: Agreement) -> (Arc<dyn Leadership>, String) {
+    match agreement {
+        Agreement::File(default) => {
+            let lock = options.lock.clone().unwrap_or(default);
+            let by = format!("the lock on {}", lock.display());
+            (Arc::new(FileLock::new(lock)), by)
+        }
+        Agreement::Lease => {
+            let name = options.identity.clone().unwrap_or_else(|| {
+                let name = nix::unistd::gethostname().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            });
+            let by = format!("the Lease {}", options.lease);
+            (Arc::new(LeaseLock::new(options.lease.clone(), &name)), by)
+        }
+    }
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> ControllersError {
@@ -116,7 +169,7 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> ControllersError {
 }
 
 /// Ends on SIGTERM or SIGINT.
-fn stop() -> Result<impl Future<Output = ()>, ControllersError> {
+fn stop() -> Result<impl Future<Output = ()> + Send + 'static, ControllersError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(io("listening for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io("listening for signals"))?;
     Ok(async move {

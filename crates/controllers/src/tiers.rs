@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use api::{BuiltInTier, ConditionStatus, Kind, Tier, TierSpec};
+use api::{BuiltInTier, ConditionStatus, Kind, TIER_FINALIZER, Tier, TierSpec};
 
 use crate::action::{Action, Judgement};
 use crate::pools::is_said;
 use crate::world::World;
 
-/// Finalizer that holds the deletion of a tier while policies belong to it (upstream's).
-pub const TIER_FINALIZER: &str = "projectcalico.org/tier-controller";
 /// The condition.
 pub const READY: &str = "Ready";
 

@@ -274,21 +274,23 @@ fn open(datastore: Option<String>) -> Result<SharedStore, String> {
 }
 
 /// What the controllers must know of the datastore that the environment names. Kubernetes' endpoints are its pods, and its
-/// API waits for finalizers; elsewhere endpoints are objects, and deletion takes place at once.
+/// API waits for finalizers; elsewhere endpoints are objects, and deletion takes place at once. In the API group of existing
+/// Calico clusters nobody sets finalizers, and nobody would take ours away.
 fn place(datastore: Option<&str>) -> controllers::Place {
     let is_kubernetes = variable("DATASTORE_TYPE", datastore).as_deref() == Some("kubernetes");
+    let group = variable("CALICO_API_GROUP", datastore).filter(|group| !group.is_empty());
+    let is_older = group.is_some_and(|group| group != "projectcalico.org/v3");
     let socket = variable("MARGAY_STORE_SOCKET", datastore).filter(|socket| !socket.is_empty());
     let socket = PathBuf::from(socket.unwrap_or_else(|| backend::DEFAULT_SOCKET.to_owned()));
-    if is_kubernetes {
-        // There is no store that has made it. What goes wrong is told when the lock is tried.
-        let _ = socket.parent().map(std::fs::create_dir_all);
-    }
     controllers::Place {
         abilities: controllers::Abilities {
-            finalizers: is_kubernetes,
+            finalizers: is_kubernetes && !is_older,
             endpoints_are_stored: !is_kubernetes,
         },
-        lock: socket.with_file_name("controllers.lock"),
+        leadership: match is_kubernetes {
+            true => controllers::Agreement::Lease,
+            false => controllers::Agreement::File(socket.with_file_name("controllers.lock")),
+        },
     }
 }
 

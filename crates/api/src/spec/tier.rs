@@ -129,3 +129,6 @@ impl Spec for TierSpec {
         }
     }
 }
+
+/// Finalizer that holds the deletion of a tier while policies belong to it.
+pub const TIER_FINALIZER: &str = "projectcalico.org/tier-controller";

@@ -136,3 +136,16 @@ fn the_configuration_is_live_and_its_status_is_written() {
     );
     assert_eq!(desk.settings().node, None);
 }
+
+#[test]
+fn what_would_have_nothing_to_do_is_not_missing() {
+    let missing = |endpoints_are_stored| {
+        let abilities = Abilities {
+            finalizers: true,
+            endpoints_are_stored,
+        };
+        Desk::new(abilities, Environment::read(&|_| None).unwrap()).missing()
+    };
+    assert_eq!(missing(false), ["loadBalancer"]);
+    assert_eq!(missing(true).len(), 5);
+}

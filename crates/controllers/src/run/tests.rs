@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::desk::Abilities;
-use crate::leadership::{Holds, Term};
+use crate::leadership::{Holds, Say, Term};
 use crate::settings::Environment;
 
 /// Leadership that the test gives and takes.
@@ -21,6 +21,7 @@ use crate::settings::Environment;
 struct Given {
     holds: Arc<AtomicBool>,
     changed: Arc<Notify>,
+    released: AtomicBool,
 }
 
 impl Given {
@@ -45,11 +46,16 @@ impl Given {
 }
 
 impl Leadership for Given {
-    fn acquire<'a>(&'a self, _: &'a (dyn Fn(&str) + Send + Sync)) -> BoxFuture<'a, Term> {
+    fn acquire<'a>(&'a self, _: Say<'a>) -> BoxFuture<'a, Term> {
         let holds = Arc::clone(&self.holds);
         let holds: Holds = Arc::new(move || holds.load(Ordering::SeqCst));
         let ended = self.until(false).map(|()| "it was taken".to_owned()).boxed();
         self.until(true).map(move |()| Term { holds, ended }).boxed()
+    }
+
+    fn release(&self) -> BoxFuture<'_, ()> {
+        self.released.store(true, Ordering::SeqCst);
+        std::future::ready(()).boxed()
     }
 }
 
@@ -58,6 +64,8 @@ struct Running {
     leadership: Arc<Given>,
     questions: mpsc::UnboundedSender<Question>,
     settings: watch::Receiver<Settings>,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<Result<(), String>>,
 }
 
 impl Running {
@@ -68,18 +76,22 @@ impl Running {
         let desk = Desk::new(Abilities::default(), environment);
         let (questions, inbox) = mpsc::unbounded_channel();
         let (settings_out, settings) = watch::channel(desk.settings().clone());
-        tokio::spawn(run(Parts {
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(run(Parts {
             store: Arc::new(store.clone()),
             leadership: leadership.clone(),
             desk,
             questions: inbox,
             settings: settings_out,
+            stop: stopped.map(|_| ()).boxed(),
         }));
         Self {
             store,
             leadership,
             questions,
             settings,
+            stop,
+            ended,
         }
     }
 
@@ -178,6 +190,19 @@ async fn it_writes_while_it_leads_and_not_one_byte_more() {
             running.names(Kind::HostEndpoint).await.is_empty()
         })
         .await;
+}
+
+#[tokio::test]
+async fn told_to_stop_it_gives_leadership_back() {
+    let running = Running::start();
+    running.leadership.set(true);
+    while !running.report().await.leads {
+        tokio::task::yield_now().await;
+    }
+    let leadership = running.leadership.clone();
+    running.stop.send(()).unwrap();
+    assert_eq!(running.ended.await.unwrap(), Ok(()));
+    assert!(leadership.released.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
