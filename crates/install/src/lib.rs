@@ -5,6 +5,7 @@
 //! made is ever changed or deleted.
 
 mod agent_pod;
+mod controllers_pod;
 mod defaults;
 pub mod manifest;
 mod options;

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 
 use crate::agent_pod::{CAPABILITIES, daemon_set};
 use crate::settings::{Crds, Settings};
-use crate::{defaults, roles};
+use crate::{controllers_pod, defaults, roles};
 
 /// Where what we run lives.
 pub const NAMESPACE: &str = "margay-system";
 /// The agent's DaemonSet, account, role and binding.
 pub(crate) const AGENT: &str = "margay-agent";
+/// The controllers' Deployment, account, roles, bindings and Lease.
+pub(crate) const CONTROLLERS: &str = "margay-controllers";
 /// What creates the first resources.
 pub(crate) const DEFAULTS: &str = "margay-defaults";
 /// The label of everything that we install: by it, it is found and deleted.
@@ -29,9 +31,12 @@ pub fn objects(settings: &Settings) -> Vec<Value> {
         "labels": { "pod-security.kubernetes.io/enforce": "privileged" } } }),
     );
     for role in roles::roles(domain(settings)) {
-        list.extend(role.objects(NAMESPACE));
+        if role.name != CONTROLLERS || settings.controllers > 0 {
+            list.extend(role.objects(NAMESPACE));
+        }
     }
     list.extend(defaults::objects(settings));
+    list.extend(controllers_pod::deployment(settings));
     list.push(daemon_set(settings));
     for object in &mut list {
         object["metadata"]["labels"][LABEL.0] = json!(LABEL.1);
@@ -87,6 +92,14 @@ pub fn summary(settings: &Settings) -> String {
         },
     );
     line("node's address", settings.autodetection.clone());
+    line(
+        "controllers",
+        match settings.controllers {
+            0 => "none: leaked addresses stay, no automatic host endpoints, no conditions of pools and tiers".into(),
+            1 => "1 process".into(),
+            many => format!("{many} processes, of which one works"),
+        },
+    );
     let rights: Vec<String> = CAPABILITIES
         .iter()
         .map(|(name, why)| format!("{name} ({why})"))
@@ -175,6 +188,34 @@ mod tests {
         assert_eq!(env(&pod["containers"][0], "KUBERNETES_SERVICE_HOST"), "10.0.0.1");
         assert_eq!(env(&pod["containers"][0], "KUBERNETES_SERVICE_PORT"), "6443");
         assert_eq!(pod["hostNetwork"], true);
+    }
+
+    #[test]
+    fn the_controllers_have_no_rights_on_their_node() {
+        let text = |count: &str| {
+            let objects = objects(&settings(|options| options.controllers = Some(count.into())));
+            let named = objects
+                .iter()
+                .filter(|object| object["metadata"]["name"] == CONTROLLERS);
+            let kinds: Vec<&str> = named.filter_map(|object| object["kind"].as_str()).collect();
+            kinds.join(" ")
+        };
+        assert_eq!(text("0"), "");
+        assert_eq!(
+            text("2"),
+            "ServiceAccount ClusterRole ClusterRoleBinding Role RoleBinding Deployment"
+        );
+        let objects = objects(&settings(|options| options.controllers = Some("2".into())));
+        let deployment = find(&objects, "Deployment", CONTROLLERS);
+        assert_eq!(deployment["spec"]["replicas"], 2);
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(
+            container,
+            &json!({ "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } })
+        );
+        assert!(!pod.to_string().contains("hostPath"), "{pod}");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Options {
     /// How a node finds its own address: see docs/agent.md [first-found]
     #[arg(long, value_name = "METHOD")]
     pub ip_autodetection_method: Option<String>,
+    /// How many processes of the controllers there are, of which one works: 0 to 9 [1]
+    #[arg(long, value_name = "NUMBER")]
+    pub controllers: Option<String>,
 }
 
 /// Why the answers cannot be used.
@@ -84,7 +87,7 @@ pub(crate) type Answers = BTreeMap<String, String>;
 
 impl Options {
     /// Names and values of all flags.
-    fn flags(&self) -> [(&'static str, &Option<String>); 13] {
+    fn flags(&self) -> [(&'static str, &Option<String>); 14] {
         [
             ("pod-cidr", &self.pod_cidr),
             ("block-size", &self.block_size),
@@ -99,6 +102,7 @@ impl Options {
             ("kubernetes-service-host", &self.kubernetes_service_host),
             ("kubernetes-service-port", &self.kubernetes_service_port),
             ("ip-autodetection-method", &self.ip_autodetection_method),
+            ("controllers", &self.controllers),
         ]
     }
 

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::manifest::{AGENT, DEFAULTS};
+use crate::manifest::{AGENT, CONTROLLERS, DEFAULTS};
 
 /// Verbs on resources of an API group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) struct Rule {
     pub group: String,
     pub resources: Vec<&'static str>,
     pub verbs: Vec<&'static str>,
+    /// Only on the objects of these names; none: on all.
+    pub names: Vec<&'static str>,
 }
 
 /// An account and what it may do.
@@ -19,6 +21,8 @@ pub(crate) struct Role {
     /// Of the ServiceAccount, the ClusterRole and the binding.
     pub name: &'static str,
     pub rules: Vec<Rule>,
+    /// In our namespace only.
+    pub inside: Vec<Rule>,
 }
 
 const READ: [&str; 3] = ["get", "list", "watch"];
@@ -29,7 +33,10 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
         group: group.to_owned(),
         resources: resources.to_vec(),
         verbs: verbs.to_vec(),
+        names: Vec::new(),
     };
+    let leases = |verbs: &[&'static str]| rule("coordination.k8s.io", &["leases"], verbs);
+    let addresses = ["ipamblocks", "blockaffinities", "ipamhandles"];
     let configuration = ["ippools", "felixconfigurations", "bgpconfigurations"];
     vec![
         Role {
@@ -41,43 +48,73 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
                 rule("policy.networking.k8s.io", &["clusternetworkpolicies"], &READ),
                 rule(ours, &["*"], &READ),
                 rule("", &["nodes/status", "pods/status"], &["patch"]),
-                rule(
-                    ours,
-                    &["ipamblocks", "blockaffinities", "ipamhandles"],
-                    &["create", "update", "delete"],
-                ),
+                rule(ours, &addresses, &["create", "update", "delete"]),
                 rule(ours, &["clusterinformations"], &["create"]),
+            ],
+            inside: Vec::new(),
+        },
+        Role {
+            name: CONTROLLERS,
+            rules: vec![
+                rule("", &["nodes", "pods"], &READ),
+                // Policies belong to tiers, Kubernetes' own too.
+                rule("networking.k8s.io", &["networkpolicies"], &READ),
+                rule("policy.networking.k8s.io", &["clusternetworkpolicies"], &READ),
+                rule(ours, &["*"], &READ),
+                rule(ours, &addresses, &["create", "update", "delete"]),
+                rule(ours, &["hostendpoints"], &["create", "update", "delete"]),
+                rule(ours, &["kubecontrollersconfigurations", "tiers"], &["create", "update"]),
+                rule(ours, &["ippools"], &["update"]),
+            ],
+            // A right to create cannot name what is created.
+            inside: vec![
+                leases(&["create"]),
+                Rule {
+                    names: vec![CONTROLLERS],
+                    ..leases(&["get", "patch"])
+                },
             ],
         },
         // It creates what is missing, and cannot change what somebody made of it.
         Role {
             name: DEFAULTS,
             rules: vec![rule(ours, &configuration, &["get", "list", "create"])],
+            inside: Vec::new(),
         },
     ]
 }
 
 impl Role {
-    /// ServiceAccount, ClusterRole and binding.
-    pub(crate) fn objects(&self, namespace: &str) -> [Value; 3] {
-        let metadata = json!({ "name": self.name });
-        let rules: Vec<Value> = self.rules.iter().map(Rule::object).collect();
+    /// ServiceAccount, ClusterRole and binding, and the same for our namespace.
+    pub(crate) fn objects(&self, namespace: &str) -> Vec<Value> {
         let rbac = "rbac.authorization.k8s.io";
         let version = format!("{rbac}/v1");
-        [
-            json!({ "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": { "name": self.name, "namespace": namespace } }),
-            json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": metadata, "rules": rules }),
-            json!({ "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": metadata,
-                "roleRef": { "apiGroup": rbac, "kind": "ClusterRole", "name": self.name },
-                "subjects": [{ "kind": "ServiceAccount", "name": self.name, "namespace": namespace }] }),
-        ]
+        let both = |kind: &str, metadata: Value, rules: &[Rule]| {
+            let rules: Vec<Value> = rules.iter().map(Rule::object).collect();
+            [
+                json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "rules": rules }),
+                json!({ "apiVersion": version, "kind": format!("{kind}Binding"), "metadata": metadata,
+                    "roleRef": { "apiGroup": rbac, "kind": kind, "name": self.name },
+                    "subjects": [{ "kind": "ServiceAccount", "name": self.name, "namespace": namespace }] }),
+            ]
+        };
+        let here = json!({ "name": self.name, "namespace": namespace });
+        let mut list = vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": here })];
+        list.extend(both("ClusterRole", json!({ "name": self.name }), &self.rules));
+        if !self.inside.is_empty() {
+            list.extend(both("Role", here, &self.inside));
+        }
+        list
     }
 }
 
 impl Rule {
     fn object(&self) -> Value {
-        json!({ "apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs })
+        let mut rule = json!({ "apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs });
+        if !self.names.is_empty() {
+            rule["resourceNames"] = json!(self.names);
+        }
+        rule
     }
 }
 
@@ -102,6 +139,11 @@ mod tests {
                 let status_only = rule.resources.iter().all(|resource| resource.ends_with("/status"));
                 assert!(!(writes && foreign) || status_only, "{}: {rule:?}", role.name);
                 assert!(!rule.resources.contains(&"secrets"));
+            }
+            // In our namespace nothing but the one Lease, which has to be created first.
+            for rule in &role.inside {
+                assert_eq!(rule.resources, ["leases"], "{}: {rule:?}", role.name);
+                assert!(rule.verbs == ["create"] || rule.names == [CONTROLLERS], "{rule:?}");
             }
         }
     }

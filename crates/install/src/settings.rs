@@ -25,6 +25,8 @@ pub struct Settings {
     pub api_server: Option<(String, u16)>,
     /// How a node finds its address, as the agent reads it.
     pub autodetection: String,
+    /// How many processes of the controllers run, 0 to 9; one of them works.
+    pub controllers: u8,
 }
 
 /// The IPv4 pool.
@@ -125,6 +127,7 @@ impl Settings {
             autodetection: answers
                 .get("ip-autodetection-method", "first-found", autodetection)
                 .unwrap_or_default(),
+            controllers: answers.get("controllers", "1", controllers).unwrap_or(1),
         }
     }
 
@@ -322,6 +325,11 @@ fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(right)
 }
 
+fn controllers(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|number| *number <= 9);
+    number.ok_or_else(|| "must be a number from 0 to 9".into())
+}
+
 fn autodetection(text: &str) -> Result<String, String> {
     const PLAIN: [&str; 2] = ["first-found", "kubernetes-internal-ip"];
     const WITH: [&str; 4] = ["can-reach=", "interface=", "skip-interface=", "cidr="];
@@ -377,6 +385,8 @@ mod tests {
         check("kubernetes-service-host", "https://10.0.0.1:6443", "without port");
         check("kubernetes-service-port", "6443", "needs kubernetes-service-host");
         check("ip-autodetection-method", "interface=", "cidr=CIDR");
+        check("controllers", "ten", "0 to 9");
+        check("controllers", "10", "0 to 9");
     }
 
     #[test]

@@ -191,6 +191,7 @@ mod tests {
             group: "g".into(),
             resources: vec!["a", "b/status"],
             verbs: vec!["get", "patch"],
+            names: Vec::new(),
         };
         let asked: Vec<String> = questions(rule)
             .iter()

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use api::{IP_POOL_FINALIZER, TIER_FINALIZER};
 use backend::kubernetes::{Action, Api, ApiError};
 use serde_json::{Value, json};
 
 use super::{Options, UninstallError};
 use crate::agent_pod::{PLUGIN_DIRS, agent_rights, object, plugin_mounts, pod_spec, volume};
-use crate::manifest::{AGENT, LABEL, NAMESPACE};
+use crate::manifest::{AGENT, CONTROLLERS, LABEL, NAMESPACE};
 
 /// The DaemonSet that cleans nodes.
 const CLEAN: &str = "margay-clean";
@@ -38,7 +39,7 @@ struct Cluster<'a> {
     out: &'a mut dyn Write,
 }
 
-/// Ends agents, cleans nodes, deletes what has our label: the rest only when all nodes are clean, so that a second run can
+/// Ends controllers and agents, cleans nodes, deletes what has our label: the rest only when all nodes are clean, so that a second run can
 /// finish the first.
 pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
     let mut cluster = Cluster {
@@ -51,8 +52,14 @@ pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), Uni
     // One that has our name but not our label is somebody else's, with all that is in it.
     let found = absent_is_none(cluster.api.ask("namespaces", &namespace, Action::Get).await)?;
     let ours = found.as_ref().is_some_and(is_ours);
+    if ours {
+        // First: they would put their finalizers on again, and take the end of the nodes for more than it is.
+        cluster
+            .end("deployments.apps", &deployment(CONTROLLERS), CONTROLLERS)
+            .await?;
+    }
     if ours && let Some(image) = cluster.image().await? {
-        cluster.end_agents().await?;
+        cluster.end("daemonsets.apps", &daemon_set(AGENT), AGENT).await?;
         cluster.clean_nodes(&image, options.pods).await?;
     }
     let crds = cluster.list(CRDS).await?;
@@ -133,9 +140,10 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    async fn end_agents(&mut self) -> Result<(), UninstallError> {
-        self.delete("daemonsets.apps", &daemon_set(AGENT), AGENT).await?;
-        self.until_gone("daemonsets.apps", &daemon_set(AGENT)).await
+    /// With its Pods.
+    async fn end(&mut self, resource: &str, path: &str, name: &str) -> Result<(), UninstallError> {
+        self.delete(resource, path, name).await?;
+        self.until_gone(resource, path).await
     }
 
     /// A Pod on each node removes what was installed there; it is ready when that is done.
@@ -166,28 +174,50 @@ impl Cluster<'_> {
         }
     }
 
-    /// Controllers hold pools and tiers until they have cleaned up after them. Nobody will any more.
+    /// Controllers hold pools and tiers until they have cleaned up after them. Nobody will any more. What others hold is theirs
+    /// to let go.
     async fn let_go(&mut self, crds: &[String]) -> Result<(), UninstallError> {
         for crd in crds {
-            let Some((plural @ ("ippools" | "tiers"), group)) = crd.split_once('.') else {
-                continue;
+            let ours = match crd.split_once('.') {
+                Some(("ippools", _)) => IP_POOL_FINALIZER,
+                Some(("tiers", _)) => TIER_FINALIZER,
+                _ => continue,
             };
+            let (plural, group) = crd.split_once('.').unwrap_or_default();
             let version = if group == "projectcalico.org" { "v3" } else { "v1" };
             let path = format!("/apis/{group}/{version}/{plural}");
             let list = absent_is_none(self.api.ask(crd, &path, Action::List).await)?.unwrap_or_default();
             for object in list["items"].as_array().into_iter().flatten() {
-                let held = object["metadata"]["finalizers"]
-                    .as_array()
-                    .is_some_and(|list| !list.is_empty());
-                if let (true, Some(name)) = (held, object["metadata"]["name"].as_str()) {
-                    let patch = json!({ "metadata": { "finalizers": null } });
-                    self.api
-                        .ask(crd, &format!("{path}/{name}"), Action::Patch(patch))
-                        .await?;
+                let Some(name) = object["metadata"]["name"].as_str() else {
+                    continue;
+                };
+                let others = self.let_one_go(crd, &format!("{path}/{name}"), ours).await?;
+                if !others.is_empty() {
+                    self.say(&format!(
+                        "{plural} {name} is held by {}: its definition goes when that is taken from it",
+                        others.join(", ")
+                    ));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes one finalizer from an object; the others that it has.
+    async fn let_one_go(&self, crd: &str, path: &str, ours: &str) -> Result<Vec<String>, UninstallError> {
+        loop {
+            let Some(object) = absent_is_none(self.api.ask(crd, path, Action::Get).await)? else {
+                return Ok(Vec::new());
+            };
+            let (patch, others) = released(&object["metadata"], ours);
+            let Some(patch) = patch else { return Ok(others) };
+            match absent_is_none(self.api.ask(crd, path, Action::Patch(patch)).await) {
+                Ok(_) => return Ok(others),
+                // Somebody has written it meanwhile.
+                Err(ApiError::Conflict(_)) if Instant::now() < self.deadline => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Takes our annotations from the Nodes. Not where the definitions are another's: then the annotations are too.
@@ -207,6 +237,10 @@ impl Cluster<'_> {
     }
 }
 
+fn deployment(name: &str) -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}")
+}
+
 fn daemon_set(name: &str) -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{name}")
 }
@@ -222,6 +256,22 @@ fn absent_is_none(answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiE
 /// Whether `install` made an object.
 fn is_ours(object: &Value) -> bool {
     object["metadata"]["labels"][LABEL.0] == LABEL.1
+}
+
+/// What takes one finalizer from an object, if it has it; and the others.
+fn released(metadata: &Value, ours: &str) -> (Option<Value>, Vec<String>) {
+    let all = metadata["finalizers"].as_array().into_iter().flatten();
+    let all: Vec<&str> = all.filter_map(Value::as_str).collect();
+    let others: Vec<String> = all
+        .iter()
+        .filter(|name| **name != ours)
+        .map(|name| (*name).to_owned())
+        .collect();
+    // A merge writes the whole list: only over the one that was read.
+    let patch = all
+        .contains(&ours)
+        .then(|| json!({ "metadata": { "finalizers": others, "resourceVersion": metadata["resourceVersion"] } }));
+    (patch, others)
 }
 
 /// A merge patch that removes the annotations that agents write.
@@ -278,6 +328,22 @@ mod tests {
             json!({ "projectcalico.org/IPv4Address": null })
         );
         assert_eq!(forgotten(&Value::Null), json!({}));
+    }
+
+    #[test]
+    fn finalizers_of_others_stay() {
+        let check = |held: Value, patched: Option<Value>, others: &[&str]| {
+            let metadata = json!({ "finalizers": held, "resourceVersion": "7" });
+            let patch = patched.map(|list| json!({ "metadata": { "finalizers": list, "resourceVersion": "7" } }));
+            assert_eq!(
+                released(&metadata, "o/ours"),
+                (patch, others.iter().map(ToString::to_string).collect())
+            );
+        };
+        check(Value::Null, None, &[]);
+        check(json!(["x/y"]), None, &["x/y"]);
+        check(json!(["o/ours"]), Some(json!([])), &[]);
+        check(json!(["x/y", "o/ours", "z"]), Some(json!(["x/y", "z"])), &["x/y", "z"]);
     }
 
     #[test]
