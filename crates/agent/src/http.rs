@@ -18,6 +18,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use datastore::SharedStore;
 use kernel::IfName;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +50,8 @@ pub struct Sources {
     pub flows: Flows,
     /// The journal: where pods are found.
     pub journal: PathBuf,
+    /// The datastore, for what is wrong with it just now.
+    pub store: SharedStore,
 }
 
 impl Sources {
@@ -96,7 +99,8 @@ impl Sources {
         )?;
         let counters = linux::ipip::counters(&self.tunnel).ok().flatten();
         let identity = self.identity.lock().map_err(|_| "start-up failed".to_string())?.clone();
-        Ok(Report::assemble(&identity, loops, bgp, counters))
+        let trouble = self.store.trouble();
+        Ok(Report::assemble(&identity, loops, bgp, counters, trouble.as_ref()))
     }
 }
 
@@ -219,6 +223,7 @@ mod tests {
             tunnel: IfName::from("none0"),
             flows: Flows::default(),
             journal: PathBuf::from("/nonexistent"),
+            store: Arc::new(datastore::MemoryStore::new()),
         };
         Played {
             sources,

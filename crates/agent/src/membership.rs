@@ -76,7 +76,7 @@ impl<K: Kernel> Membership<K> {
                     if told.as_ref() != Some(&why) {
                         tracing::warn!(%error, "this node is not registered as it should be; trying again");
                     }
-                    set(&self.identity, |identity| identity.registered = Err(why.clone()));
+                    set(&self.identity, |identity| identity.registered = Err((&error).into()));
                     told = Some(why);
                     failures += 1;
                     tokio::select! {
@@ -360,6 +360,7 @@ mod tests {
                     .registered
                     .clone()
                     .err()
+                    .map(|unregistered| unregistered.why)
                     .unwrap_or_default()
             };
             while !why().contains("no spec.addresses of type InternalIP") {

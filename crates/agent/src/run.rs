@@ -261,7 +261,7 @@ impl<K: Kernel> Loop<K> {
                 self.sync = SyncState::InSync;
             }
             Event::Sync(SyncEvent::Disconnected(error)) => {
-                let now = SyncState::Disconnected(error.to_string());
+                let now = SyncState::Disconnected(error.clone());
                 // Said once, not at each attempt.
                 if self.sync != now {
                     tracing::warn!(%error, "datastore: disconnected; what is programmed stays");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::{Key, Kind, LogSeverity};
 use calc::{Graph, GraphConfig};
 use dataplane::Dataplane;
-use datastore::{Scope, SharedStore, SyncEvent, Syncer, Update};
+use datastore::{SharedStore, SyncEvent, Syncer, Update};
 use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
 use jiff::Timestamp;
@@ -190,6 +190,7 @@ async fn serve(
         tunnel,
         flows,
         journal: cni_server::live::journal(&config),
+        store: store.clone(),
     };
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
     tasks.spawn("the agent's socket", async {
@@ -400,7 +401,8 @@ struct Readers {
 /// The datastore's watch, for ever. IPAM's cache hears of a change before the loop does.
 async fn follow(store: SharedStore, readers: Readers) {
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
-    let mut syncer = Syncer::new(store, vec![Scope::All], backoff);
+    let scopes = store.whole();
+    let mut syncer = Syncer::new(store, scopes, backoff);
     while let Some(event) = syncer.next().await {
         if event == SyncEvent::InSync {
             let _ = readers.news.send(News::InSync);

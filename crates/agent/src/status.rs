@@ -5,25 +5,27 @@ use std::time::Instant;
 
 use dataplane::RouteClass;
 use dataplane::filter::{DropCause, Pass};
+use datastore::{Reason, StoreError, Trouble};
 pub use health::Condition;
 use jiff::Timestamp;
 use kernel::IpipCounters;
 use kernel::nft::Count;
 use serde::{Deserialize, Serialize};
 
+use crate::AgentError;
 use crate::packet_filter::FilterReport;
 use crate::register::OwnAddresses;
 use crate::run::Applied;
 
 /// How far the datastore has been read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SyncState {
     /// Not reached yet.
     Connecting,
     /// Everything was read; changes follow.
     InSync,
     /// Was read, cannot be reached now. What is programmed stays.
-    Disconnected(String),
+    Disconnected(StoreError),
 }
 
 /// The loop's part.
@@ -232,12 +234,37 @@ pub struct Identity {
     /// What the probe found.
     pub probe: ProbeSummary,
     /// Registered in the datastore, or why not.
-    pub registered: Result<(), String>,
+    pub registered: Result<(), Unregistered>,
     /// Has the tunnel address that it needs, or why not.
     pub tunnel: Result<(), String>,
     /// The CNI server answers, or why not.
     pub cni: Result<(), String>,
 }
+
+/// Why a node is not registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unregistered {
+    /// A word for programs: the datastore's, if it is the datastore that does not do it.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub why: String,
+}
+
+impl From<&AgentError> for Unregistered {
+    fn from(error: &AgentError) -> Self {
+        let reason = match error {
+            AgentError::Store(StoreError::Unavailable(trouble)) => trouble.reason.word(),
+            _ => NOT_REGISTERED,
+        };
+        Self {
+            reason,
+            why: error.to_string(),
+        }
+    }
+}
+
+/// The reason where there is no better one.
+const NOT_REGISTERED: &str = "NotRegistered";
 
 /// What the IPIP probe found.
 #[derive(Clone, Debug, Default)]
@@ -256,7 +283,10 @@ impl Identity {
             started,
             addresses: Err("not looked for yet".into()),
             probe,
-            registered: Err("not registered yet".into()),
+            registered: Err(Unregistered {
+                reason: NOT_REGISTERED,
+                why: "not registered yet".into(),
+            }),
             tunnel: Ok(()),
             cni: Err("not started yet".into()),
         }
@@ -270,6 +300,7 @@ impl Report {
         loops: DataplaneReport,
         bgp: BgpReport,
         counters: Option<IpipCounters>,
+        trouble: Option<&Trouble>,
     ) -> Self {
         let addresses = match &identity.addresses {
             Ok(own) => AddressReport {
@@ -282,7 +313,7 @@ impl Report {
                 ..AddressReport::default()
             },
         };
-        let conditions = conditions(identity, &loops, &bgp);
+        let conditions = conditions(identity, &loops, &bgp, trouble);
         let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
         let mut problems = loops.problems;
         problems.extend(kernel_problems(&loops.dataplane));
@@ -350,7 +381,41 @@ impl PassReport {
     }
 }
 
-fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> Vec<Condition> {
+/// What the datastore is, and why; a word and a sentence either way.
+fn datastore(
+    loops: &DataplaneReport,
+    trouble: Option<&Trouble>,
+) -> Result<(&'static str, String), (&'static str, String)> {
+    match (&loops.sync, trouble) {
+        (SyncState::InSync, None) => Ok(("InSync", "the datastore has been read; changes follow".to_string())),
+        (SyncState::InSync, Some(trouble)) => {
+            Err((trouble.reason.word(), format!("working from what was read: {trouble}")))
+        }
+        (SyncState::Disconnected(error), _) => {
+            let from = match (loops.synced, loops.recalled) {
+                (true, _) => "working from what was read: ",
+                (false, true) => "going on from what an earlier agent knew: ",
+                (false, false) => "",
+            };
+            let nothing_more =
+                matches!(error, StoreError::Unavailable(trouble) if trouble.reason == Reason::Unavailable);
+            let reason = match (nothing_more, loops.synced) {
+                (true, true) => "Disconnected",
+                (true, false) => "Unreachable",
+                (false, _) => error.reason(),
+            };
+            Err((reason, format!("{from}{error}")))
+        }
+        (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
+    }
+}
+
+fn conditions(
+    identity: &Identity,
+    loops: &DataplaneReport,
+    bgp: &BgpReport,
+    trouble: Option<&Trouble>,
+) -> Vec<Condition> {
     let condition = |name: &str, required: bool, outcome: Result<(&str, String), (&str, String)>| {
         let (ok, (reason, message)) = match outcome {
             Ok(fine) => (true, fine),
@@ -368,16 +433,7 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         Ok(()) => Ok((good, fine.to_string())),
         Err(why) => Err((bad, why.clone())),
     };
-    let datastore = match (&loops.sync, loops.synced) {
-        (SyncState::InSync, _) => Ok(("InSync", "the datastore has been read; changes follow".to_string())),
-        (SyncState::Disconnected(why), true) => Err(("Disconnected", format!("working from what was read: {why}"))),
-        (SyncState::Disconnected(why), false) if loops.recalled => Err((
-            "Unreachable",
-            format!("going on from what an earlier agent knew: {why}"),
-        )),
-        (SyncState::Disconnected(why), false) => Err(("Unreachable", why.clone())),
-        (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
-    };
+    let datastore = datastore(loops, trouble);
     let failed = loops.dataplane.failed.len();
     let dataplane = match (loops.applied.observations, failed) {
         (0, _) => Err(("NotObserved", "the kernel's state has not been read yet".to_string())),
@@ -420,12 +476,10 @@ fn conditions(identity: &Identity, loops: &DataplaneReport, bgp: &BgpReport) -> 
         condition(
             "Registered",
             true,
-            outcome(
-                &identity.registered,
-                "Registered",
-                "the Node is in the datastore",
-                "NotRegistered",
-            ),
+            match &identity.registered {
+                Ok(()) => Ok(("Registered", "the Node is in the datastore".to_string())),
+                Err(unregistered) => Err((unregistered.reason, unregistered.why.clone())),
+            },
         ),
         // A node that has what it needs goes on without its datastore: then this is a warning.
         condition("Datastore", !loops.synced, datastore),

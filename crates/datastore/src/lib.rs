@@ -12,6 +12,7 @@ pub mod memory;
 pub mod modify;
 pub mod store;
 pub mod syncer;
+mod trouble;
 
 pub use memory::MemoryStore;
 pub use modify::{Edit, modify};
@@ -19,3 +20,4 @@ pub use store::{
     Listing, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Write, check_key,
 };
 pub use syncer::{SyncEvent, Syncer};
+pub use trouble::{Reason, Trouble};

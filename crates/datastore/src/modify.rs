@@ -52,7 +52,12 @@ where
             Ok(_) => return Ok(answer),
             // Whichever it is, the key is not as it was read.
             Err(StoreError::Conflict(_) | StoreError::Exists(_) | StoreError::NotFound(_)) => {}
-            Err(error @ (StoreError::Compacted | StoreError::Unavailable(_) | StoreError::Refused(_))) => {
+            Err(
+                error @ (StoreError::Compacted
+                | StoreError::WentBack
+                | StoreError::Unavailable(_)
+                | StoreError::Refused(_)),
+            ) => {
                 return Err(error.into());
             }
         }

@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::trouble::{Reason, Trouble};
+
 /// A compare-and-swap store of resources. Cheap to share: implementations are handed around as `Arc<dyn Store>`.
 pub trait Store: Send + Sync {
     /// Reads one resource; `None` if it does not exist.
@@ -53,6 +55,17 @@ pub trait Store: Send + Sync {
     /// there, then [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
     /// been too slow: list again. Ends after any error; never ends without one.
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>>;
+
+    /// How somebody who follows everything does it best: by one watch, or by several that are read again apart from each other.
+    fn whole(&self) -> Vec<Scope> {
+        vec![Scope::All]
+    }
+
+    /// What has been wrong for a while with watches that go on by themselves once it is right again; `None` if nothing is, or if
+    /// such watches end at once.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 /// A store that can be handed around.
@@ -141,12 +154,35 @@ pub enum StoreError {
     /// The revision is too old to watch from: list again.
     #[error("the revision is no longer available")]
     Compacted,
+    /// The store's data are from before what was read from it, as after a backup was restored: list again, and take no revision
+    /// for the same content.
+    #[error("the datastore has gone back to older data")]
+    WentBack,
     /// The store cannot answer now: wait, try again.
     #[error("the datastore is not available: {0}")]
-    Unavailable(String),
+    Unavailable(Trouble),
     /// Asking again will not help: tell the user.
     #[error("the datastore refused: {0}")]
     Refused(String),
+}
+
+impl StoreError {
+    /// A word for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            StoreError::Conflict(_) => "Conflict",
+            StoreError::Exists(_) => "Exists",
+            StoreError::NotFound(_) => "NotFound",
+            StoreError::Compacted | StoreError::WentBack => "ReadingAgain",
+            StoreError::Unavailable(trouble) => trouble.reason.word(),
+            StoreError::Refused(_) => "Refused",
+        }
+    }
+
+    /// The store cannot be used now, for this reason.
+    pub fn unavailable(reason: Reason, text: impl Into<String>) -> Self {
+        StoreError::Unavailable(Trouble::new(reason, text))
+    }
 }
 
 impl Scope {

@@ -27,7 +27,7 @@ pub enum SyncEvent {
     /// All scopes have been delivered as they are in the store. Comes once at the start, and again after
     /// [`SyncEvent::Disconnected`].
     InSync,
-    /// A scope lost the store and why; what was delivered stays valid. Comes once per failed attempt.
+    /// A scope lost the store and why; what was delivered stays valid. Comes once, and again when another reason comes first.
     Disconnected(StoreError),
 }
 
@@ -43,6 +43,8 @@ pub struct Syncer {
     feeds: Vec<Feed>,
     /// Whether `InSync` has been said since the last `Disconnected`.
     said_in_sync: bool,
+    /// What was last said to be wrong.
+    said: Option<StoreError>,
     ready: VecDeque<SyncEvent>,
 }
 
@@ -54,6 +56,8 @@ struct Feed {
     known: BTreeMap<Key, Option<Revision>>,
     /// Failures since the last success.
     failures: u32,
+    /// What went wrong, until it has been listed again.
+    trouble: Option<StoreError>,
 }
 
 enum State {
@@ -82,6 +86,7 @@ impl Syncer {
             backoff: Arc::new(backoff),
             feeds,
             said_in_sync: false,
+            said: None,
             ready: VecDeque::new(),
         }
     }
@@ -96,17 +101,21 @@ impl Stream for Syncer {
             return Poll::Ready(Some(event));
         }
         let mut batch = Batch::default();
-        let mut errors = Vec::new();
         let mut more = false;
         for feed in &mut this.feeds {
-            more |= feed.poll(cx, &this.store, &this.backoff, &mut batch, &mut errors);
+            more |= feed.poll(cx, &this.store, &this.backoff, &mut batch);
         }
         let updates = batch.into_updates();
         if !updates.is_empty() {
             this.ready.push_back(SyncEvent::Updates(updates));
         }
-        this.said_in_sync &= errors.is_empty();
-        this.ready.extend(errors.into_iter().map(SyncEvent::Disconnected));
+        // Of several scopes the first one speaks, so that what is said changes only with what is wrong.
+        let trouble = this.feeds.iter().find_map(|feed| feed.trouble.clone());
+        this.said_in_sync &= trouble.is_none();
+        if trouble != this.said {
+            this.ready.extend(trouble.clone().map(SyncEvent::Disconnected));
+            this.said = trouble;
+        }
         if !this.said_in_sync && this.feeds.iter().all(|feed| matches!(feed.state, State::Watching(_))) {
             this.said_in_sync = true;
             this.ready.push_back(SyncEvent::InSync);
@@ -130,18 +139,12 @@ impl Feed {
             scope,
             known: BTreeMap::new(),
             failures: 0,
+            trouble: None,
         }
     }
 
     /// Moves on as far as possible, at most [`BATCH`] steps. Answers whether there may be more at once.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        store: &SharedStore,
-        backoff: &Backoff,
-        batch: &mut Batch,
-        errors: &mut Vec<StoreError>,
-    ) -> bool {
+    fn poll(&mut self, cx: &mut Context<'_>, store: &SharedStore, backoff: &Backoff, batch: &mut Batch) -> bool {
         for _ in 0..BATCH {
             let error = match &mut self.state {
                 State::Waiting(wait) => match wait.poll_unpin(cx) {
@@ -155,6 +158,7 @@ impl Feed {
                     Poll::Pending => return false,
                     Poll::Ready(Ok(listing)) => {
                         let from = listing.revision.clone();
+                        self.trouble = None;
                         self.adopt(listing, batch);
                         self.state = State::Watching(store.watch(self.scope.clone(), Some(from)));
                         continue;
@@ -175,12 +179,16 @@ impl Feed {
                 },
             };
             self.failures = self.failures.saturating_add(1);
+            if error == StoreError::WentBack {
+                // A revision may now stand for other content.
+                self.known.values_mut().for_each(|revision| *revision = None);
+            }
             // A reader that was too slow is not disconnected: it lists again at once, but does not spin.
-            if error == StoreError::Compacted && self.failures == 1 {
+            if matches!(error, StoreError::Compacted | StoreError::WentBack) && self.failures == 1 {
                 self.state = State::list(store, &self.scope);
                 continue;
             }
-            errors.push(error);
+            self.trouble = Some(error);
             self.state = State::Waiting(backoff(self.failures));
         }
         true

@@ -488,7 +488,10 @@ struct FakeStore(Arc<World>);
 
 impl FakeStore {
     async fn step(&self) -> Result<(), StoreError> {
-        self.0.step("store").await.map_err(StoreError::Unavailable)
+        self.0
+            .step("store")
+            .await
+            .map_err(|why| StoreError::Unavailable(why.into()))
     }
 
     async fn after<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {

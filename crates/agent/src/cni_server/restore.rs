@@ -61,7 +61,12 @@ impl CniServer {
                 true
             }
             Err(StoreError::Exists(_)) => true,
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Compacted)) => {
+            Err(
+                error @ (StoreError::Unavailable(_)
+                | StoreError::Conflict(_)
+                | StoreError::Compacted
+                | StoreError::WentBack),
+            ) => {
                 tracing::debug!(%key, %error, "cni: cannot see to a WorkloadEndpoint now");
                 false
             }

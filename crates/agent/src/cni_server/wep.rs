@@ -21,10 +21,9 @@ impl CniServer {
         let wait = self.shared.settings.store_wait * 3;
         let written = tokio::time::timeout(wait, self.put(self.new_workload_endpoint(endpoint))).await;
         let late = || {
-            Err(StoreError::Unavailable(format!(
-                "no answer within {} s",
-                wait.as_secs()
-            )))
+            Err(StoreError::Unavailable(
+                format!("no answer within {} s", wait.as_secs()).into(),
+            ))
         };
         written
             .unwrap_or_else(|_| late())

@@ -47,7 +47,7 @@ pub(crate) fn parts(
 
 pub(crate) fn report(change: impl FnOnce(&mut Identity, &mut DataplaneReport, &mut BgpReport)) -> Report {
     let (identity, loops, bgp) = parts(change);
-    Report::assemble(&identity, loops, bgp, None)
+    Report::assemble(&identity, loops, bgp, None, None)
 }
 
 pub(crate) fn peer(name: &str, state: &str) -> BgpPeerReport {
@@ -118,17 +118,30 @@ fn a_datastore_that_was_read_once_may_go() {
         "ok InSync: the datastore has been read; changes follow",
         true,
     );
-    let gone = || SyncState::Disconnected("no route".into());
+    let gone = || SyncState::Disconnected(StoreError::Unavailable("no route".into()));
     check(
         "Datastore",
         |_, loops, _| loops.sync = gone(),
-        "! Disconnected: working from what was read: no route",
+        "! Disconnected: working from what was read: the datastore is not available: no route",
         true,
     );
     check(
         "Datastore",
         |_, loops, _| (loops.sync, loops.synced) = (gone(), false),
-        "! Unreachable: no route",
+        "! Unreachable: the datastore is not available: no route",
+        false,
+    );
+    let expired = || SyncState::Disconnected(StoreError::unavailable(Reason::Unauthorized, "expired"));
+    check(
+        "Datastore",
+        |_, loops, _| loops.sync = expired(),
+        "! Unauthorized: working from what was read: the datastore is not available: expired",
+        true,
+    );
+    check(
+        "Datastore",
+        |_, loops, _| (loops.sync, loops.synced, loops.recalled) = (expired(), false, true),
+        "! Unauthorized: going on from what an earlier agent knew: the datastore is not available: expired",
         false,
     );
     check(
@@ -136,6 +149,19 @@ fn a_datastore_that_was_read_once_may_go() {
         |_, loops, _| (loops.sync, loops.synced) = (SyncState::Connecting, false),
         "! Connecting: the datastore has not been read yet",
         false,
+    );
+}
+
+#[test]
+fn a_watch_that_is_broken_is_said_before_it_gives_up() {
+    let (identity, loops, bgp) = parts(|_, _, _| {});
+    let trouble = Trouble::new(Reason::TooSlow, "no answer");
+    let report = Report::assemble(&identity, loops, bgp, None, Some(&trouble));
+    let datastore = report.conditions.iter().find(|one| one.name == "Datastore");
+    let datastore = datastore.expect("it is always there");
+    assert_eq!(
+        (datastore.reason.as_str(), datastore.message.as_str(), report.ready),
+        ("TooSlow", "working from what was read: no answer", true)
     );
 }
 
@@ -181,8 +207,15 @@ fn what_start_up_has_to_do_is_required_but_for_the_tunnel() {
     );
     check(
         "Registered",
-        |it, _, _| it.registered = Err("refused".into()),
-        "! NotRegistered: refused",
+        |it, _, _| it.registered = Err((&AgentError::Connect("refused".into())).into()),
+        "! NotRegistered: datastore: refused",
+        false,
+    );
+    let forbidden = AgentError::Store(StoreError::unavailable(Reason::Forbidden, "no permission"));
+    check(
+        "Registered",
+        |it, _, _| it.registered = Err((&forbidden).into()),
+        "! Forbidden: datastore: the datastore is not available: no permission",
         false,
     );
     check(

@@ -126,7 +126,7 @@ impl Shared {
     async fn link_or_unavailable(&self) -> Result<Arc<Link>, StoreError> {
         self.link()
             .await
-            .map_err(|error| StoreError::Unavailable(error.to_string()))
+            .map_err(|error| StoreError::Unavailable(error.to_string().into()))
     }
 
     /// Asks for one answer.
@@ -538,7 +538,7 @@ fn broken() -> StoreError {
 }
 
 fn unexpected(answer: &Answer) -> StoreError {
-    StoreError::Unavailable(format!("the store's answer does not fit the question: {answer:?}"))
+    StoreError::Unavailable(format!("the store's answer does not fit the question: {answer:?}").into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

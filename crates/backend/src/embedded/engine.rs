@@ -350,7 +350,9 @@ impl Store for Local {
             };
             match self.0.written(op).await? {
                 Done::Deleted(revision, value) => decode(key, &value, &number(revision)),
-                Done::Written(revision) => Err(StoreError::Unavailable(format!("a delete wrote revision {revision}"))),
+                Done::Written(revision) => Err(StoreError::Unavailable(
+                    format!("a delete wrote revision {revision}").into(),
+                )),
             }
         }
         .boxed()
@@ -372,9 +374,9 @@ impl Store for Local {
                 outcome.and_then(|done| match (write, done) {
                     (Write::Create(resource) | Write::Update(resource, _), done) => stored(resource, done),
                     (Write::Delete(key, _), Done::Deleted(revision, value)) => decode(&key, &value, &number(revision)),
-                    (Write::Delete(..), Done::Written(revision)) => {
-                        Err(StoreError::Unavailable(format!("a delete wrote revision {revision}")))
-                    }
+                    (Write::Delete(..), Done::Written(revision)) => Err(StoreError::Unavailable(
+                        format!("a delete wrote revision {revision}").into(),
+                    )),
                 })
             });
             answers.chain(bad.filter(|_| !failed).map(Err)).collect()

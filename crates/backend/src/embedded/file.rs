@@ -496,6 +496,6 @@ impl Display for Failure {
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        StoreError::Unavailable(format!("the store's file: {failure}"))
+        StoreError::Unavailable(format!("the store's file: {failure}").into())
     }
 }

@@ -1,6 +1,7 @@
 //! Requests to the API server: one function for all that have one answer, one for watches.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,10 +10,10 @@ use futures::stream::{self, BoxStream, StreamExt};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
-use super::error::{ApiError, Asked};
+use super::connect::{Access, access, blame, chain};
+use super::error::{ApiError, Asked, text};
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -22,7 +23,7 @@ const LONGEST_EVENT: usize = 16 << 20;
 /// The API server.
 #[derive(Clone)]
 pub struct Api {
-    client: kube::Client,
+    access: Arc<Access>,
 }
 
 /// What is to be done with a path.
@@ -49,17 +50,14 @@ impl Api {
     /// # Errors
     /// [`ApiError::Config`].
     pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ApiError> {
-        let mut config = match kubeconfig {
-            None => kube::Config::infer()
-                .await
-                .map_err(|error| ApiError::Config(chain(&error)))?,
-            Some(path) => from_file(path).await.map_err(|error| ApiError::Config(chain(&error)))?,
-        };
-        config.connect_timeout = Some(Duration::from_secs(5));
-        // Whoever asks decides when to ask again.
-        config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| ApiError::Config(chain(&error)))?;
-        Ok(Self { client })
+        Ok(Self {
+            access: Arc::new(access(kubeconfig).await?),
+        })
+    }
+
+    /// Whether both are the same access.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.access, &other.access)
     }
 
     /// Asks once and reads the whole answer.
@@ -102,7 +100,8 @@ impl Api {
             if !(200..300).contains(&code) {
                 return Err(ApiError::from_answer(&asked, code, &body));
             }
-            serde_json::from_slice(&body).map_err(|error| ApiError::Half(format!("no JSON: {error}")))
+            let no_json = |error| ApiError::Half(format!("no JSON ({error}): {}", text(&body)));
+            serde_json::from_slice(&body).map_err(no_json)
         };
         tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
             Err(ApiError::Timeout {
@@ -165,17 +164,10 @@ impl Api {
         let request = request
             .body(Body::from(body))
             .map_err(|error| ApiError::Invalid(format!("{path} is no path: {error}")))?;
-        self.client.send(request).await.map_err(|error| match error {
-            kube::Error::Auth(error) => ApiError::Unauthorized(chain(&error)),
-            kube::Error::Service(error) => ApiError::Unreachable(chain(error.as_ref())),
-            error => ApiError::Unreachable(chain(&error)),
-        })
+        let access = &self.access;
+        let sent = access.client.clone().send(request).await;
+        sent.map_err(|error| blame(&error, access.proxy.as_deref()))
     }
-}
-
-async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
-    let file = Kubeconfig::read_from(path)?;
-    kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
 }
 
 /// Chunks of bytes to lines; what comes after the last newline is no event.
@@ -199,20 +191,6 @@ fn lines(chunks: BoxStream<'static, Result<Bytes, ApiError>>) -> BoxStream<'stat
         }
     });
     lines.boxed()
-}
-
-/// An error with all its causes: the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the API server answered when it did not do it, sorted by what the reader can do about it.
 
 use api::Key;
-use datastore::StoreError;
+use datastore::{Reason, StoreError};
 use serde::Deserialize;
 
 /// Why a request to the API server failed. The text is for people and names what to correct.
@@ -15,6 +15,19 @@ pub enum ApiError {
     /// No connection: wait, look at network, address and proxy.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
+    /// No connection to the proxy that leads to it, or none through it.
+    #[error(
+        "the proxy {proxy} (from the kubeconfig or HTTPS_PROXY; NO_PROXY names what is asked directly) does not lead to the API server: {message}"
+    )]
+    Proxy {
+        /// Its address.
+        proxy: String,
+        /// Why.
+        message: String,
+    },
+    /// Its certificate is not for this name, of an authority that we do not know, or not valid now.
+    #[error("the API server's certificate cannot be trusted: {0}")]
+    Certificate(String),
     /// It did not answer in time.
     #[error("the API server did not answer within {seconds} s: {request}")]
     Timeout {
@@ -39,6 +52,9 @@ pub enum ApiError {
     /// The server does not serve the resource.
     #[error("the API server does not know {0}: is its CRD installed? `margay crds | kubectl apply -f -` does it")]
     ResourceMissing(String),
+    /// A Kubernetes without what every version has that is known here.
+    #[error("the API server does not serve {0}: it is too old, Kubernetes 1.20 is the oldest that is known to do")]
+    TooOld(String),
     /// The object is not there.
     #[error("not found: {0}")]
     NotFound(String),
@@ -51,6 +67,14 @@ pub enum ApiError {
     /// The revision is too old, or from a future that the server does not know.
     #[error("the revision is no longer available: {0}")]
     Gone(String),
+    /// The server's data are from before what was read from it: somebody has restored a backup.
+    #[error("the API server went back from version {from} to {to}: its data are from before")]
+    WentBack {
+        /// What had been read.
+        from: u64,
+        /// What it has now.
+        to: u64,
+    },
     /// The object is wrong.
     #[error("the API server refused it: {0}")]
     Invalid(String),
@@ -103,6 +127,7 @@ impl ApiError {
         let status: Option<Status> = serde_json::from_slice(body).ok();
         let known = status.is_some();
         let status = status.unwrap_or_default();
+        let is_page = !known && !body.starts_with(NOT_SERVED);
         let message = match status.message.is_empty() {
             true => text(body),
             false => status.message,
@@ -115,6 +140,12 @@ impl ApiError {
         };
         match (code, status.reason.as_str()) {
             (401, _) => ApiError::Unauthorized(message),
+            // Errors of the API server are JSON; gateways (5xx) say something of it, others of themselves.
+            (300..500, _) if is_page => ApiError::Half(format!(
+                "{code} and a page that is not the API server's (is there a proxy or load balancer in between?): {message}"
+            )),
+            // Admission, such as of namespaces that are being deleted: no role changes that.
+            (403, _) if !message.contains(" cannot ") => ApiError::Invalid(message),
             (403, _) => ApiError::Forbidden {
                 verb: asked.verb,
                 resource: asked.resource.clone(),
@@ -143,19 +174,62 @@ impl ApiError {
         }
     }
 
-    /// Whether the same request may succeed later without anybody changing anything.
+    /// Whether the same request may succeed later.
     pub fn passes(&self) -> bool {
         match self {
-            ApiError::Unreachable(_) | ApiError::Timeout { .. } | ApiError::Half(_) | ApiError::Server { .. } => true,
+            // Tokens are renewed, roles are corrected, and an API server that has just started may not know them yet.
             ApiError::Config(_)
+            | ApiError::Unreachable(_)
+            | ApiError::Proxy { .. }
+            | ApiError::Certificate(_)
+            | ApiError::Timeout { .. }
             | ApiError::Unauthorized(_)
             | ApiError::Forbidden { .. }
-            | ApiError::ResourceMissing(_)
+            | ApiError::Half(_)
+            | ApiError::Server { .. } => true,
+            ApiError::ResourceMissing(_)
+            | ApiError::TooOld(_)
             | ApiError::NotFound(_)
             | ApiError::Exists(_)
             | ApiError::Conflict(_)
             | ApiError::Gone(_)
+            | ApiError::WentBack { .. }
             | ApiError::Invalid(_) => false,
+        }
+    }
+
+    /// Whether access to the server is to be read again before the next request: it may have been corrected.
+    pub fn is_about_access(&self) -> bool {
+        matches!(
+            self,
+            ApiError::Unreachable(_)
+                | ApiError::Proxy { .. }
+                | ApiError::Certificate(_)
+                | ApiError::Unauthorized(_)
+                | ApiError::Half(_)
+        )
+    }
+
+    /// The kind of trouble that it is.
+    pub fn reason(&self) -> Reason {
+        match self {
+            ApiError::Config(_) => Reason::NotConfigured,
+            ApiError::Unreachable(_) => Reason::Unreachable,
+            ApiError::Proxy { .. } => Reason::ProxyUnreachable,
+            ApiError::Certificate(_) => Reason::CertificateInvalid,
+            ApiError::Timeout { .. } => Reason::TooSlow,
+            ApiError::Unauthorized(_) => Reason::Unauthorized,
+            ApiError::Forbidden { .. } => Reason::Forbidden,
+            ApiError::ResourceMissing(_) => Reason::NotInstalled,
+            ApiError::TooOld(_) => Reason::VersionTooOld,
+            ApiError::Half(_) => Reason::BadAnswer,
+            ApiError::Server { .. } => Reason::ServerError,
+            ApiError::NotFound(_)
+            | ApiError::Exists(_)
+            | ApiError::Conflict(_)
+            | ApiError::Gone(_)
+            | ApiError::WentBack { .. }
+            | ApiError::Invalid(_) => Reason::Unavailable,
         }
     }
 }
@@ -165,17 +239,21 @@ impl From<ApiError> for StoreError {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::Gone(_) => StoreError::Compacted,
-            ApiError::Forbidden { .. } | ApiError::Invalid(_) | ApiError::NotFound(_) | ApiError::Exists(_) => {
+            ApiError::WentBack { .. } => StoreError::WentBack,
+            ApiError::Invalid(_) | ApiError::NotFound(_) | ApiError::Exists(_) => {
                 StoreError::Refused(error.to_string())
             }
-            // A CRD, a token or a configuration may come: asking again helps.
-            _ => StoreError::Unavailable(error.to_string()),
+            // A CRD, a role, a token or a configuration may come: asking again helps.
+            _ => StoreError::unavailable(error.reason(), error.to_string()),
         }
     }
 }
 
+/// What the API server says of a path that it does not serve: its one answer that is no JSON.
+const NOT_SERVED: &[u8] = b"404 page not found";
+
 /// A body that is no `Status`: what fits on a line of it.
-fn text(body: &[u8]) -> String {
+pub fn text(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no text");
     line.trim().chars().take(200).collect()
@@ -200,6 +278,21 @@ mod tests {
             r#"{"kind":"Status","reason":"Forbidden","message":"User x cannot list","details":{}}"#,
             "no permission to list ippools.projectcalico.org: add it to the role (RBAC): User x cannot list",
         );
+        check(
+            403,
+            r#"{"kind":"Status","reason":"Forbidden","message":"pods \"a\" is forbidden: namespace n is being terminated","details":{}}"#,
+            "the API server refused it: pods \"a\" is forbidden: namespace n is being terminated",
+        );
+        for code in [302, 403, 404] {
+            check(
+                code,
+                "<html>Blocked</html>",
+                &format!(
+                    "the API server answered only half, or something else: {code} and a page that is not the API server's \
+                     (is there a proxy or load balancer in between?): <html>Blocked</html>"
+                ),
+            );
+        }
         check(
             401,
             r#"{"kind":"Status","message":"Unauthorized"}"#,

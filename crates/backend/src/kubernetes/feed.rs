@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use api::{Key, Resource};
+use bytes::Bytes;
 use datastore::changes::{Change, ChangeLog, Limits};
 use datastore::{Scope, StoreError};
 use futures::TryStreamExt;
@@ -18,10 +19,12 @@ use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::client::Action;
 use super::convert;
 use super::error::{ApiError, Asked};
 use super::group::Groups;
 use super::link::{Link, wait};
+use super::outage::Outage;
 use super::position::ABSENT;
 use super::table::{ROWS, Row, Source};
 
@@ -38,6 +41,9 @@ const GRACE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_secs(1);
 /// How often is looked for what the server does not have.
 const ABSENT_AGAIN: Duration = Duration::from_secs(60);
+
+/// The lines of a watch.
+type Lines = BoxStream<'static, Result<Bytes, ApiError>>;
 
 /// What a follower gets.
 pub type Follow = BoxStream<'static, Result<Change<Resource>, StoreError>>;
@@ -92,9 +98,7 @@ fn absent(link: Arc<Link>, row: usize) -> Follow {
         loop {
             tokio::time::sleep(ABSENT_AGAIN.mul_f64(rand::random_range(0.5..1.5))).await;
             link.look_again().await;
-            let listed = link
-                .ask(ROWS[row], None, "", "?limit=1", super::client::Action::List)
-                .await;
+            let listed = link.ask(ROWS[row], None, "", "?limit=1", Action::List).await;
             if !matches!(listed, Err(ApiError::ResourceMissing(_))) {
                 return Err(StoreError::Compacted);
             }
@@ -104,10 +108,15 @@ fn absent(link: Arc<Link>, row: usize) -> Follow {
 }
 
 async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
+    let _said = Said {
+        link: Arc::clone(&link),
+        row,
+    };
     let mut watch = Watch {
         link,
         row,
         log,
+        suspicious: false,
         reader: Reader {
             at: from,
             news: News::default(),
@@ -130,11 +139,13 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
             break error;
         }
         tracing::debug!(row = ROWS[row].id, %error, failures, "a watch ended; going on");
+        watch.suspicious = true;
+        watch.link.outage(|outage, now| outage.watch(row, now, Some(&error)));
         tokio::time::sleep(wait(failures + 1)).await;
     };
-    let lost = !matches!(reason, ApiError::Gone(_));
-    if lost {
-        tracing::warn!(row = ROWS[row].id, error = %reason, "a watch cannot go on");
+    // Whoever follows says that it is lost; nobody says that it is read again.
+    if let ApiError::WentBack { .. } = reason {
+        tracing::warn!(row = ROWS[row].id, error = %reason, "everything of this kind is read again");
     }
     watch.log.close(reason.into());
 }
@@ -147,10 +158,24 @@ struct Event {
     object: Value,
 }
 
+/// What is said of a row's watch ends with it.
+struct Said {
+    link: Arc<Link>,
+    row: usize,
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        self.link.outage(|outage, now| outage.watch(self.row, now, None));
+    }
+}
+
 struct Watch {
     link: Arc<Link>,
     row: usize,
     log: ChangeLog<Resource>,
+    /// The last request did not end as it should have: the server may have been started again, with data from a backup.
+    suspicious: bool,
     reader: Reader,
 }
 
@@ -177,9 +202,26 @@ impl News {
 impl Watch {
     /// One request, to its end.
     async fn once(&mut self) -> Result<(), ApiError> {
+        self.link.outage(Outage::may_ask)?;
+        let opened = self.open().await;
+        self.link.outage(|outage, now| outage.heard(now, &opened));
+        let (mut lines, groups, until) = opened?;
+        self.link.outage(|outage, now| outage.watch(self.row, now, None));
+        while let Some(line) = lines.try_next().await? {
+            if let Some(change) = self.reader.take(ROWS[self.row], &groups, &line)? {
+                self.log.append(vec![change]);
+            }
+        }
+        self.suspicious = Instant::now() + GRACE < until;
+        Ok(())
+    }
+
+    /// Lines of a watch that goes on where the last one ended, and when the server will end it.
+    async fn open(&mut self) -> Result<(Lines, Groups, Instant), ApiError> {
         let (api, groups) = self.link.ready().await?;
         let row = ROWS[self.row];
         let resource = row.resource(&groups);
+        self.look_back(row).await?;
         let path = row
             .path(&groups, None, "")
             .ok_or_else(|| ApiError::Gone(resource.clone()))?;
@@ -190,20 +232,46 @@ impl Watch {
         );
         // Quiet rows get no bookmarks: only the end of the watch, which does not come, shows that the server is gone.
         let silence = Duration::from_secs(seconds) + GRACE;
-        let mut lines = match api.watch(&resource, &format!("{path}{query}"), silence).await {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        match api.watch(&resource, &format!("{path}{query}"), silence).await {
             // It was there when it was listed: list again, and say then what is missing.
             Err(ApiError::ResourceMissing(what)) => {
                 self.link.look_again().await;
-                return Err(ApiError::Gone(what));
+                Err(ApiError::Gone(what))
             }
-            opened => opened?,
-        };
-        while let Some(line) = lines.try_next().await? {
-            if let Some(change) = self.reader.take(row, &groups, &line)? {
-                self.log.append(vec![change]);
+            Err(error) => {
+                if error.is_about_access() {
+                    self.link.read_access_again(&api).await;
+                }
+                Err(error)
+            }
+            Ok(lines) => Ok((lines, groups, until)),
+        }
+    }
+
+    /// A server whose data are from before what we have read would let us wait, deaf, until its versions come to where we are.
+    /// So it is asked where it is, after every end that was none of its usual ones.
+    async fn look_back(&mut self, row: Row) -> Result<(), ApiError> {
+        if !self.suspicious {
+            return Ok(());
+        }
+        let page = self.link.ask(row, None, "", "?limit=1", Action::List).await;
+        let page = page.map_err(|error| match error {
+            ApiError::ResourceMissing(what) => ApiError::Gone(what),
+            error => error,
+        })?;
+        let version = convert::number(&page);
+        let to = version.ok_or_else(|| ApiError::Half("a list without a resourceVersion".into()))?;
+        match to < self.reader.at {
+            true => Err(ApiError::WentBack {
+                from: self.reader.at,
+                to,
+            }),
+            false => {
+                self.suspicious = false;
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
@@ -232,10 +300,10 @@ impl Reader {
         let number = number.ok_or_else(|| ApiError::Half("an event without a resourceVersion".into()))?;
         if number < self.at {
             // The server's data are from an older snapshot: what we hold is from a future that never was.
-            return Err(ApiError::Gone(format!(
-                "the server went back from {} to {number}",
-                self.at
-            )));
+            return Err(ApiError::WentBack {
+                from: self.at,
+                to: number,
+            });
         }
         if number == self.at {
             return Ok(None);
@@ -336,7 +404,7 @@ mod tests {
     #[test]
     fn a_server_that_went_back_means_list_again() {
         let place = Key::cluster(Kind::GlobalNetworkSet, "a");
-        let gone = "the revision is no longer available: the server went back from 12 to 7";
+        let gone = "the API server went back from version 12 to 7: its data are from before";
         check(
             place.clone(),
             &[event("BOOKMARK", "", 12), event("ADDED", "a", 7)],

@@ -1,7 +1,8 @@
 //! The connection, made when it is first needed, and what was found out about the server.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -9,6 +10,7 @@ use tokio::sync::Mutex;
 use super::client::{Action, Api};
 use super::error::ApiError;
 use super::group::{CalicoGroup, Groups};
+use super::outage::Outage;
 use super::table::{Row, Source};
 
 /// The way to the API server, shared by everything that asks it.
@@ -18,6 +20,7 @@ pub struct Link {
     /// Where access is described, if not where everybody looks.
     kubeconfig: Option<PathBuf>,
     known: Mutex<Known>,
+    outage: std::sync::Mutex<Outage>,
 }
 
 #[derive(Default)]
@@ -35,6 +38,7 @@ impl Link {
             wanted,
             kubeconfig,
             known: Mutex::default(),
+            outage: std::sync::Mutex::default(),
         }
     }
 
@@ -55,15 +59,46 @@ impl Link {
             Some(groups) => groups,
             None => {
                 let wanted = self.wanted.or(known.calico);
-                *known.groups.insert(Groups::discover(&api, wanted).await?)
+                match Groups::discover(&api, wanted).await {
+                    Ok(groups) => *known.groups.insert(groups),
+                    Err(error) => {
+                        if error.is_about_access() {
+                            known.api = None;
+                        }
+                        return Err(error);
+                    }
+                }
             }
         };
         Ok((api, groups))
     }
 
+    /// What readers know of a server that cannot be used.
+    pub fn outage<T>(&self, with: impl FnOnce(&mut Outage, Instant) -> T) -> T {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        with(&mut outage, Instant::now())
+    }
+
+    /// Reads a row's list, unless the server is known to be away.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub async fn list(&self, row: Row, namespace: Option<&str>, query: &str) -> Result<Value, ApiError> {
+        self.outage(Outage::may_ask)?;
+        let answer = self.ask(row, namespace, "", query, Action::List).await;
+        self.outage(|outage, now| outage.heard(now, &answer));
+        answer
+    }
+
     /// Looks again at what the server has before the next request: something was not there.
     pub async fn look_again(&self) {
         self.known.lock().await.groups = None;
+    }
+
+    /// Reads how the server is accessed again before the next request, unless somebody has done so since `api`.
+    pub async fn read_access_again(&self, api: &Api) {
+        let mut known = self.known.lock().await;
+        known.api.take_if(|current| current.is(api));
     }
 
     /// Asks about objects of a row. `query` begins with `?` or is empty.
@@ -84,8 +119,10 @@ impl Link {
             Some(path) => api.ask(&resource, &format!("{path}{query}"), action).await,
             None => Err(ApiError::ResourceMissing(resource)),
         };
+        let answer = answer.map_err(|error| row.missing(error));
         match &answer {
-            Err(ApiError::ResourceMissing(_)) => self.look_again().await,
+            Err(ApiError::ResourceMissing(_) | ApiError::TooOld(_)) => self.look_again().await,
+            Err(error) if error.is_about_access() => self.read_access_again(&api).await,
             Ok(_) if row.source == Source::Custom => self.known.lock().await.calico = Some(groups.calico),
             _ => {}
         }

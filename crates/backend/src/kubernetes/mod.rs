@@ -5,6 +5,7 @@
 //! compare-and-swap by `resourceVersion`. docs/kubernetes.md is the page for users.
 
 mod client;
+mod connect;
 mod convert;
 mod custom;
 mod derived;
@@ -13,6 +14,7 @@ mod feed;
 mod group;
 mod link;
 mod node;
+mod outage;
 mod pod;
 mod position;
 mod read;
@@ -22,11 +24,12 @@ mod write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::{Key, Resource};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, WatchEvent};
+use api::{Key, Kind, Resource};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
 
 pub use client::{Action, Api};
 pub use error::ApiError;
@@ -46,6 +49,8 @@ struct Shared {
     link: Arc<Link>,
     /// A watch for each of [`ROWS`].
     feeds: Vec<Feed>,
+    /// How many rows are listed at once.
+    lists: Semaphore,
 }
 
 impl KubernetesStore {
@@ -65,6 +70,7 @@ impl KubernetesStore {
         let shared = Shared {
             link: Arc::new(link),
             feeds: ROWS.iter().map(|_| Feed::default()).collect(),
+            lists: Semaphore::new(read::AT_ONCE),
         };
         Self {
             shared: Arc::new(shared),
@@ -103,5 +109,14 @@ impl Store for KubernetesStore {
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
         Shared::watch(Arc::clone(&self.shared), scope, from)
+    }
+
+    /// Each kind for itself: one whose version the server has forgotten, or that a role may not read, is nothing to the others.
+    fn whole(&self) -> Vec<Scope> {
+        Kind::ALL.into_iter().map(Scope::Kind).collect()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.shared.link.outage(|outage, now| outage.trouble(now))
     }
 }

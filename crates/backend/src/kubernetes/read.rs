@@ -17,7 +17,7 @@ use super::{Shared, convert, derived};
 /// How many objects come in one answer: more of them are asked for page by page.
 const PAGE: usize = 500;
 /// How many rows are listed at once.
-const AT_ONCE: usize = 6;
+pub const AT_ONCE: usize = 6;
 
 /// What there is in a scope.
 pub struct Listed {
@@ -96,12 +96,14 @@ impl Shared {
                 Some((namespace, name)) => (namespace, format!("&fieldSelector=metadata.name%3D{}", encoded(&name))),
             },
         };
+        let closed = |_| ApiError::Half("this store has ended".into());
+        let _turn = self.lists.acquire().await.map_err(closed)?;
         let mut items = Vec::new();
         let mut version = None;
         let mut next = String::new();
         loop {
             let query = format!("?limit={PAGE}{only}{next}");
-            let page = self.link.ask(row, namespace.as_deref(), "", &query, Action::List).await;
+            let page = self.link.list(row, namespace.as_deref(), &query).await;
             let mut page = match page {
                 Err(ApiError::ResourceMissing(_)) if row.is_optional() => return Ok((ABSENT, Vec::new())),
                 page => page?,

@@ -4,6 +4,7 @@ use api::names::{K8S_CLUSTER_POLICY_PREFIX, K8S_POLICY_PREFIX};
 use api::{Key, Kind};
 use datastore::Scope;
 
+use super::error::ApiError;
 use super::group::{CalicoGroup, Groups};
 
 /// What kind of API object a row reads.
@@ -124,6 +125,16 @@ impl Row {
                     | Kind::IPReservation
             ),
             _ => false,
+        }
+    }
+
+    /// What it means that the server does not have the row.
+    pub fn missing(self, error: ApiError) -> ApiError {
+        match error {
+            ApiError::ResourceMissing(what) if self.source != Source::Custom && !self.is_optional() => {
+                ApiError::TooOld(what)
+            }
+            error => error,
         }
     }
 
