@@ -107,6 +107,42 @@ stop_agent() {
 }
 agent_ready() { "$KUBE" exec "$1" "$MARGAY" node status | grep -q 'The node is ready'; }
 
+# Our definitions and one pool, and on these nodes the plugin and an agent each.
+agents_on() {
+	"$MARGAY" crds --no-rules --group "$GROUP" | kubectl apply -f - >/dev/null
+	kubectl wait --for condition=established --timeout 60s "crd/ippools.${GROUP%/*}" "crd/felixconfigurations.${GROUP%/*}" >/dev/null
+	"$MARGAY" apply -f - <<-END
+		apiVersion: projectcalico.org/v3
+		kind: IPPool
+		metadata: {name: default-ipv4-ippool}
+		spec: {cidr: 192.168.0.0/16, ipipMode: Always, natOutgoing: true}
+	END
+	agent_account
+	for node in "$@"; do
+		mount_token "$node"
+		"$KUBE" exec "$node" "$MARGAY" cni install --no-portmap >/dev/null
+		start_agent "$node"
+	done
+	for node in "$@"; do within 60 agent_ready "$node"; done
+	for node in "$@"; do kubectl wait --for condition=ready --timeout 60s "node/$node" >/dev/null; done
+}
+
+# kill_control NAME: ends kube-apiserver or etcd as a crash does. start_control NAME: starts it again as it was.
+kill_control() {
+	pid=$(cut -d " " -f 1 "$KUBE_STATE/pids/$1")
+	cp "/proc/$pid/cmdline" "$KUBE_STATE/$1.cmdline"
+	kill -KILL "$pid"
+	while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+}
+start_control() {
+	# shellcheck disable=SC2016 # bash expands it
+	setsid bash -c 'mapfile -d "" -t command <"$1"; exec nsenter "--net=/run/netns/$2" -- "${command[@]}"' - \
+		"$KUBE_STATE/$1.cmdline" "$KUBE_NAME-cp" </dev/null >>"$KUBE_STATE/log/$1.log" 2>&1 &
+	# As the runner knows its processes: by pid and start time.
+	echo "$! $(sed 's/.*) //' "/proc/$!/stat" | cut -d " " -f 20)" >"$KUBE_STATE/pids/$1"
+}
+api_answers() { kubectl get --raw /readyz; }
+
 # Everything by one manifest. API server 10.210.0.10: no kube-proxy is needed to begin with. Kubernetes 1.20 knows no rules in CEL.
 manifest() { "$MARGAY" install --crds no-rules --kubernetes-service-host 10.210.0.10 "$@"; }
 rolled_out() { kubectl -n margay-system rollout status daemonset/margay-agent --timeout "$1"; }
