@@ -59,6 +59,42 @@ inside() {
 	"$KUBE" exec "$1" sh -c 'for p in /proc/[0-9]*; do [ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "sleep 100000 " ] || echo "${p#/proc/}"; done' | head -n 1
 }
 
+# What a person would type, and what it prints; then what there must be in it (extended regular expressions), and its columns.
+see() {
+	echo "  \$ $*"
+	"$@" >"$work/seen" 2>&1 || fail "$*: $(cat "$work/seen")"
+	sed 's/^/    /' "$work/seen"
+}
+saw() { grep -qE -- "$1" "$work/seen" || fail "$1 is not in: $(cat "$work/seen")"; }
+columns() { head -n 1 "$work/seen" | xargs; }
+
+# on NODE COMMAND...: on a node.
+on() { "$KUBE" exec "$@"; }
+# pid_in NODE POD: a process of that pod, as the node counts. in_pod NODE POD COMMAND...: a program of the node in the pod's network.
+pid_in() { on "$1" sh -c "grep -lzx HOSTNAME=$2 /proc/[0-9]*/environ 2>/dev/null" | head -n 1 | cut -d / -f 3; }
+in_pod() {
+	process=$(pid_in "$1" "$2")
+	[ -n "$process" ] || fail "no process of pod $2 on $1"
+	node=$1
+	shift 2
+	on "$node" nsenter -t "$process" -n "$@"
+}
+
+# capture NODE NAME ARGUMENTS...: tcpdump on a node, in the background, into $work/NAME; it has begun when this returns.
+# captured NAME: it has ended (-c), and this is what was seen.
+capture() {
+	node=$1 to=$work/$2
+	shift 2
+	on "$node" timeout 20 tcpdump -nl "$@" >"$to" 2>"$to.err" &
+	dump=$!
+	within 10 grep -q '^listening on\|, link-type' "$to.err"
+}
+captured() {
+	wait "$dump" || fail "tcpdump saw too little: $(cat "$work/$1" "$work/$1.err")"
+	cp "$work/$1" "$work/seen"
+	sed 's/^/    /' "$work/seen"
+}
+
 # Agents as processes of their nodes, with an account that has no more than an agent needs.
 agent_account() {
 	domain=${GROUP%/*}

@@ -125,7 +125,7 @@ pub async fn register(config: &Config, store: &SharedStore, own: &OwnAddresses) 
         withdraw(config, store, address).await?;
         return Err(AgentError::AddressTaken { address, other });
     }
-    ensure_cluster_information(store).await?;
+    ensure_cluster_information(store, &node).await?;
     Ok(node)
 }
 
@@ -209,7 +209,7 @@ pub async fn update_node(store: &SharedStore, name: &str, change: impl Fn(&mut N
 }
 
 /// The first agent of a cluster writes what `version` shows.
-async fn ensure_cluster_information(store: &SharedStore) -> Result<(), StoreError> {
+async fn ensure_cluster_information(store: &SharedStore, own: &Node) -> Result<(), StoreError> {
     let key = Key::cluster(Kind::ClusterInformation, "default");
     if store.get(&key).await?.is_some() {
         return Ok(());
@@ -218,7 +218,7 @@ async fn ensure_cluster_information(store: &SharedStore) -> Result<(), StoreErro
         "default",
         ClusterInformationSpec {
             cluster_guid: Some(uuid::Uuid::new_v4().simple().to_string()),
-            cluster_type: Some("bgp,margay".into()),
+            cluster_type: Some(cluster_type(own).to_owned()),
             calico_version: Some(concat!("margay-", env!("CARGO_PKG_VERSION")).into()),
             datastore_ready: Some(true),
             variant: Some("Calico".into()),
@@ -228,6 +228,15 @@ async fn ensure_cluster_information(store: &SharedStore) -> Result<(), StoreErro
     match store.create(info.into()).await {
         Ok(_) | Err(StoreError::Exists(_)) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// As upstream has it (`startup.go`): the orchestrator, which a node's references name, and `kdd` where its API is the datastore.
+/// Only the Kubernetes API gives a Node its reference, so they come together.
+fn cluster_type(own: &Node) -> &'static str {
+    match own.spec.orch_refs.iter().any(|it| it.orchestrator == "k8s") {
+        true => "k8s,bgp,kdd,margay",
+        false => "bgp,margay",
     }
 }
 

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use api::{IpPool, NodeAddress, Resource};
+use api::{IpPool, NodeAddress, OrchRef, Resource};
 use clap::Parser;
 use datastore::{Listing, MemoryStore, Revision, Store, Stored, WatchEvent};
 use futures::FutureExt;
@@ -193,6 +193,33 @@ fn registering_creates_or_changes_the_node_and_sets_up_the_cluster_once() {
         block_on(store.get(&Key::cluster(Kind::ClusterInformation, "default"))).expect("memory answers"),
         info
     );
+}
+
+/// The cluster's type, as the first agent writes it whose Node has these references.
+#[track_caller]
+fn check_cluster_type(orchestrators: &[&str], expected: &str) {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let orch_refs = orchestrators.iter().map(|orchestrator| OrchRef {
+        node_name: Some("me".into()),
+        orchestrator: (*orchestrator).to_owned(),
+    });
+    block_on(update_node(&store, "me", |node| {
+        node.spec.orch_refs = orch_refs.clone().collect()
+    }))
+    .expect("written");
+    block_on(register(&config(""), &store, &own("10.0.0.7/24", "-"))).expect("registered");
+    let info = block_on(store.get(&Key::cluster(Kind::ClusterInformation, "default"))).expect("memory answers");
+    let Some(Resource::ClusterInformation(info)) = info.map(|stored| stored.resource) else {
+        panic!("there is none");
+    };
+    assert_eq!(info.spec.cluster_type.as_deref(), Some(expected), "{orchestrators:?}");
+}
+
+#[test]
+fn the_cluster_type_names_kubernetes_where_its_api_is_the_datastore() {
+    check_cluster_type(&[], "bgp,margay");
+    check_cluster_type(&["openstack"], "bgp,margay");
+    check_cluster_type(&["k8s"], "k8s,bgp,kdd,margay");
 }
 
 /// Node `me` has these addresses registered and wants these; `other` has 10.0.0.8 and fd00::8. What the error says and

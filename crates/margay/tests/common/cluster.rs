@@ -1,7 +1,7 @@
 //! A lab for policies: three namespaces with three pods each on two nodes, all of them servers; who reaches whom, as a matrix.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,33 +12,10 @@ use backend::embedded::Client;
 use datastore::{Store, StoreError};
 
 use super::Lab;
-use super::net::{self, L4, Probe, Servers};
+use super::matrix::{self, PORTS};
+pub use super::matrix::{Pod, Square};
+use super::net::{self, L4, Servers};
 
-/// A pod of the lab.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    /// `x/a`.
-    pub name: String,
-    pub namespace: String,
-    /// `a`.
-    pub pod: String,
-    /// Its network namespace.
-    pub place: String,
-    pub addresses: Vec<IpAddr>,
-}
-
-/// One square of the matrix.
-#[derive(Clone, Copy, Debug)]
-pub struct Square<'a> {
-    pub from: &'a Pod,
-    pub to: &'a Pod,
-    pub l4: L4,
-    pub port: u16,
-    pub ipv6: bool,
-}
-
-/// Ports that every pod serves, as TCP and UDP.
-pub const PORTS: [u16; 2] = [80, 81];
 /// Ports of the two pods that tell when a change has arrived.
 const FENCES: std::ops::Range<u16> = 2000..2200;
 
@@ -172,67 +149,8 @@ impl Cluster {
 
     /// Compares every pair of pods, protocol, port and family with what is expected.
     pub fn check(&mut self, what: &str, expected: &dyn Fn(Square<'_>) -> bool) {
-        let mut squares = Vec::new();
-        for from in &self.pods {
-            for to in self.pods.iter().filter(|to| to.name != from.name) {
-                for port in PORTS {
-                    for (l4, ipv6) in [(L4::Tcp, false), (L4::Udp, false), (L4::Tcp, true), (L4::Udp, true)] {
-                        squares.push(Square {
-                            from,
-                            to,
-                            l4,
-                            port,
-                            ipv6,
-                        });
-                    }
-                }
-            }
-        }
-        let expected: Vec<bool> = squares.iter().map(|square| expected(*square)).collect();
-        let probes: Vec<Probe> = squares
-            .iter()
-            .map(|square| Probe {
-                from: square.from.place.clone(),
-                to: (square.to.address(square.ipv6), square.port).into(),
-                l4: square.l4,
-            })
-            .collect();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            let answered = net::probe_all(&probes, &expected);
-            if answered == expected {
-                return;
-            }
-            self.early += 1;
-            let wrong: Vec<String> = squares
-                .iter()
-                .zip(answered.iter().zip(&expected))
-                .filter(|(_, (answered, expected))| answered != expected)
-                .map(|(square, (answered, _))| {
-                    let family = if square.ipv6 { 6 } else { 4 };
-                    let what = if *answered { "passes" } else { "is lost" };
-                    format!(
-                        "{} -> {} {:?} {} IPv{family} {what}",
-                        square.from.name, square.to.name, square.l4, square.port
-                    )
-                })
-                .collect();
-            assert!(
-                Instant::now() < deadline,
-                "{what}: {} of {} squares are wrong:\n{}\n{}",
-                wrong.len(),
-                squares.len(),
-                wrong[..wrong.len().min(12)].join("\n"),
-                self.lab.lab(&["status"])
-            );
-        }
-    }
-}
-
-impl Pod {
-    pub fn address(&self, ipv6: bool) -> IpAddr {
-        let found = self.addresses.iter().find(|address| address.is_ipv6() == ipv6);
-        *found.unwrap_or_else(|| panic!("{} has no such address", self.name))
+        let diagnose = || self.lab.lab(&["status"]);
+        self.early += matrix::check(what, &self.pods, expected, &diagnose);
     }
 }
 

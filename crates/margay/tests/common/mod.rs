@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod cluster;
+pub mod matrix;
 pub mod net;
 pub mod sctp;
 pub mod talk;

@@ -25,7 +25,7 @@ pub enum L4 {
 /// One attempt to reach somebody.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// Name of a network namespace.
+    /// A network namespace: its name, or its path.
     pub from: String,
     pub to: SocketAddr,
     pub l4: L4,
@@ -118,7 +118,7 @@ pub fn reaches(from: &str, to: SocketAddr, l4: L4, expected: bool) -> bool {
     probe_all(&[probe], &[expected])[0]
 }
 
-/// Runs work inside a named network namespace.
+/// Runs work inside a network namespace: a name, or a path.
 pub fn inside<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
     netns::run_in(&netns::path(place), work).unwrap_or_else(|error| panic!("{place}: {error}"))
 }

@@ -1,6 +1,8 @@
 //! The documented cases of Kubernetes' NetworkPolicy, and what each of them comes to.
 
-use crate::common::cluster::Square;
+use std::net::IpAddr;
+
+use crate::common::matrix::Square;
 use crate::common::net::L4;
 
 /// What a square of the matrix has to be.
@@ -9,18 +11,21 @@ pub type Expected = Box<dyn Fn(Square<'_>) -> bool>;
 /// Kubernetes policies as (namespace, name, spec), and who reaches whom then.
 pub struct Case {
     pub what: &'static str,
-    pub policies: Vec<(&'static str, &'static str, &'static str)>,
+    pub policies: Vec<(&'static str, &'static str, String)>,
     pub expected: Expected,
 }
 
 fn case(
     what: &'static str,
-    policies: &[(&'static str, &'static str, &'static str)],
+    policies: &[(&'static str, &'static str, &str)],
     expected: impl Fn(Square<'_>) -> bool + 'static,
 ) -> Case {
     Case {
         what,
-        policies: policies.to_vec(),
+        policies: policies
+            .iter()
+            .map(|(namespace, name, spec)| (*namespace, *name, (*spec).to_owned()))
+            .collect(),
         expected: Box::new(expected),
     }
 }
@@ -296,4 +301,113 @@ pub fn cases() -> Vec<Case> {
         ),
         case("what is deleted is gone", &[], |_| true),
     ]
+}
+
+/// `ipBlock`, by addresses of pods: `address` is asked for a pod's, and whether the IPv6 one.
+pub fn blocks_of_addresses(address: &dyn Fn(&str, bool) -> IpAddr) -> Vec<Case> {
+    let (ya4, ya6, yb4) = (address("y/a", false), address("y/a", true), address("y/b", false));
+    vec![
+        case(
+            "one address",
+            &[(
+                "x",
+                "block",
+                &format!("{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: {ya4}/32}}}}]}}]}}"),
+            )],
+            |s| to_ns(&s) != "x" || (from(&s) == "y/a" && !s.ipv6),
+        ),
+        case(
+            "a block with exceptions, in both families",
+            &[(
+                "x",
+                "block",
+                &format!(
+                    "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: 192.168.0.0/16, except: [{ya4}/32, {yb4}/32]}}}}, {{ipBlock: {{cidr: '::/0', except: ['{ya6}/128']}}}}]}}]}}"
+                ),
+            )],
+            |s| {
+                to_ns(&s) != "x"
+                    || match s.ipv6 {
+                        false => !["y/a", "y/b"].contains(&from(&s)),
+                        true => from(&s) != "y/a",
+                    }
+            },
+        ),
+        case(
+            "egress to a block, and what one policy excepts another one allows",
+            &[
+                (
+                    "x",
+                    "block",
+                    &format!(
+                        "{{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{ya4}/32]}}}}], ports: [{{port: 80}}]}}]}}"
+                    ),
+                ),
+                (
+                    "x",
+                    "exception",
+                    &format!(
+                        "{{podSelector: {{matchLabels: {{pod: b}}}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {ya4}/32}}}}]}}]}}"
+                    ),
+                ),
+            ],
+            |s| {
+                from_ns(&s) != "x"
+                    || (!s.ipv6 && to(&s) != "y/a" && s.port == 80 && s.l4 == L4::Tcp)
+                    || (!s.ipv6 && from(&s) == "x/b" && to(&s) == "y/a")
+            },
+        ),
+    ]
+}
+
+/// A label that changes: of a pod (`x/a`) or a namespace (`z`), to a value or to none.
+pub struct Label {
+    pub of: &'static str,
+    pub key: &'static str,
+    pub value: Option<&'static str>,
+}
+
+/// A step of [`labels_that_change`]: what it is, the labels that change, who reaches whom then.
+pub type Step = (&'static str, Vec<Label>, Expected);
+
+/// Pods and a namespace get other labels while one policy is there: the policy, and the steps.
+pub fn labels_that_change() -> (Case, Vec<Step>) {
+    let policy = case(
+        "nobody has the labels",
+        &[(
+            "x",
+            "p",
+            "{podSelector: {matchLabels: {role: db}}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {role: api}}}, {namespaceSelector: {matchLabels: {team: blue}}}]}]}",
+        )],
+        |_| true,
+    );
+    let label = |of, key, value| Label { of, key, value };
+    let steps: Vec<Step> = vec![
+        (
+            "a pod is selected from now on",
+            vec![label("x/a", "role", Some("db"))],
+            Box::new(|s| to(&s) != "x/a"),
+        ),
+        (
+            "a pod is a peer from now on",
+            vec![label("y/b", "role", Some("api"))],
+            Box::new(|s| to(&s) != "x/a" || from(&s) == "y/b"),
+        ),
+        (
+            "a namespace is a peer from now on",
+            vec![label("z", "team", Some("blue"))],
+            Box::new(|s| to(&s) != "x/a" || from(&s) == "y/b" || from_ns(&s) == "z"),
+        ),
+        (
+            "neither is one any more",
+            vec![label("y/b", "role", Some("other")), label("z", "team", None)],
+            Box::new(|s| to(&s) != "x/a"),
+        ),
+        (
+            "nobody is selected any more",
+            vec![label("x/a", "role", None), label("y/b", "role", None)],
+            Box::new(|_| true),
+        ),
+    ];
+    (policy, steps)
 }

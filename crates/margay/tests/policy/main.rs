@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Instant;
 
-use cases::{cases, from, from_ns, to, to_ns};
+use cases::{Case, Label, blocks_of_addresses, cases, from, from_ns, to, to_ns};
 use common::cluster::{Cluster, k8s, resource};
 use common::net::L4;
 
@@ -18,15 +18,10 @@ fn the_documented_cases_of_kubernetes_hold_for_every_pair() {
     };
     let started = Instant::now();
     let cases = cases();
-    for case in &cases {
-        let policies = case
-            .policies
-            .iter()
-            .map(|(namespace, name, spec)| k8s(namespace, name, spec));
-        cluster.only(policies.collect());
-        cluster.check(case.what, &*case.expected);
+    let blocks = blocks_of_addresses(&|pod, ipv6| cluster.pod(pod).address(ipv6));
+    for case in cases.iter().chain(&blocks) {
+        apply(&mut cluster, case);
     }
-    blocks_of_addresses(&mut cluster);
     labels_that_change(&mut cluster);
     tiers_and_order(&mut cluster);
     selectors_and_sets(&mut cluster);
@@ -39,92 +34,42 @@ fn the_documented_cases_of_kubernetes_hold_for_every_pair() {
     );
 }
 
-/// `ipBlock`, whose addresses are known only now.
-fn blocks_of_addresses(cluster: &mut Cluster) {
-    let address = |name: &str, ipv6: bool| cluster.pod(name).address(ipv6).to_string();
-    let (ya4, ya6, yb4) = (address("y/a", false), address("y/a", true), address("y/b", false));
-    cluster.only(vec![k8s(
-        "x",
-        "block",
-        &format!("{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: {ya4}/32}}}}]}}]}}"),
-    )]);
-    cluster.check("one address", &|s| to_ns(&s) != "x" || (from(&s) == "y/a" && !s.ipv6));
-
-    cluster.only(vec![k8s(
-        "x",
-        "block",
-        &format!(
-            "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: 192.168.0.0/16, except: [{ya4}/32, {yb4}/32]}}}}, {{ipBlock: {{cidr: '::/0', except: ['{ya6}/128']}}}}]}}]}}"
-        ),
-    )]);
-    cluster.check("a block with exceptions, in both families", &|s| {
-        to_ns(&s) != "x"
-            || match s.ipv6 {
-                false => !["y/a", "y/b"].contains(&from(&s)),
-                true => from(&s) != "y/a",
-            }
-    });
-
-    cluster.only(vec![
-        k8s(
-            "x",
-            "block",
-            &format!(
-                "{{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{ya4}/32]}}}}], ports: [{{port: 80}}]}}]}}"
-            ),
-        ),
-        k8s(
-            "x",
-            "exception",
-            &format!("{{podSelector: {{matchLabels: {{pod: b}}}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {ya4}/32}}}}]}}]}}"),
-        ),
-    ]);
-    cluster.check(
-        "egress to a block, and what one policy excepts another one allows",
-        &|s| {
-            from_ns(&s) != "x"
-                || (!s.ipv6 && to(&s) != "y/a" && s.port == 80 && s.l4 == L4::Tcp)
-                || (!s.ipv6 && from(&s) == "x/b" && to(&s) == "y/a")
-        },
-    );
+/// Makes a case's policies the only ones, and looks.
+fn apply(cluster: &mut Cluster, case: &Case) {
+    let policies = case
+        .policies
+        .iter()
+        .map(|(namespace, name, spec)| k8s(namespace, name, spec));
+    cluster.only(policies.collect());
+    cluster.check(case.what, &*case.expected);
 }
 
-/// A pod, and a namespace, get other labels while a policy is there.
+/// Pods, and a namespace, get other labels while a policy is there.
 fn labels_that_change(cluster: &mut Cluster) {
-    cluster.only(vec![k8s(
-        "x",
-        "p",
-        "{podSelector: {matchLabels: {role: db}}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {role: api}}}, {namespaceSelector: {matchLabels: {team: blue}}}]}]}",
-    )]);
-    cluster.check("nobody has the labels", &|_| true);
-    let label = |cluster: &mut Cluster, pod: &str, value: Option<&str>| {
-        let index = cluster.index(pod);
-        cluster.change_pod(index, |endpoint| {
-            match value {
-                Some(value) => endpoint.metadata.labels.insert("role".to_owned(), value.to_owned()),
-                None => endpoint.metadata.labels.remove("role"),
-            };
-        });
-    };
-    label(cluster, "x/a", Some("db"));
-    cluster.check("a pod is selected from now on", &|s| to(&s) != "x/a");
-    label(cluster, "y/b", Some("api"));
-    cluster.check("a pod is a peer from now on", &|s| to(&s) != "x/a" || from(&s) == "y/b");
-    let profile = |team: &str| {
-        resource(&format!(
-            "{{kind: Profile, metadata: {{name: kns.z}}, spec: {{ingress: [{{action: Allow}}], egress: [{{action: Allow}}], labelsToApply: {{pcns.projectcalico.org/name: z, pcns.kubernetes.io/metadata.name: z{team}}}}}}}"
-        ))
-    };
-    cluster.put(profile(", pcns.team: blue"));
-    cluster.check("a namespace is a peer from now on", &|s| {
-        to(&s) != "x/a" || from(&s) == "y/b" || from_ns(&s) == "z"
-    });
-    label(cluster, "y/b", Some("other"));
-    cluster.put(profile(""));
-    cluster.check("neither is one any more", &|s| to(&s) != "x/a");
-    label(cluster, "x/a", None);
-    label(cluster, "y/b", None);
-    cluster.check("nobody is selected any more", &|_| true);
+    let (policy, steps) = cases::labels_that_change();
+    apply(cluster, &policy);
+    for (what, labels, expected) in &steps {
+        for Label { of, key, value } in labels {
+            match of.contains('/') {
+                true => {
+                    let index = cluster.index(of);
+                    cluster.change_pod(index, |endpoint| {
+                        match value {
+                            Some(value) => endpoint.metadata.labels.insert((*key).to_owned(), (*value).to_owned()),
+                            None => endpoint.metadata.labels.remove(*key),
+                        };
+                    });
+                }
+                false => {
+                    let more = value.map(|value| format!(", pcns.{key}: {value}")).unwrap_or_default();
+                    cluster.put(resource(&format!(
+                        "{{kind: Profile, metadata: {{name: kns.{of}}}, spec: {{ingress: [{{action: Allow}}], egress: [{{action: Allow}}], labelsToApply: {{pcns.projectcalico.org/name: {of}, pcns.kubernetes.io/metadata.name: {of}{more}}}}}}}"
+                    )));
+                }
+            }
+        }
+        cluster.check(what, &**expected);
+    }
 }
 
 /// Tiers with Pass, order, Deny before Allow, defaults of tiers.
