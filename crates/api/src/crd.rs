@@ -255,6 +255,21 @@ fn definition(row: &Row, group: CrdGroup, rules: bool) -> Value {
     } else {
         "Cluster"
     };
+    let mut served = json!({
+        "name": version,
+        "served": true,
+        "storage": true,
+        "additionalPrinterColumns": columns,
+        "schema": { "openAPIV3Schema": schema },
+    });
+    // Upstream's definitions of v1 have none.
+    if group == CrdGroup::V3
+        && served["schema"]["openAPIV3Schema"]["properties"]
+            .get("status")
+            .is_some()
+    {
+        served["subresources"] = json!({ "status": {} });
+    }
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -271,13 +286,7 @@ fn definition(row: &Row, group: CrdGroup, rules: bool) -> Value {
             },
             "scope": scope,
             "preserveUnknownFields": false,
-            "versions": [{
-                "name": version,
-                "served": true,
-                "storage": true,
-                "additionalPrinterColumns": columns,
-                "schema": { "openAPIV3Schema": schema },
-            }],
+            "versions": [served],
         },
     })
 }

@@ -234,7 +234,7 @@ impl Reader<'_> {
 }
 
 /// Whether a judgement about `field` is unfair because `bad` was left out of the value that was judged.
-fn spoils(bad: &str, field: &str) -> bool {
+pub(crate) fn spoils(bad: &str, field: &str) -> bool {
     let within = |inner: &str, outer: &str| {
         inner
             .strip_prefix(outer)

@@ -19,6 +19,7 @@ mod shape;
 
 mod spec;
 mod value;
+pub mod wrong;
 
 pub use key::Key;
 pub use kind::{Kind, UnknownKind};
@@ -28,3 +29,4 @@ pub use resource::*;
 pub use selector::{Labels, Selector, SelectorError};
 pub use spec::*;
 pub use value::{AsNumber, Dscp, Duration, Order, Port, Protocol};
+pub use wrong::Wrong;

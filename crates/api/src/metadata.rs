@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NameRule, is_subdomain};
-use crate::problem::Problems;
+use crate::problem::{FieldProblem, Problems};
 
 /// Who an object is and what it is labelled with (Kubernetes `meta/v1.ObjectMeta`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct Metadata {
     /// Objects whose deletion takes this one along.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub owner_references: Vec<OwnerReference>,
+    /// What of the object that this one is made of could not be converted. Never stored.
+    #[serde(skip)]
+    pub left_out: Vec<FieldProblem>,
 }
 
 /// An object whose deletion takes another one along (Kubernetes `meta/v1.OwnerReference`).

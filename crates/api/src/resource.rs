@@ -1,20 +1,22 @@
 //! One value for any resource, and the generic object around each kind's spec.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::Value;
 
 use crate::document::{Decoded, decode};
 use crate::names::NameRule;
 use crate::problem::{FieldProblem, Problems};
 use crate::shape::{self, Shape};
 use crate::spec::*;
+use crate::wrong::Wrong;
 use crate::{Key, Kind, Metadata};
 
 /// What distinguishes one kind from another: its spec, its status, its [`Kind`].
-pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + de::DeserializeOwned + Send + Sync + 'static {
     /// The kind whose spec this is.
     const KIND: Kind;
     /// The status part; `()`-like kinds use [`NoStatus`].
-    type Status: Clone + PartialEq + std::fmt::Debug + Default + Serialize + DeserializeOwned + Send + Sync;
+    type Status: Clone + PartialEq + std::fmt::Debug + Default + Judged + Serialize + de::DeserializeOwned + Send + Sync;
 
     /// What objects of this kind may be called.
     const NAMES: NameRule = NameRule::Subdomain;
@@ -40,6 +42,8 @@ pub trait Spec: Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwn
 /// Status of kinds that have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoStatus {}
+
+impl Judged for NoStatus {}
 
 /// A resource of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,32 +132,47 @@ macro_rules! resources {
         })*
 
         /// A resource of any kind. Its JSON form is the v3 document: `apiVersion` is added at the edge, `kind` is the tag.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(tag = "kind")]
         #[expect(clippy::large_enum_variant, reason = "workload endpoints are the largest, and by far the most")]
         pub enum Resource {
             $(#[doc = concat!("`", stringify!($variant), "`")] $variant(Object<$spec>),)*
+            /// One that is there, but not as an object of its kind must be.
+            #[serde(untagged)]
+            Wrong(Box<Wrong>),
         }
 
         impl Resource {
             /// What it is.
             pub fn kind(&self) -> Kind {
-                match self { $(Resource::$variant(_) => Kind::$variant,)* }
+                match self {
+                    $(Resource::$variant(_) => Kind::$variant,)*
+                    Resource::Wrong(wrong) => wrong.kind(),
+                }
             }
 
             /// Its metadata.
             pub fn metadata(&self) -> &Metadata {
-                match self { $(Resource::$variant(object) => &object.metadata,)* }
+                match self {
+                    $(Resource::$variant(object) => &object.metadata,)*
+                    Resource::Wrong(wrong) => wrong.metadata(),
+                }
             }
 
             /// Its metadata, to change.
             pub fn metadata_mut(&mut self) -> &mut Metadata {
-                match self { $(Resource::$variant(object) => &mut object.metadata,)* }
+                match self {
+                    $(Resource::$variant(object) => &mut object.metadata,)*
+                    Resource::Wrong(wrong) => wrong.metadata_mut(),
+                }
             }
 
             /// Everything that is wrong with it, in the order of the document.
             pub fn problems(&self) -> Vec<FieldProblem> {
-                match self { $(Resource::$variant(object) => object.problems(),)* }
+                match self {
+                    $(Resource::$variant(object) => object.problems(),)*
+                    Resource::Wrong(wrong) => wrong.all_problems(),
+                }
             }
 
             /// What must not change from `old` to this: upstream's immutable fields. Another kind changes everything.
@@ -170,16 +189,56 @@ macro_rules! resources {
 
             /// Fills in what upstream fills in when an object is written.
             pub fn apply_defaults(&mut self) {
-                match self { $(Resource::$variant(object) => object.spec.apply_defaults(&mut object.metadata),)* }
+                match self {
+                    $(Resource::$variant(object) => object.spec.apply_defaults(&mut object.metadata),)*
+                    Resource::Wrong(_) => {}
+                }
             }
 
-            /// Takes over what controllers reported of `old`, if this says nothing of it.
-            pub fn keep_status_of(&mut self, old: &Resource) {
-                match (self, old) {
-                    $((Resource::$variant(new), Resource::$variant(old)) if new.status.is_none() => {
-                        new.status = old.status.clone();
+            /// Makes what controllers reported of `old` what is said of this; nothing, if there was none. Whoever writes an
+            /// object has no say in its status.
+            pub fn take_status_of(&mut self, old: Option<&Resource>) {
+                match self {
+                    $(Resource::$variant(new) => new.status = match old {
+                        Some(Resource::$variant(old)) => old.status.clone(),
+                        Some(_) | None => None,
+                    },)*
+                    Resource::Wrong(_) => {}
+                }
+            }
+
+            /// What is said of it.
+            pub fn conditions(&self) -> Vec<Condition> {
+                match self {
+                    $(Resource::$variant(object) => {
+                        object.status.as_ref().map(|status| status.conditions().to_vec()).unwrap_or_default()
                     })*
-                    _ => {}
+                    Resource::Wrong(wrong) => wrong.conditions(),
+                }
+            }
+
+            /// Says something of it, in place of what was said with the same type. Whether there is a place for it.
+            pub fn set_condition(&mut self, condition: Condition) -> bool {
+                match self {
+                    $(Resource::$variant(object) => {
+                        let mut status = object.status.clone().unwrap_or_default();
+                        let Some(conditions) = status.conditions_mut() else { return false };
+                        put_condition(conditions, condition);
+                        object.status = Some(status);
+                    })*
+                    Resource::Wrong(wrong) => {
+                        let mut conditions = wrong.conditions();
+                        put_condition(&mut conditions, condition);
+                        wrong.set_conditions(&conditions);
+                    }
+                }
+                true
+            }
+
+            /// The object of this kind in `value`.
+            fn typed(kind: Kind, value: &Value) -> Result<Self, serde_json::Error> {
+                match kind {
+                    $(Kind::$variant => Object::<$spec>::deserialize(value).map(Resource::$variant),)*
                 }
             }
 
@@ -227,14 +286,55 @@ resources! {
     IPReservation, IpReservation, IpReservationSpec;
 }
 
+/// Whatever says of which kind it is and what it is called is a resource, if only a wrong one.
+impl<'de> Deserialize<'de> for Resource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Resource::from_json(Value::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+fn put_condition(conditions: &mut Vec<Condition>, condition: Condition) {
+    match conditions.iter_mut().find(|held| held.kind == condition.kind) {
+        Some(held) => *held = condition,
+        None => conditions.push(condition),
+    }
+}
+
 impl Resource {
+    /// What a store holds: an object of its kind, or a [`Wrong`] one. What is said of it by others cannot make it wrong.
+    ///
+    /// # Errors
+    /// If it does not say of which kind it is, or what it is called.
+    pub fn from_json(mut value: Value) -> Result<Self, String> {
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
+        let kind = kind.ok_or_else(|| "its kind is none that is known".to_owned())?;
+        let error = match Self::typed(kind, &value) {
+            Ok(resource) => return Ok(resource),
+            Err(error) => error,
+        };
+        if let Some(fields) = value.as_object_mut()
+            && let Some(status) = fields.remove("status")
+        {
+            if let Ok(resource) = Self::typed(kind, &value) {
+                return Ok(resource);
+            }
+            value["status"] = status;
+        }
+        let name = value["metadata"]["name"].as_str();
+        if name.is_none_or(str::is_empty) {
+            return Err(error.to_string());
+        }
+        Ok(Wrong::read(kind, value, &error.to_string()).into())
+    }
+
     /// It, with what upstream fills in when an object is written.
     pub fn with_defaults(mut self) -> Self {
         self.apply_defaults();
         self
     }
 
-    /// The tier that it belongs to, if it is a policy, staged ones included.
+    /// The tier that it belongs to, if it is a policy, staged ones included; of a wrong one what can be read.
     pub fn tier(&self) -> Option<&str> {
         match self {
             Resource::NetworkPolicy(policy) => Some(policy.spec.tier()),
@@ -242,6 +342,7 @@ impl Resource {
             Resource::StagedNetworkPolicy(policy) => Some(policy.spec.tier()),
             Resource::StagedGlobalNetworkPolicy(policy) => Some(policy.spec.tier()),
             Resource::StagedKubernetesNetworkPolicy(_) => Some(BuiltInTier::DEFAULT.name),
+            Resource::Wrong(wrong) => wrong.readable().and_then(Resource::tier),
             _ => None,
         }
     }

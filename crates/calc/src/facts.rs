@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use api::{
-    BgpConfigurationSpec, BgpPeerSpec, BlockAffinitySpec, FelixConfigurationSpec, IpPoolSpec, Key, Kind, Metadata,
-    NodeSpec, Object, Resource, Spec,
+    BgpConfigurationSpec, BgpPeerSpec, BlockAffinitySpec, FelixConfigurationSpec, FieldProblem, IpPoolSpec, Key, Kind,
+    Metadata, NodeSpec, Object, Resource, Spec, Wrong,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
+
+use crate::problem::Problem;
 
 /// The resources that matter, by object name.
 #[derive(Debug, Default)]
@@ -20,6 +22,27 @@ pub(crate) struct Facts {
     pub bgp: BTreeMap<String, BgpConfigurationSpec>,
     pub peers: BTreeMap<String, BgpPeerSpec>,
     pub felix: BTreeMap<String, Aged<FelixConfigurationSpec>>,
+    /// What is there but cannot be read as a whole.
+    wrong: BTreeMap<Key, Doubt>,
+}
+
+/// A resource that cannot be read as a whole.
+#[derive(Clone, Debug, PartialEq)]
+struct Doubt {
+    problems: Vec<FieldProblem>,
+    /// What counts meanwhile.
+    counts: Counts,
+}
+
+/// What counts of a resource that cannot be read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// The last version that could.
+    LastGood,
+    /// What can be read: there was no such version.
+    Readable,
+    /// Nothing: there was no such version, and too little can be read.
+    Nothing,
 }
 
 /// What matters of a node.
@@ -60,7 +83,35 @@ pub(crate) enum Changed {
 
 impl Facts {
     /// Records what a resource is now (`None`: gone) for `this` node, and tells what that changes.
+    ///
+    /// Of one that cannot be read as a whole the last good version stays: a slip of the pen must not take routes, sessions or
+    /// address translation from what runs. This is the one place where the past counts.
     pub fn set(&mut self, this: &str, key: Key, value: Option<Resource>) -> Changed {
+        let value = match value {
+            Some(Resource::Wrong(wrong)) => {
+                let before = self.wrong.get(&key).map(|doubt| doubt.counts);
+                let has_good = match before {
+                    None => self.has(&key),
+                    Some(counts) => counts == Counts::LastGood,
+                };
+                let readable = wrong.readable().filter(|_| is_enough(key.kind, &wrong)).cloned();
+                let counts = match (has_good, &readable) {
+                    (true, _) => Counts::LastGood,
+                    (false, Some(_)) => Counts::Readable,
+                    (false, None) => Counts::Nothing,
+                };
+                let problems = wrong.problems().to_vec();
+                self.wrong.insert(key.clone(), Doubt { problems, counts });
+                if has_good {
+                    return Changed::Nothing;
+                }
+                readable
+            }
+            value => {
+                self.wrong.remove(&key);
+                value
+            }
+        };
         let name = key.name;
         match key.kind {
             Kind::Node => when(
@@ -89,6 +140,72 @@ impl Facts {
             _ => Changed::Nothing,
         }
     }
+}
+
+impl Facts {
+    /// What cannot be read as a whole, and what counts meanwhile.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        let of = |(key, doubt): (&Key, &Doubt)| {
+            let follows = match doubt.counts {
+                Counts::LastGood => "the last good version stays in force",
+                Counts::Readable => "only the rest applies",
+                Counts::Nothing => "it counts as absent",
+            };
+            let problems = doubt.problems.iter().map(move |problem| {
+                let value = problem
+                    .value
+                    .as_ref()
+                    .map(|value| format!("`{value}` "))
+                    .unwrap_or_default();
+                Problem::new(
+                    key.clone(),
+                    &problem.field,
+                    format!("{value}{}: {follows}", problem.message),
+                )
+            });
+            problems.collect::<Vec<_>>()
+        };
+        self.wrong.iter().filter(|(key, _)| is_followed(key.kind)).flat_map(of)
+    }
+
+    /// Whether there is a version of this.
+    fn has(&self, key: &Key) -> bool {
+        let name = &key.name;
+        match key.kind {
+            Kind::Node => self.nodes.contains_key(name),
+            Kind::IPPool => self.pools.contains_key(name),
+            Kind::BlockAffinity => self.affinities.contains_key(name),
+            Kind::BGPConfiguration => self.bgp.contains_key(name),
+            Kind::BGPPeer => self.peers.contains_key(name),
+            Kind::FelixConfiguration => self.felix.contains_key(name),
+            _ => false,
+        }
+    }
+}
+
+fn is_followed(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Node
+            | Kind::IPPool
+            | Kind::BlockAffinity
+            | Kind::BGPConfiguration
+            | Kind::BGPPeer
+            | Kind::FelixConfiguration
+    )
+}
+
+/// Whether what can be read may count by itself. Half a session could leak what the other half keeps; a claim that may be another
+/// node's is not ours.
+fn is_enough(kind: Kind, wrong: &Wrong) -> bool {
+    let needed: &[&str] = match kind {
+        Kind::IPPool => &["spec.cidr"],
+        Kind::BlockAffinity => &["spec.node", "spec.cidr", "spec.state", "spec.type", "spec.deleted"],
+        Kind::BGPPeer => &["spec"],
+        Kind::Node => &["spec.bgp"],
+        _ => &[],
+    };
+    !needed.iter().any(|field| wrong.is_in_doubt(field))
 }
 
 /// The object; a value of another kind than its key says counts as gone.

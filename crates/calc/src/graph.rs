@@ -72,7 +72,7 @@ pub fn compute_with<'a>(
     }
     let mut parts = Parts::default();
     parts.recompute(config, &facts, Dirty::ALL);
-    (parts.state(&facts), parts.problems())
+    (parts.state(&facts), parts.problems(&facts))
 }
 
 impl Graph {
@@ -135,7 +135,7 @@ impl Graph {
 
     /// Resources that were left out as of the last flush, and why.
     pub fn problems(&self) -> Vec<Problem> {
-        self.parts.problems()
+        self.parts.problems(&self.facts)
     }
 }
 
@@ -250,9 +250,9 @@ impl Parts {
         changes
     }
 
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self, facts: &Facts) -> Vec<Problem> {
         let parts = [&self.settings.1, &self.nodes.1, &self.pools.1, &self.bgp.1];
-        parts.into_iter().flatten().cloned().collect()
+        parts.into_iter().flatten().cloned().chain(facts.problems()).collect()
     }
 }
 

@@ -27,6 +27,9 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.key, self.field, self.text)
+        match self.field.as_str() {
+            "" => write!(f, "{}: {}", self.key, self.text),
+            field => write!(f, "{} {field}: {}", self.key, self.text),
+        }
     }
 }

@@ -69,6 +69,15 @@ pub enum Action {
         /// The condition.
         ready: Judgement,
     },
+    /// Say of an object whether it can be followed as it is written.
+    Judge {
+        /// Which.
+        key: Key,
+        /// The revision that was judged.
+        revision: Option<String>,
+        /// The condition.
+        valid: Judgement,
+    },
     /// Put our finalizer on a tier or take it away.
     HoldTier {
         /// The tier.
@@ -108,6 +117,7 @@ impl Action {
             Action::RetirePool { .. } => "retire-pool",
             Action::CreateTier(_) => "create-tier",
             Action::JudgeTier { .. } => "judge-tier",
+            Action::Judge { .. } => "judge",
             Action::HoldTier { .. } => "hold-tier",
         }
     }
@@ -133,6 +143,7 @@ impl fmt::Display for Action {
             Action::PutHostEndpoint(endpoint) => write!(f, " {}", endpoint.metadata.name),
             Action::CreateTier(tier) => write!(f, " {}", tier.name),
             Action::JudgePool { name, allocatable } => write!(f, " {name} {}", allocatable.reason),
+            Action::Judge { key, valid, .. } => write!(f, " {key} {}", valid.reason),
             Action::JudgeTier { name, ready } => write!(f, " {name} {}", ready.reason),
             Action::HoldPool { name, hold } | Action::HoldTier { name, hold } => write!(f, " {name} {hold}"),
             Action::DeleteHostEndpoint { name, .. } | Action::RetirePool { name, .. } => write!(f, " {name}"),

@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::action::Action;
 use crate::nodes::{self, Absences, Attendance};
 use crate::settings::{Environment, Settings};
+use crate::validity::Validity;
 use crate::world::World;
 use crate::{host_endpoints, ipam_gc, pools, tiers};
 
@@ -61,6 +62,8 @@ pub struct Desk {
     suspects: Vec<Suspect>,
     /// What cannot be done as it is written.
     problems: Vec<String>,
+    /// What was said of objects.
+    validity: Validity,
     /// What was decided not long ago.
     recent: Vec<(Timestamp, Action)>,
 }
@@ -84,6 +87,7 @@ impl Desk {
             collect_at: None,
             suspects: Vec::new(),
             problems: Vec::new(),
+            validity: Validity::default(),
             recent: Vec::new(),
         }
     }
@@ -141,6 +145,14 @@ impl Desk {
         self.look_at = None;
         self.collect_at = None;
         self.recent.clear();
+        self.validity = Validity::default();
+    }
+
+    /// This was decided and not done.
+    pub fn not_done(&mut self, action: &Action) {
+        if let Action::Judge { key, .. } = action {
+            self.validity.failed(key);
+        }
     }
 
     /// Something that was decided was not done: everything is looked at again after a while.
@@ -178,6 +190,9 @@ impl Desk {
             }
             actions.extend(pools::decide(&self.world, self.abilities.finalizers));
             actions.extend(tiers::decide(&self.world, self.abilities.finalizers));
+            actions.extend(self.validity.decide(now, &self.world));
+            let again = self.validity.next();
+            self.look_at = [self.look_at, again].into_iter().flatten().min();
         }
         match &node {
             Some(settings) if went || due(self.collect_at) => actions.extend(self.collect(now, settings.grace)),
@@ -293,16 +308,11 @@ impl Desk {
     }
 }
 
-/// Whether host endpoints, pools, tiers or the configuration depend on a kind. Addresses are looked at by the clock.
+/// Whether host endpoints, pools, tiers, the configuration or what is said of objects depend on a kind. Addresses are looked at by the clock.
 fn matters(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::WorkloadEndpoint
-            | Kind::IPAMBlock
-            | Kind::IPAMHandle
-            | Kind::BlockAffinity
-            | Kind::IPReservation
-            | Kind::IPAMConfiguration
+        Kind::WorkloadEndpoint | Kind::IPAMBlock | Kind::IPAMHandle | Kind::BlockAffinity
     )
 }
 

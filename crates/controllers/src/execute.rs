@@ -8,11 +8,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use api::{
-    BuiltInTier, Condition, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus, IpamBlock,
-    IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
+    BuiltInTier, Condition, ConditionStatus, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus,
+    IpamBlock, IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
     KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, TIER_FINALIZER, Tier, WorkloadEndpoint,
 };
-use datastore::{Edit, Scope, SharedStore, StoreError, modify};
+use datastore::{Edit, News, Scope, SharedStore, StoreError, modify};
 use futures::future::{BoxFuture, FutureExt};
 use ipam::{
     Block, Doomed, Evidence, Ipam, IpamError, Owner, Pod, Reason, ReleaseAddress, ReleaseOutcome, still_leaked,
@@ -114,6 +114,7 @@ impl Executor {
                     })
                     .await
                 }
+                Action::Judge { key, revision, valid } => self.judge(now, key, revision.as_deref(), valid).await,
                 Action::HoldTier { name, hold } => {
                     self.edit(Kind::Tier, name, |tier: &mut Tier| {
                         set_finalizer(&mut tier.metadata, TIER_FINALIZER, *hold);
@@ -199,7 +200,17 @@ impl Executor {
         // Older than what is read, so that the list never looks fresher than it is.
         let at = Instant::now();
         let scope = Scope::Namespace(Kind::WorkloadEndpoint, namespace.to_owned());
-        let items = self.store.list(&scope).await?.items.into_iter();
+        let items = self.store.list(&scope).await?.items;
+        if let Some(wrong) = items
+            .iter()
+            .find(|stored| matches!(stored.resource, Resource::Wrong(_)))
+        {
+            let key = wrong.resource.key();
+            return Err(StoreError::Refused(format!(
+                "{key} cannot be read: it may have the address"
+            )));
+        }
+        let items = items.into_iter();
         let endpoints: Vec<WorkloadEndpoint> = items
             .filter_map(|stored| WorkloadEndpoint::try_from(stored.resource).ok())
             .collect();
@@ -318,6 +329,43 @@ impl Executor {
         }))
     }
 
+    /// In a condition where the object keeps one, else as news of it.
+    async fn judge(&self, now: Timestamp, key: &Key, revision: Option<&str>, valid: &Judgement) -> Done {
+        let stored = self.store.get(key).await?;
+        let Some(stored) = stored.filter(|stored| revision.is_none_or(|revision| stored.revision.0 == revision)) else {
+            return Ok(Outcome::Nothing("it is another one by now"));
+        };
+        let mut next = stored.resource.clone();
+        let can_be_written = match &next {
+            Resource::Wrong(wrong) => wrong.is_whole(),
+            _ => true,
+        };
+        let condition = Condition {
+            kind: Condition::VALID.to_owned(),
+            status: valid.status,
+            observed_generation: next.metadata().generation,
+            last_transition_time: since(&next.conditions(), Condition::VALID, valid, now),
+            reason: valid.reason.to_owned(),
+            message: valid.message.clone(),
+        };
+        if can_be_written && !api::names::is_from_kubernetes(&key.name) && next.set_condition(condition.clone()) {
+            let written = self.store.update(next, &stored.revision).await?;
+            if written.resource.conditions().contains(&condition) {
+                return Ok(Outcome::Done);
+            }
+        }
+        let news = News {
+            about: key.clone(),
+            is_warning: valid.status == ConditionStatus::False,
+            reason: valid.reason.to_owned(),
+            message: valid.message.clone(),
+            reporter: "margay-controllers".to_owned(),
+            node: None,
+        };
+        self.store.tell(&news).await?;
+        Ok(Outcome::Done)
+    }
+
     async fn create_tier(&self, now: Timestamp, tier: BuiltInTier) -> Done {
         let mut tier = tier.object();
         stamp(&mut tier.metadata, now);
@@ -396,6 +444,15 @@ fn set_finalizer(metadata: &mut Metadata, finalizer: &str, hold: bool) {
         (true, false) => metadata.finalizers.push(finalizer.to_owned()),
         (false, true) => metadata.finalizers.retain(|held| held != finalizer),
         _ => {}
+    }
+}
+
+/// Since when a condition has this status. Kubernetes keeps whole seconds.
+fn since(conditions: &[Condition], kind: &str, judgement: &Judgement, now: Timestamp) -> Timestamp {
+    let held = conditions.iter().find(|condition| condition.kind == kind);
+    match held.filter(|held| held.status == judgement.status) {
+        Some(held) => held.last_transition_time,
+        None => now.round(jiff::Unit::Second).unwrap_or(now),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::{Key, Resource};
-use datastore::{Listing, Revision, Scope, SharedStore, Store, StoreError, Stored, WatchEvent, Write};
+use datastore::{Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, WatchEvent, Write};
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -116,6 +116,13 @@ impl Store for Fenced {
 
     fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
         self.through(|| self.below.write_all(writes), |error| vec![Err(error)])
+    }
+
+    fn tell<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
+        match self.refusal() {
+            Some(error) => ready(Err(error)).boxed(),
+            None => self.below.tell(news),
+        }
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {

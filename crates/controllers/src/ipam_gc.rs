@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{IpamBlockSpec, IpamConfigurationSpec, IpamHandleSpec, WorkloadEndpoint, WorkloadEndpointSpec};
+use api::{IpamBlockSpec, IpamConfigurationSpec, IpamHandleSpec, Kind, WorkloadEndpoint, WorkloadEndpointSpec};
 use ipam::{Collector, Doomed, Evidence, Pod, Snapshot, Suspect};
 use jiff::{SignedDuration, Timestamp};
 
@@ -61,6 +61,8 @@ pub fn decide(
         pods: pods(world.all::<WorkloadEndpointSpec>()),
         handles: BTreeSet::new(),
     };
+    // A pod that cannot be read may have any address that looks like a leak.
+    let grace = grace.filter(|_| !world.has_wrong(Kind::WorkloadEndpoint));
     let decision = collector.decide(now, grace.unwrap_or(SignedDuration::MAX), snapshot, &evidence);
     let mut actions: Vec<Action> = by_handle(decision.addresses)
         .into_iter()

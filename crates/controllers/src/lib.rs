@@ -1,5 +1,5 @@
 //! What one process does for the whole cluster: frees what deleted nodes and lost pods leave behind, makes automatic host
-//! endpoints, and judges pools and tiers.
+//! endpoints, judges pools and tiers, and says on objects what is wrong with them.
 //!
 //! Decisions are pure: [`desk::Desk`] takes the datastore's changes and a time, and answers with actions. A thin shell
 //! ([`run`]) watches, asks it, and does what it says, after one more look at the store and by compare-and-swap. Only the
@@ -30,6 +30,7 @@ pub mod run;
 pub mod settings;
 pub mod start;
 pub mod tiers;
+pub mod validity;
 pub mod world;
 
 pub use desk::{Abilities, Desk};

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{BlockAffinitySpec, HostEndpointSpec, IpamBlockSpec, NodeSpec, WorkloadEndpointSpec};
+use api::{BlockAffinitySpec, HostEndpointSpec, IpamBlockSpec, Kind, WorkloadEndpointSpec};
 use ipam::Owner;
 use jiff::{SignedDuration, Timestamp};
 
@@ -40,7 +40,9 @@ pub struct Attendance {
 impl Absences {
     /// Looks who is there.
     pub fn look(&mut self, now: Timestamp, world: &World) -> Attendance {
-        let present: BTreeSet<String> = world.all::<NodeSpec>().map(|node| node.metadata.name.clone()).collect();
+        // One that cannot be read is there all the same.
+        let nodes = world.of_kind(Kind::Node);
+        let present: BTreeSet<String> = nodes.map(|node| node.metadata().name.clone()).collect();
         let away = named(world).into_iter().filter(|name| !present.contains(name));
         let since: BTreeMap<String, Timestamp> = away
             .map(|name| {
@@ -126,7 +128,7 @@ pub fn stray_claims(world: &World, attendance: &Attendance) -> BTreeSet<String> 
 
 #[cfg(test)]
 mod tests {
-    use api::{AffinityState, BlockAffinity, HostEndpoint, Key, Kind, Node, WorkloadEndpoint};
+    use api::{AffinityState, BlockAffinity, HostEndpoint, Key, Kind, Node, NodeSpec, WorkloadEndpoint};
     use datastore::Update;
 
     use super::*;

@@ -8,7 +8,9 @@
 
 use std::cmp::Reverse;
 
-use api::{Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, IpamBlockSpec};
+use api::{
+    Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, IpamBlockSpec, Kind, Resource,
+};
 use ipnet::IpNet;
 
 use crate::action::{Action, Judgement};
@@ -26,7 +28,12 @@ pub fn decide(world: &World, finalizers: bool) -> Vec<Action> {
             &metadata.name,
         )
     });
-    let mut taken: Vec<&IpPool> = Vec::new();
+    // One that cannot be read as a whole may have addresses in use.
+    let unread = world.of_kind(Kind::IPPool).filter_map(|resource| match resource {
+        Resource::Wrong(wrong) if !wrong.is_in_doubt("spec.cidr") => wrong.readable()?.try_into().ok(),
+        _ => None,
+    });
+    let mut taken: Vec<&IpPool> = unread.collect();
     let mut actions = Vec::new();
     for pool in pools {
         let judgement = judge(pool, &taken);

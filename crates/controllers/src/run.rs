@@ -234,6 +234,7 @@ fn note(desk: &mut Desk, work: &mut Work, now: Timestamp, action: &Action, resul
             counts.failed += 1;
             work.failure = Some(format!("{action}: {error}"));
             tracing::warn!("{action}: {error}; trying again");
+            desk.not_done(action);
             desk.failed(now);
         }
     }

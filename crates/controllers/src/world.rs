@@ -6,8 +6,13 @@ use api::{Key, Kind, Object, Resource, Spec};
 use datastore::{Scope, Update};
 
 /// The kinds that are followed.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 22] = [
     Kind::IPPool,
+    Kind::BGPConfiguration,
+    Kind::BGPPeer,
+    Kind::FelixConfiguration,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
     Kind::Node,
     Kind::WorkloadEndpoint,
     Kind::ClusterInformation,
@@ -53,6 +58,12 @@ impl World {
     {
         self.of_kind(S::KIND)
             .filter_map(|resource| <&Object<S>>::try_from(resource).ok())
+    }
+
+    /// Whether something of a kind is there that cannot be read: then nobody knows what else it says.
+    pub fn has_wrong(&self, kind: Kind) -> bool {
+        self.of_kind(kind)
+            .any(|resource| matches!(resource, Resource::Wrong(_)))
     }
 
     /// All resources of a kind, by key.

@@ -140,6 +140,10 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
     match (resource, heading) {
         (_, "NAME") => metadata.name.clone(),
         (_, "NAMESPACE") => metadata.namespace.clone().unwrap_or_default(),
+        (Resource::Wrong(wrong), heading) => {
+            let readable = wrong.readable().map(|resource| cell(resource, heading, default_as));
+            readable.unwrap_or_else(|| "?".to_owned())
+        }
         (Resource::IPPool(pool), heading) => match heading {
             "CIDR" => pool.spec.cidr.to_string(),
             "SELECTOR" => pool.spec.node_selector.clone().unwrap_or_else(|| "all()".into()),

@@ -68,6 +68,8 @@ fn written(resources: &[Resource], tiers: &[Resource]) -> Problems {
     for problem in graph.problems() {
         let word = match problem.effect {
             Effect::Closed => "closed",
+            Effect::Denies => "denies",
+            Effect::Absent => "absent",
             Effect::NotReported => "left out",
             Effect::NotEnforced => "in part",
         };

@@ -210,16 +210,17 @@ fn fresh(mut resource: Resource) -> Resource {
     metadata.creation_timestamp = Some(Timestamp::now());
     metadata.uid = Some(uuid::Uuid::new_v4().to_string());
     metadata.resource_version = None;
+    resource.take_status_of(None);
     resource
 }
 
-/// As it is stored in place of `old`: its identity stays, and so does a status that the file says nothing of.
+/// As it is stored in place of `old`: its identity and its status stay.
 fn successor(mut resource: Resource, old: &Resource) -> Resource {
     let before = old.metadata();
     let metadata = resource.metadata_mut();
     metadata.creation_timestamp = before.creation_timestamp;
     metadata.uid = before.uid.clone();
-    resource.keep_status_of(old);
+    resource.take_status_of(Some(old));
     resource
 }
 

@@ -51,6 +51,12 @@ pub trait Store: Send + Sync {
         .boxed()
     }
 
+    /// Tells people about a resource where they look for news of it, if the store has such a place. News of what is not there are
+    /// dropped, and the same news twice are told once.
+    fn tell<'a>(&'a self, _news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
     /// Every change in a scope after `from`, without gaps, those of one kind in order; without `from` first everything that is
     /// there, then [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
     /// been too slow: list again. Ends after any error; never ends without one.
@@ -66,6 +72,23 @@ pub trait Store: Send + Sync {
     fn trouble(&self) -> Option<Trouble> {
         None
     }
+}
+
+/// Something to know about a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Which resource.
+    pub about: Key,
+    /// Whether somebody has to do something.
+    pub is_warning: bool,
+    /// What it is, in one word: `Invalid`.
+    pub reason: String,
+    /// What it is, in a sentence.
+    pub message: String,
+    /// Who says so: `margay-controllers`.
+    pub reporter: String,
+    /// The node that it is about, if it is one.
+    pub node: Option<String>,
 }
 
 /// A store that can be handed around.
@@ -211,6 +234,24 @@ impl Listing {
             )
         });
         updates.chain([WatchEvent::InSync(self.revision)])
+    }
+}
+
+/// Whether a resource may be created: nobody makes a wrong one. One that is there may be written back as it was.
+///
+/// # Errors
+/// [`StoreError::Refused`] if not.
+pub fn check_new(resource: &Resource) -> Result<(), StoreError> {
+    match resource {
+        Resource::Wrong(wrong) => {
+            let problem = wrong.problems().iter().map(ToString::to_string).next();
+            let key = resource.key();
+            Err(StoreError::Refused(format!(
+                "{key} is wrong: {}",
+                problem.unwrap_or_default()
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

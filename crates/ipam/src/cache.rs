@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::resource::{BlockAffinity, IpPool, IpamBlock};
-use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec, IpamConfigurationSpec, Key, Kind};
+use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec, IpamConfigurationSpec, Key, Kind, Resource};
 use datastore::{Scope, SharedStore, StoreError, Update};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
-use crate::fetch::{At, read, typed};
+use crate::fetch::{At, readable};
 use crate::{Block, Owner};
 
 /// Allocates and releases addresses. Clones share what they remember and take turns at writing blocks.
@@ -126,21 +126,29 @@ impl Ipam {
 
     async fn read_facts(&self) -> Result<Facts, StoreError> {
         let listing = self.store.list(&Scope::Kind(Kind::IPPool)).await?;
-        let pools: Result<Vec<IpPool>, StoreError> = listing
-            .items
-            .into_iter()
-            .map(|stored| Ok(typed::<IpPoolSpec>(stored)?.object))
+        // A pool that cannot be read as a whole hands out nothing: whom it is for may be what cannot be read.
+        let pools = listing.items.into_iter().map(|stored| stored.resource);
+        let pools: Result<Vec<Option<IpPool>>, StoreError> = pools
+            .filter(|resource| !matches!(resource, Resource::Wrong(_)))
+            .map(readable::<IpPoolSpec>)
             .collect();
-        let config =
-            read::<IpamConfigurationSpec>(self.store.as_ref(), &Key::cluster(Kind::IPAMConfiguration, "default"))
-                .await?;
-        let config = config.map(|at| at.object.spec).unwrap_or_default();
+        let config = self
+            .store
+            .get(&Key::cluster(Kind::IPAMConfiguration, "default"))
+            .await?;
+        let config = config.map(|stored| readable::<IpamConfigurationSpec>(stored.resource));
+        let config = config
+            .transpose()?
+            .flatten()
+            .map(|object| object.spec)
+            .unwrap_or_default();
         let mut reserved = Vec::new();
         for stored in self.store.list(&Scope::Kind(Kind::IPReservation)).await?.items {
-            reserved.extend(typed::<IpReservationSpec>(stored)?.object.spec.reserved_cidrs);
+            let object = readable::<IpReservationSpec>(stored.resource)?;
+            reserved.extend(object.into_iter().flat_map(|object| object.spec.reserved_cidrs));
         }
         Ok(Facts {
-            pools: Arc::new(pools?),
+            pools: Arc::new(pools?.into_iter().flatten().collect()),
             config,
             reserved: Arc::new(reserved),
         })

@@ -92,6 +92,26 @@ where
     typed(store.update(at.object.into(), &at.revision).await?)
 }
 
+/// The object, or what can be read of it.
+///
+/// # Errors
+/// [`StoreError::Refused`] if it is of another kind.
+pub(crate) fn readable<S: Spec>(resource: Resource) -> Result<Option<Object<S>>, StoreError>
+where
+    Object<S>: TryFrom<Resource, Error = Resource>,
+{
+    let key = resource.key();
+    let known = match resource {
+        Resource::Wrong(wrong) => match wrong.readable() {
+            Some(readable) => readable.clone(),
+            None => return Ok(None),
+        },
+        resource => resource,
+    };
+    let other = |_| StoreError::Refused(format!("{key} was answered where a {} was asked for", S::KIND));
+    Object::try_from(known).map(Some).map_err(other)
+}
+
 pub(crate) fn typed<S: Spec>(stored: Stored) -> Result<At<S>, StoreError>
 where
     Object<S>: TryFrom<Resource>,

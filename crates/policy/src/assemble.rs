@@ -22,6 +22,8 @@ pub(crate) struct Bare {
     pub spoofable: Vec<IpNet>,
     pub profiles: Vec<String>,
     pub is_host: bool,
+    /// Why its resource cannot be followed, if so.
+    pub broken: Option<String>,
 }
 
 impl Bare {
@@ -43,6 +45,7 @@ impl Bare {
             spoofable: spoofable.filter_map(prefix).map(|net| net.trunc()).collect(),
             profiles: endpoint.profiles.clone(),
             is_host: false,
+            broken: None,
         }
     }
 
@@ -59,6 +62,7 @@ impl Bare {
             spoofable: Vec::new(),
             profiles: endpoint.profiles.clone(),
             is_host: true,
+            broken: None,
         }
     }
 }
@@ -78,9 +82,15 @@ pub(crate) fn replaces(stored: &WorkloadEndpoint, journal: &WorkloadEndpoint) ->
     is_same && !stored.spec.ip_networks.is_empty()
 }
 
-/// The problem of a policy whose tier does not exist. Nobody knows where in the order it would come.
+/// The problem of a policy whose tier does not exist. Nobody knows where in the order it would come: it is asked before all others.
 pub(crate) fn missing_tier(key: &Key, facts: &PolicyFacts, tiers: &Tiers) -> Option<Problem> {
-    if tiers.get(&facts.tier).is_some() {
+    let is_said = || {
+        facts
+            .problems
+            .iter()
+            .any(|problem| ["", "spec.tier"].contains(&&*problem.field))
+    };
+    if tiers.get(&facts.tier).is_some() || is_said() {
         return None;
     }
     Some(Problem {
@@ -88,11 +98,14 @@ pub(crate) fn missing_tier(key: &Key, facts: &PolicyFacts, tiers: &Tiers) -> Opt
         field: "spec.tier".to_owned(),
         value: facts.tier.to_string(),
         text: "is no tier that exists".to_owned(),
-        effect: match facts.staged {
-            true => Effect::NotReported,
-            false => Effect::Closed,
-        },
+        effect: Effect::of_policy(facts.staged),
     })
+}
+
+/// Why a policy cannot be followed, if so.
+pub(crate) fn why_not(key: &Key, facts: &PolicyFacts, tiers: &Tiers) -> Option<String> {
+    let problem = facts.broken().cloned().or_else(|| missing_tier(key, facts, tiers));
+    problem.map(|problem| problem.what().trim_start().to_owned())
 }
 
 /// The endpoint with all policies that select it. `broken_profile` tells why a profile's rules cannot be understood.
@@ -103,9 +116,7 @@ pub(crate) fn assemble(
     tiers: &Tiers,
     broken_profile: impl Fn(&str) -> Option<String>,
 ) -> Endpoint {
-    selecting.retain(|policy| is_for(policy.facts, bare));
-    let closed = closed(&selecting, tiers);
-    selecting.retain(|policy| policy.facts.broken().is_none() && tiers.get(&policy.facts.tier).is_some());
+    selecting.retain(|policy| is_asked(policy.facts, bare, tiers));
     selecting.sort_by(|a, b| in_order(tiers, a, b));
     let directions = |hooks: &[PolicyHook], gate: Gate| HostHook {
         ingress: direction(&selecting, tiers, gate, &|facts| {
@@ -131,16 +142,17 @@ pub(crate) fn assemble(
         pre_dnat: on_hosts(PolicyHook::PreDnat, Gate::Early).ingress,
         untracked: on_hosts(PolicyHook::Untracked, Gate::Early),
         profiles: bare.profiles.clone(),
-        closed: closed.or_else(|| bare.profiles.iter().find_map(|name| broken_profile(name))),
+        closed: bare
+            .broken
+            .clone()
+            .or_else(|| bare.profiles.iter().find_map(|name| broken_profile(name))),
     }
 }
 
-/// Whether a policy that selects an endpoint is asked there.
+/// Whether a policy that selects an endpoint is asked there. One that cannot be followed is, unless it is a rehearsal.
 pub(crate) fn is_asked(facts: &PolicyFacts, bare: &Bare, tiers: &Tiers) -> bool {
-    is_for(facts, bare)
-        && facts.broken().is_none()
-        && tiers.get(&facts.tier).is_some()
-        && (facts.ingress || facts.egress)
+    let can_be_followed = || facts.broken().is_none() && tiers.get(&facts.tier).is_some();
+    is_for(facts, bare) && (!facts.staged || can_be_followed()) && (facts.ingress || facts.egress)
 }
 
 /// Whether the endpoint is one for which the policy can be asked at all.
@@ -153,18 +165,7 @@ fn is_for(facts: &PolicyFacts, bare: &Bare) -> bool {
     }
 }
 
-/// Why the endpoint is closed: the first policy, by key, that cannot be followed.
-fn closed(selecting: &[Selecting<'_>], tiers: &Tiers) -> Option<String> {
-    let enforced = selecting.iter().filter(|policy| !policy.facts.staged);
-    let reasons = enforced.filter_map(|policy| {
-        let problem = policy.facts.broken().cloned();
-        let problem = problem.or_else(|| missing_tier(policy.key, policy.facts, tiers))?;
-        Some((policy.key, problem.reason()))
-    });
-    Some(reasons.min_by_key(|(key, _)| *key)?.1)
-}
-
-/// By tier, then by policy. A staged one has the place of the policy that it would be.
+/// By tier, those that do not exist first; then by policy. A staged one has the place of the policy that it would be.
 fn in_order(tiers: &Tiers, a: &Selecting<'_>, b: &Selecting<'_>) -> Ordering {
     fn place<'a>(tiers: &Tiers, policy: &Selecting<'a>) -> impl Ord + use<'a> {
         let tier = tiers.get(&policy.facts.tier).map(|tier| tier.order);

@@ -24,6 +24,7 @@ use crate::sets::Sets;
 use crate::state::{EndpointId, PolicyState};
 use crate::table::{No, Seed};
 use crate::tiers::Tiers;
+use crate::usable::usable;
 
 /// Turns updates of resources into changes of what policy says on this node.
 ///
@@ -42,8 +43,10 @@ pub struct Graph {
     locals: HashMap<Key, Local, Seed>,
     /// WorkloadEndpoints that the store has for this node.
     stored: HashMap<Key, WorkloadEndpoint, Seed>,
-    /// HostEndpoints of this node.
-    hosts: BTreeMap<String, HostEndpoint>,
+    /// HostEndpoints of this node, each with why it cannot be followed, if so.
+    hosts: BTreeMap<String, (HostEndpoint, Option<String>)>,
+    /// What is wrong with what is neither a policy nor a profile.
+    wrong: BTreeMap<Key, Vec<Problem>>,
     here: BTreeMap<EndpointId, Here>,
     used: flush::Used,
     dirty: Dirty,
@@ -97,6 +100,7 @@ impl Graph {
             locals: HashMap::default(),
             stored: HashMap::default(),
             hosts: BTreeMap::new(),
+            wrong: BTreeMap::new(),
             here: BTreeMap::new(),
             used: flush::Used::default(),
             dirty: Dirty::default(),
@@ -108,13 +112,18 @@ impl Graph {
     /// Records what one resource is now. A value of another kind than its key says counts as gone.
     pub fn apply(&mut self, update: Update) {
         let Update { key, value } = &update;
-        let value = value.as_ref();
+        let given = value.as_ref();
+        let (value, problems) = usable(key, given);
+        let broken = problems.first().map(Problem::reason);
         match key.kind {
             Kind::WorkloadEndpoint => self.workload(key, of(value)),
-            Kind::HostEndpoint => self.host(key, of(value)),
+            Kind::HostEndpoint => self.host(key, of(value), broken),
             Kind::NetworkSet => self.member(key, of::<NetworkSetSpec>(value).map(MemberFacts::from)),
             Kind::GlobalNetworkSet => self.member(key, of::<GlobalNetworkSetSpec>(value).map(MemberFacts::from)),
-            Kind::Profile => self.profile(&key.name, of::<ProfileSpec>(value).map(|profile| &profile.spec)),
+            Kind::Profile => {
+                let spec = of::<ProfileSpec>(value).map(|profile| &profile.spec);
+                self.profile(&key.name, spec, &problems);
+            }
             Kind::Tier => {
                 let tier = of::<TierSpec>(value).map(|tier| &tier.spec);
                 self.dirty.tiers |= self.tiers.set(&key.name, tier);
@@ -128,7 +137,7 @@ impl Graph {
             | Kind::GlobalNetworkPolicy
             | Kind::StagedNetworkPolicy
             | Kind::StagedGlobalNetworkPolicy
-            | Kind::StagedKubernetesNetworkPolicy => self.policy(key, value),
+            | Kind::StagedKubernetesNetworkPolicy => self.policy(key, given),
             Kind::IPPool
             | Kind::BGPConfiguration
             | Kind::BGPPeer
@@ -140,7 +149,11 @@ impl Graph {
             | Kind::IPAMHandle
             | Kind::IPAMConfiguration
             | Kind::KubeControllersConfiguration
-            | Kind::IPReservation => {}
+            | Kind::IPReservation => return,
+        }
+        match problems.is_empty() || key.kind == Kind::Profile {
+            true => drop(self.wrong.remove(key)),
+            false => drop(self.wrong.insert(key.clone(), problems)),
         }
     }
 
@@ -188,6 +201,7 @@ impl Graph {
     /// What cannot be followed, by resource. Not only what this node needs: whoever writes a policy looks on any node.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.profiles.problems().cloned().collect();
+        problems.extend(self.wrong.values().flatten().cloned());
         for policy in self.policies.iter() {
             problems.extend(policy.facts.problems.iter().cloned());
             problems.extend(missing_tier(&policy.key, &policy.facts, &self.tiers));
@@ -213,11 +227,11 @@ impl Graph {
         self.dirty.endpoints.insert(EndpointId::Workload(key.clone()));
     }
 
-    fn host(&mut self, key: &Key, endpoint: Option<&HostEndpoint>) {
+    fn host(&mut self, key: &Key, endpoint: Option<&HostEndpoint>, broken: Option<String>) {
         let here = endpoint.filter(|endpoint| endpoint.spec.node == self.node);
         let concerns_us = match here {
             Some(endpoint) => {
-                self.hosts.insert(key.name.clone(), endpoint.clone());
+                self.hosts.insert(key.name.clone(), (endpoint.clone(), broken));
                 true
             }
             None => self.hosts.remove(&key.name).is_some(),
@@ -242,13 +256,16 @@ impl Graph {
         self.population.set(key, value);
     }
 
-    fn profile(&mut self, name: &str, profile: Option<&ProfileSpec>) {
+    fn profile(&mut self, name: &str, profile: Option<&ProfileSpec>, problems: &[Problem]) {
         let none = BTreeMap::new();
         let labels = profile.map_or(&none, |profile| &profile.labels_to_apply);
         if self.population.set_inherited(name, labels) {
             self.dirty.labels.insert(name.to_owned());
         }
-        let facts = profile.map(|profile| ProfileFacts::read(name, profile));
+        let facts = match problems {
+            [] => profile.map(|profile| ProfileFacts::read(name, profile)),
+            problems => Some(ProfileFacts::broken_for(problems.to_vec())),
+        };
         if self.profiles.set(name, facts) {
             self.dirty.profiles.insert(name.to_owned());
         }

@@ -28,11 +28,13 @@ mod sets;
 pub mod state;
 mod table;
 mod tiers;
+mod usable;
 mod words;
 
 pub use graph::Graph;
 pub use misses::{misses, protocol_name};
 pub use oracle::{compute, compute_with_problems};
+pub use policy_facts::problems_of;
 pub use problem::{Effect, Problem};
 pub use state::*;
 pub use words::rule_text;

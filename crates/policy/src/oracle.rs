@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::resource::WorkloadEndpoint;
-use api::{Key, Resource};
+use api::{Key, Kind, Resource};
 use ipnet::IpNet;
 
-use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces};
+use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces, why_not};
 use crate::member_facts::MemberFacts;
 use crate::policy_facts::PolicyFacts;
 use crate::problem::Problem;
@@ -20,6 +20,7 @@ use crate::services::Slice;
 use crate::set_def::{Service, SetDef};
 use crate::state::{EndpointId, Member, Policy, PolicyState, Profile, Set, SetId};
 use crate::tiers::Tiers;
+use crate::usable::usable;
 
 /// What policy says on `node`, where the pods `locals` live.
 pub fn compute<'a>(
@@ -50,6 +51,7 @@ struct World<'a> {
     tiers: Tiers,
     policies: BTreeMap<Key, PolicyFacts>,
     slices: Vec<(Service, Slice)>,
+    wrong: Vec<Problem>,
 }
 
 impl<'a> World<'a> {
@@ -67,6 +69,14 @@ impl<'a> World<'a> {
             if let Some(facts) = PolicyFacts::read(&key, resource) {
                 world.policies.insert(key.clone(), facts);
             }
+            let (resource, mut problems) = usable(&key, Some(resource));
+            let broken = problems.first().map(Problem::reason);
+            if key.kind == Kind::Profile && !problems.is_empty() {
+                let facts = ProfileFacts::broken_for(std::mem::take(&mut problems));
+                world.profiles.set(&key.name, Some(facts));
+            }
+            world.wrong.extend(problems);
+            let Some(resource) = resource else { continue };
             match resource {
                 Resource::WorkloadEndpoint(endpoint) => match locals.get(&key) {
                     Some(journal) if endpoint.spec.node == node && replaces(endpoint, journal) => {
@@ -78,7 +88,9 @@ impl<'a> World<'a> {
                 Resource::HostEndpoint(endpoint) => {
                     if endpoint.spec.node == node {
                         let id = EndpointId::Host(key.name.clone());
-                        world.bare.insert(id, Bare::host(&endpoint.spec));
+                        let mut bare = Bare::host(&endpoint.spec);
+                        bare.broken = broken;
+                        world.bare.insert(id, bare);
                     }
                     world.member(key, endpoint);
                 }
@@ -87,8 +99,10 @@ impl<'a> World<'a> {
                 Resource::Profile(profile) => {
                     let labels = profile.spec.labels_to_apply.clone();
                     world.inherited.insert(key.name.clone(), labels);
-                    let facts = ProfileFacts::read(&key.name, &profile.spec);
-                    world.profiles.set(&key.name, Some(facts));
+                    if broken.is_none() {
+                        let facts = ProfileFacts::read(&key.name, &profile.spec);
+                        world.profiles.set(&key.name, Some(facts));
+                    }
                 }
                 Resource::Tier(tier) => {
                     world.tiers.set(&key.name, Some(&tier.spec));
@@ -137,12 +151,13 @@ impl<'a> World<'a> {
         let mut sets = BTreeMap::new();
         for (key, facts) in &self.policies {
             let is_used = used.contains(key) || facts.everywhere;
-            if is_used && facts.broken().is_none() {
-                let mut rules = facts.rules(key.namespace.as_deref());
+            let reason = why_not(key, facts, &self.tiers);
+            if is_used && (reason.is_none() || !facts.staged) {
+                let mut rules = facts.rules(key.namespace.as_deref(), reason.is_some());
                 sets.append(&mut rules.sets);
                 let policy = Policy {
                     tier: facts.tier.to_string(),
-                    selector: facts.selector.to_string(),
+                    selector: facts.selector_text(reason),
                     ingress: rules.ingress,
                     egress: rules.egress,
                 };
@@ -240,6 +255,7 @@ impl<'a> World<'a> {
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.profiles.problems().cloned().collect();
+        problems.extend(self.wrong.iter().cloned());
         for (key, facts) in &self.policies {
             problems.extend(facts.problems.iter().cloned());
             problems.extend(missing_tier(key, facts, &self.tiers));

@@ -89,6 +89,14 @@ impl Policies {
         found
     }
 
+    /// Numbers of those that every node prepares.
+    pub fn everywhere(&self) -> impl Iterator<Item = No> {
+        let policies = self.policies.iter();
+        policies
+            .filter(|(_, policy)| policy.facts.everywhere)
+            .map(|(no, _)| *no)
+    }
+
     /// All of them, by key.
     pub fn iter(&self) -> impl Iterator<Item = &Policy> {
         self.numbers.values().filter_map(|no| self.policies.get(no))

@@ -1,7 +1,7 @@
 //! What a policy says about itself, with its rules in a compact form.
 
 use api::kubernetes::K8sNetworkPolicy;
-use api::{Key, Order, PerformanceHint, PolicyType, Resource, Selector, StagedAction};
+use api::{Action, Key, Kind, Order, PerformanceHint, PolicyType, Resource, Selector, StagedAction, Wrong};
 
 use crate::problem::{Effect, Problem};
 use crate::rules::{self, FROM_ACCOUNT, Fault, Rules, all_of, in_namespace, of_accounts, of_namespaces, parse};
@@ -22,6 +22,9 @@ pub(crate) struct PolicyFacts {
     pub problems: Vec<Problem>,
     rules: PackedRules,
 }
+
+/// In place of a tier that cannot be read: no tier has such a name.
+const UNKNOWN: &str = "?";
 
 /// Where a policy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +54,16 @@ struct Written<'a> {
 }
 
 impl PolicyFacts {
-    /// What a resource says; `None` if it is no policy, or a rehearsal of something else than setting one.
+    /// What a resource says; `None` if it is no policy, or a rehearsal of something else than setting one. A wrong one is a policy
+    /// all the same.
     pub fn read(key: &Key, resource: &Resource) -> Option<Self> {
+        let mut facts = Self::read_written(key, resource)?;
+        let left_out = resource.metadata().left_out.iter().map(Fault::from).collect();
+        facts.problems.extend(problems(key, left_out, Effect::NotEnforced));
+        Some(facts)
+    }
+
+    fn read_written(key: &Key, resource: &Resource) -> Option<Self> {
         macro_rules! written {
             ($spec:expr, $namespaces:expr, $hook:expr, $staged:expr) => {
                 Some(Self::new(
@@ -100,19 +111,63 @@ impl PolicyFacts {
                 let (converted, left_out) = kubernetes.to_network_policy();
                 let spec = &converted.spec;
                 let facts: Option<Self> = written!(spec, "", PolicyHook::NormalAndForward, true);
-                let left_out = left_out.into_iter().map(|problem| Fault {
-                    field: problem.field,
-                    value: problem.value.unwrap_or_default(),
-                    text: problem.message,
-                });
+                let left_out = left_out.iter().map(Fault::from).collect();
                 facts.map(|mut facts| {
-                    let left_out = problems(key, left_out.collect(), Effect::NotEnforced);
+                    let left_out = problems(key, left_out, Effect::NotEnforced);
                     facts.problems.extend(left_out);
                     facts
                 })
             }
+            Resource::Wrong(wrong) => Self::wrong(key, wrong),
             _ => None,
         }
+    }
+
+    /// What is known of a policy that cannot be read as a whole. What is in doubt is what it may have meant at most; of its place
+    /// among others, the first.
+    fn wrong(key: &Key, wrong: &Wrong) -> Option<Self> {
+        let staged = match key.kind {
+            Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => false,
+            Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => true,
+            _ => return None,
+        };
+        let mut facts = match wrong.readable() {
+            Some(readable) => Self::read(key, readable)?,
+            None => Self::new(
+                key,
+                &Written {
+                    tier: UNKNOWN,
+                    order: Order::whole(i32::MIN),
+                    selector: "",
+                    namespace_selector: "",
+                    account_selector: "",
+                    types: [true; 2],
+                    hints: &[],
+                    rules: [&[]; 2],
+                    hook: PolicyHook::Normal,
+                    staged,
+                },
+            ),
+        };
+        if wrong.is_in_doubt("spec.tier") {
+            facts.tier = UNKNOWN.into();
+        }
+        if wrong.is_in_doubt("spec.order") {
+            facts.order = Order::whole(i32::MIN);
+        }
+        if ["spec.types", "spec.ingress", "spec.egress"]
+            .into_iter()
+            .any(|field| wrong.is_in_doubt(field))
+            && !says_types(wrong)
+        {
+            facts.ingress = true;
+            facts.egress = facts.hook != PolicyHook::PreDnat;
+        }
+        let faults = wrong.problems().iter().map(Fault::from).collect();
+        facts
+            .problems
+            .splice(0..0, problems(key, faults, Effect::of_policy(staged)));
+        Some(facts)
     }
 
     fn new(key: &Key, written: &Written<'_>) -> Self {
@@ -121,11 +176,7 @@ impl PolicyFacts {
         let [ingress, egress] = written.rules;
         let rules = rules::check(ingress, egress, key.namespace.as_deref());
         faults.extend(rules.faults);
-        let effect = match written.staged {
-            true => Effect::NotReported,
-            false => Effect::Closed,
-        };
-        let mut problems = problems(key, faults, effect);
+        let mut problems = problems(key, faults, Effect::of_policy(written.staged));
         problems.extend(self::problems(key, rules.ignored, Effect::NotEnforced));
         Self {
             tier: written.tier.into(),
@@ -148,9 +199,42 @@ impl PolicyFacts {
             .find(|problem| problem.effect != Effect::NotEnforced)
     }
 
-    /// Its rules over sets.
-    pub fn rules(&self, namespace: Option<&str>) -> Rules {
-        self.rules.translate(namespace)
+    /// Its rules over sets. One that cannot be followed denies (`denies`): whoever comes before it decides the same, whatever it
+    /// meant.
+    pub fn rules(&self, namespace: Option<&str>, denies: bool) -> Rules {
+        let deny = [api::Rule::any(Action::Deny)];
+        match denies {
+            true => rules::translate(&deny, &deny, None),
+            false => self.rules.translate(namespace),
+        }
+    }
+
+    /// Whom it selects, and why it cannot be followed, for people.
+    pub fn selector_text(&self, why_not: Option<String>) -> String {
+        match why_not {
+            Some(why) => format!("{}, but cannot be followed: {why}", self.selector),
+            None => self.selector.to_string(),
+        }
+    }
+}
+
+/// Whether the directions of a wrong policy can be read, so that its rules have no say in them.
+fn says_types(wrong: &Wrong) -> bool {
+    let types = match wrong.readable() {
+        Some(Resource::NetworkPolicy(policy)) => &policy.spec.types,
+        Some(Resource::GlobalNetworkPolicy(policy)) => &policy.spec.types,
+        _ => return false,
+    };
+    !types.is_empty() && !wrong.is_in_doubt("spec.types")
+}
+
+impl Effect {
+    /// What follows from not being able to follow a policy.
+    pub(crate) fn of_policy(staged: bool) -> Self {
+        match staged {
+            true => Effect::NotReported,
+            false => Effect::Denies,
+        }
     }
 }
 
@@ -165,7 +249,7 @@ impl PolicyHook {
     }
 }
 
-/// Whom a policy selects.
+/// Whom a policy selects: at most, if one of its selectors cannot be read. The others still say whom it does not.
 fn selector(namespace: Option<&str>, written: &Written<'_>, faults: &mut Vec<Fault>) -> Selector {
     let mut read = |field: &str, text: &str, turn: &dyn Fn(Selector) -> Selector| match text {
         "" => None,
@@ -189,11 +273,12 @@ fn selector(namespace: Option<&str>, written: &Written<'_>, faults: &mut Vec<Fau
         }
     });
     let within = namespace.map(in_namespace);
-    let all = match faults.is_empty() {
-        true => all_of([within, own, namespaces, accounts]),
-        false => within,
-    };
-    all.unwrap_or(Selector::ALL)
+    all_of([within, own, namespaces, accounts]).unwrap_or(Selector::ALL)
+}
+
+/// What cannot be followed in a policy, staged or not, whatever its tier; `None` if it is no policy.
+pub fn problems_of(resource: &Resource) -> Option<Vec<Problem>> {
+    PolicyFacts::read(&resource.key(), resource).map(|facts| facts.problems)
 }
 
 /// Faults of a resource as problems.

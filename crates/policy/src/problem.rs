@@ -24,6 +24,10 @@ pub struct Problem {
 pub enum Effect {
     /// Everything to and from the endpoints concerned is denied.
     Closed,
+    /// The resource is a policy: it denies whatever reaches it.
+    Denies,
+    /// The resource counts as absent.
+    Absent,
     /// The resource, a rehearsal, is not reported on.
     NotReported,
     /// The field is not enforced; the rest is.
@@ -33,7 +37,17 @@ pub enum Effect {
 impl Problem {
     /// What is wrong, without what follows.
     pub fn reason(&self) -> String {
-        format!("{} {}: `{}` {}", self.key, self.field, self.value, self.text)
+        format!("{}{}", self.key, self.what())
+    }
+
+    /// Field, value and what is wrong, with a space in front; less where less is known.
+    pub(crate) fn what(&self) -> String {
+        match (self.field.as_str(), self.value.as_str()) {
+            ("", "") => format!(": {}", self.text),
+            ("", value) => format!(": `{value}` {}", self.text),
+            (field, "") => format!(" {field}: {}", self.text),
+            (field, value) => format!(" {field}: `{value}` {}", self.text),
+        }
     }
 }
 
@@ -42,6 +56,8 @@ impl fmt::Display for Problem {
         f.write_str(&self.reason())?;
         f.write_str(match self.effect {
             Effect::Closed => "; everything is denied for the endpoints concerned",
+            Effect::Denies => "; it denies what reaches it",
+            Effect::Absent => "; it counts as absent",
             Effect::NotReported => "; this staged policy is left out",
             Effect::NotEnforced => "; this part is not enforced",
         })

@@ -48,6 +48,14 @@ impl Profiles {
 }
 
 impl ProfileFacts {
+    /// A profile that cannot be read as a whole, for these reasons.
+    pub fn broken_for(problems: Vec<Problem>) -> Self {
+        Self {
+            rules: PackedRules::default(),
+            problems,
+        }
+    }
+
     pub fn read(name: &str, spec: &ProfileSpec) -> Self {
         let key = Key::cluster(Kind::Profile, name);
         let rules = check(&spec.ingress, &spec.egress, None);

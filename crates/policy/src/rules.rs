@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::selector::Expression;
-use api::{EntityRule, IcmpMatch, Port, Protocol, Selector, ServiceAccountMatch, ServiceMatch};
+use api::{EntityRule, FieldProblem, IcmpMatch, Port, Protocol, Selector, ServiceAccountMatch, ServiceMatch};
 use ipnet::IpNet;
 
 use crate::set_def::{Service, SetDef};
@@ -56,6 +56,16 @@ impl Fault {
             field: field.into(),
             value: value.to_string(),
             text: text.into(),
+        }
+    }
+}
+
+impl From<&FieldProblem> for Fault {
+    fn from(problem: &FieldProblem) -> Self {
+        Self {
+            field: problem.field.clone(),
+            value: problem.value.clone().unwrap_or_default(),
+            text: problem.message.clone(),
         }
     }
 }

@@ -152,6 +152,12 @@ impl Coverage {
                         Action::Pass => "pass",
                         Action::Log => "log",
                     };
+                    if let Owner::Policy { selector, .. } = &matched.owner
+                        && selector.contains("cannot be followed")
+                    {
+                        self.other("denied by what cannot be followed");
+                        continue;
+                    }
                     if let Owner::Profile(_) = matched.owner {
                         self.other("profile rule");
                     }
@@ -220,7 +226,7 @@ fn required() -> Vec<Reason> {
         }
     }
     let others = [
-        "closed",
+        "denied by what cannot be followed",
         "no policy applies in this hook",
         "profile rule",
         "profile is missing",

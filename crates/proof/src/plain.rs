@@ -90,16 +90,8 @@ impl<'a> Plain<'a> {
         })?;
         let mut policies: Vec<&Policy<'_>> = Vec::new();
         for policy in self.policies.iter().filter(|policy| policy.concerns(endpoint)) {
-            let is_broken = self.is_broken(policy);
             if !self.applies(policy, endpoint) {
                 continue;
-            }
-            if is_broken || !self.tiers.contains_key(policy.tier) {
-                // Closed, where nothing comes after.
-                return Some(match hook {
-                    Hook::Normal | Hook::Forward => Outcome::Deny,
-                    Hook::PreDnat | Hook::Untracked => Outcome::Undecided,
-                });
             }
             let direction = match way {
                 Way::Ingress => PolicyType::Ingress,
@@ -119,11 +111,15 @@ impl<'a> Plain<'a> {
         };
         policies.sort_by(|a, b| place(a).partial_cmp(&place(b)).unwrap_or(std::cmp::Ordering::Equal));
         let is_final = matches!(hook, Hook::Normal | Hook::Forward);
+        let deny = Rule::any(Action::Deny);
         for tier in policies.chunk_by(|a, b| a.tier == b.tier) {
             let rules = tier.iter().flat_map(|policy| {
-                policy.rules[index(way)]
-                    .iter()
-                    .map(move |rule| (policy.namespace, rule))
+                // What cannot be followed denies.
+                let rules = match self.is_broken(policy) || !self.tiers.contains_key(policy.tier) {
+                    true => std::slice::from_ref(&deny),
+                    false => policy.rules[index(way)],
+                };
+                rules.iter().map(move |rule| (policy.namespace, rule))
             });
             match self.first(rules, packet) {
                 Some(Action::Allow) => return Some(Outcome::Allow),
@@ -169,24 +165,27 @@ impl<'a> Plain<'a> {
     }
 
     fn is_broken(&self, policy: &Policy<'_>) -> bool {
-        [policy.selector, policy.namespaces, policy.accounts]
-            .into_iter()
-            .any(|text| !text.is_empty() && self.selector(text).is_none())
+        let selectors = [policy.selector, policy.namespaces, policy.accounts];
+        !selectors.into_iter().all(|text| self.can_be_read(text))
     }
 
-    /// Whether a policy's selectors pick an endpoint. What cannot be read picks all that the policy could be for.
+    fn can_be_read(&self, text: &str) -> bool {
+        text.is_empty() || self.selector(text).is_some()
+    }
+
+    /// Whether a policy's selectors pick an endpoint. One that cannot be read picks everything.
     fn applies(&self, policy: &Policy<'_>, endpoint: &Thing) -> bool {
         let namespace = endpoint.labels.get(NAMESPACE).map(String::as_str);
         if policy.namespace.is_some_and(|own| namespace != Some(own)) {
             return false;
         }
-        if self.is_broken(policy) {
-            return true;
-        }
-        self.picks(policy.selector, endpoint)
-            && (policy.namespaces.is_empty() || self.picks_by_namespace(policy.namespaces, endpoint))
+        (!self.can_be_read(policy.selector) || self.picks(policy.selector, endpoint))
+            && (policy.namespaces.is_empty()
+                || !self.can_be_read(policy.namespaces)
+                || self.picks_by_namespace(policy.namespaces, endpoint))
             && match policy.accounts {
                 "" => true,
+                accounts if !self.can_be_read(accounts) => true,
                 // In a namespace it means all of it, also what has no account.
                 "all()" => policy.namespace.is_some() || endpoint.labels.contains_key(ACCOUNT),
                 accounts => self.picks_prefixed("pcsa.", accounts, endpoint),

@@ -24,6 +24,8 @@ pub(crate) struct Decoded<T> {
     pub value: Option<T>,
     /// Everything that was wrong, in the order of the document.
     pub problems: Vec<FieldProblem>,
+    /// How many of these, the first ones, are fields that no type knows.
+    pub unknown: usize,
     /// Paths that were left out or replaced: no judgement about these is fair.
     pub bad: BTreeSet<String>,
 }
@@ -34,6 +36,7 @@ impl<T> Decoded<T> {
         Decoded {
             value: self.value.map(make),
             problems: self.problems,
+            unknown: self.unknown,
             bad: self.bad,
         }
     }
@@ -89,10 +92,12 @@ pub(crate) fn decode<T: DeserializeOwned>(
         }
     };
     let mut unknown = log.unknown.into_inner();
+    let count = unknown.len();
     unknown.extend(problems);
     Decoded {
         value: decoded,
         problems: unknown,
+        unknown: count,
         bad: log.skip.into_iter().chain(replaced).collect(),
     }
 }

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{LogSeverity, Switch};
+use super::{ConditionsStatus, LogSeverity, Switch};
 use crate::names::NameRule;
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::{AsNumber, Duration, check, choice, net};
 use crate::{Kind, Metadata};
 
@@ -262,7 +262,7 @@ impl BgpConfigurationSpec {
 impl Spec for BgpConfigurationSpec {
     const KIND: Kind = Kind::BGPConfiguration;
     const NAMES: NameRule = NameRule::DefaultOrNode;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, metadata: &Metadata, problems: &mut Problems) {
         if metadata.name != "default" {

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BgpPassword, is_false};
+use super::{BgpPassword, ConditionsStatus, is_false};
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::{AsNumber, Duration, check, choice, net};
 use crate::{Kind, Metadata};
 
@@ -149,7 +149,7 @@ impl BgpPeerSpec {
 
 impl Spec for BgpPeerSpec {
     const KIND: Kind = Kind::BGPPeer;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
         check::name("node", &self.node, problems);

@@ -34,3 +34,49 @@ pub enum ConditionStatus {
     /// Nobody knows.
     Unknown,
 }
+
+impl Condition {
+    /// Type of the condition that says whether an object can be followed as it is written. An object that never was wrong has none.
+    pub const VALID: &'static str = "Valid";
+}
+
+/// A status that may have conditions.
+pub trait Judged {
+    /// Its conditions; none if it has no place for them.
+    fn conditions(&self) -> &[Condition] {
+        &[]
+    }
+
+    /// Its conditions, to change; `None` if it has no place for them.
+    fn conditions_mut(&mut self) -> Option<&mut Vec<Condition>> {
+        None
+    }
+}
+
+/// Makes a status with a list of conditions one that has them.
+macro_rules! judged {
+    ($($status:ty)*) => {
+        $(impl $crate::Judged for $status {
+            fn conditions(&self) -> &[$crate::Condition] {
+                &self.conditions
+            }
+
+            fn conditions_mut(&mut self) -> Option<&mut Vec<$crate::Condition>> {
+                Some(&mut self.conditions)
+            }
+        })*
+    };
+}
+
+pub(crate) use judged;
+
+/// Status of kinds of which nothing else is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConditionsStatus {
+    /// `Valid`: whether the object can be followed as it is written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+judged!(ConditionsStatus);

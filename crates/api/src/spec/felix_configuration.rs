@@ -7,9 +7,9 @@ use std::ops::{Deref, DerefMut};
 use serde::{Deserialize, Serialize};
 
 use super::felix_values::*;
-use super::{ProgramClusterRoutes, RouteTableRange};
+use super::{ConditionsStatus, ProgramClusterRoutes, RouteTableRange};
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::{Dscp, Duration, Port, check};
 use crate::{Kind, Metadata};
 
@@ -459,7 +459,7 @@ settings! {
 
 impl Spec for FelixConfigurationSpec {
     const KIND: Kind = Kind::FelixConfiguration;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, metadata: &Metadata, problems: &mut Problems) {
         if let Some(selector) = &self.node_selector {

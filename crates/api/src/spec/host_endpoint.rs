@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::ConditionsStatus;
 use super::workload_endpoint::is_port_name;
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::{Protocol, check};
 use crate::{Kind, Metadata};
 
@@ -49,7 +50,7 @@ impl HostEndpointSpec {
 
 impl Spec for HostEndpointSpec {
     const KIND: Kind = Kind::HostEndpoint;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
         if self.node.is_empty() {

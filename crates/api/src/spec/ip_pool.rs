@@ -140,6 +140,8 @@ pub struct IpPoolStatus {
     pub conditions: Vec<Condition>,
 }
 
+super::condition::judged!(IpPoolStatus);
+
 impl IpPoolStatus {
     /// Type of the condition that says whether addresses may be allocated.
     pub const ALLOCATABLE: &'static str = "Allocatable";

@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::ConditionsStatus;
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::net;
 use crate::{Kind, Metadata};
 
@@ -19,7 +20,7 @@ pub struct IpReservationSpec {
 
 impl Spec for IpReservationSpec {
     const KIND: Kind = Kind::IPReservation;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
         if self.reserved_cidrs.is_empty() {

@@ -193,6 +193,8 @@ pub struct KubeControllersConfigurationStatus {
     pub environment_vars: BTreeMap<String, String>,
 }
 
+impl crate::Judged for KubeControllersConfigurationStatus {}
+
 impl KubeControllersConfigurationSpec {
     /// Port of the metrics unless told otherwise.
     pub const METRICS_PORT: u16 = 9094;

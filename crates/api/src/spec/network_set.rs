@@ -4,9 +4,10 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::ConditionsStatus;
 use crate::names::NAMESPACE_LABEL;
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::net;
 use crate::{Kind, Metadata};
 
@@ -38,7 +39,7 @@ fn check_labels(metadata: &Metadata, problems: &mut Problems) {
 
 impl Spec for NetworkSetSpec {
     const KIND: Kind = Kind::NetworkSet;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, metadata: &Metadata, problems: &mut Problems) {
         check_labels(metadata, problems);
@@ -47,7 +48,7 @@ impl Spec for NetworkSetSpec {
 
 impl Spec for GlobalNetworkSetSpec {
     const KIND: Kind = Kind::GlobalNetworkSet;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, metadata: &Metadata, problems: &mut Problems) {
         check_labels(metadata, problems);

@@ -156,6 +156,8 @@ pub struct NodeStatus {
     pub pod_cidrs: Vec<String>,
 }
 
+impl crate::Judged for NodeStatus {}
+
 impl NodeBgp {
     /// The node's own address of each family.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {

@@ -131,10 +131,7 @@ pub struct PolicyStatus {
     pub conditions: Vec<Condition>,
 }
 
-impl PolicyStatus {
-    /// Type of the condition that says whether the policy can be enforced as written.
-    pub const VALID: &'static str = "Valid";
-}
+super::condition::judged!(PolicyStatus);
 
 /// What all policy kinds have in common, borrowed from one.
 pub(super) struct Common<'a> {

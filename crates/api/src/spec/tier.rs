@@ -40,6 +40,8 @@ pub struct TierStatus {
     pub conditions: Vec<Condition>,
 }
 
+super::condition::judged!(TierStatus);
+
 /// A tier that always exists, whether it is stored or not: its order and action cannot be changed, it cannot be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuiltInTier {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Key, Resource};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_new};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::value::RawValue;
@@ -408,6 +408,9 @@ impl Store for Client {
     }
 
     fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+        if let Err(refused) = check_new(&resource) {
+            return futures::future::ready(Err(refused)).boxed();
+        }
         async {
             let (_, value) = encode(&resource)?;
             written(

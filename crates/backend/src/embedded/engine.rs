@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use api::{Key, Resource};
 use datastore::changes::{Change, ChangeLog, Limits};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_key};
+use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_key, check_new};
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -318,6 +318,9 @@ impl Store for Local {
     }
 
     fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+        if let Err(refused) = check_new(&resource) {
+            return futures::future::ready(Err(refused)).boxed();
+        }
         async {
             let (key, value) = encode(&resource)?;
             stored(resource, self.0.written(Op::Create { key, value }).await?)

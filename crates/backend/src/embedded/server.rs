@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Resource;
-use datastore::{SharedStore, StoreError};
+use datastore::{SharedStore, StoreError, check_new};
 use futures::StreamExt;
 use serde_json::value::RawValue;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -395,8 +395,12 @@ impl Connection {
 /// A write as the file does it.
 fn op_of(request: Request) -> Result<Op, StoreError> {
     match request {
-        Request::Create(value) => checked(&value).map(|(key, value)| Op::Create { key, value }),
-        Request::Update { value, expected } => checked(&value).map(|(key, value)| Op::Update {
+        Request::Create(value) => {
+            let resource = checked(&value)?;
+            check_new(&resource)?;
+            encode(&resource).map(|(key, value)| Op::Create { key, value })
+        }
+        Request::Update { value, expected } => encode(&checked(&value)?).map(|(key, value)| Op::Update {
             key,
             value,
             expected: expected.0,
@@ -410,10 +414,8 @@ fn op_of(request: Request) -> Result<Op, StoreError> {
 }
 
 /// What a client sends is checked before it is stored: it must be a resource, with a name, without a resource version.
-fn checked(value: &RawValue) -> Result<(api::Key, super::file::Value), StoreError> {
-    let resource: Resource =
-        serde_json::from_str(value.get()).map_err(|error| StoreError::Refused(format!("not a resource: {error}")))?;
-    encode(&resource)
+fn checked(value: &RawValue) -> Result<Resource, StoreError> {
+    serde_json::from_str(value.get()).map_err(|error| StoreError::Refused(format!("not a resource: {error}")))
 }
 
 async fn send_list(id: u64, engine: Arc<Engine>, outbox: Arc<Outbox>, scope: datastore::Scope) {

@@ -1,8 +1,8 @@
 //! One object of a row to one resource.
 
-use api::{Key, Resource};
+use api::{Key, Resource, Wrong};
 use datastore::{Revision, Stored};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::group::Groups;
 use super::table::{Row, Source};
@@ -25,25 +25,29 @@ pub fn key(row: Row, object: &Value) -> Option<Key> {
     }
 }
 
-/// The resource that an object is; `None` if it is none now. One that cannot be understood is none, and that is logged: half
-/// a policy or pool could do more harm.
+/// The resource that an object is; `None` if it is none now. One that cannot be understood is a wrong one.
 pub fn resource(row: Row, groups: &Groups, object: Value) -> Option<Resource> {
     let key = key(row, &object)?;
+    let identity = identity(&object);
     let read = match row.source {
         Source::Custom => custom::read(row.kind, groups.calico, object),
         Source::Pods => pod::read(object),
         Source::Nodes => node::read(object).map(Some),
-        other => derived::read(other, object).map(|(resource, problems)| {
-            for problem in problems {
-                tracing::warn!(%key, %problem, "part of a Kubernetes policy cannot be converted");
+        other => derived::read(other, object).map(|(mut resource, problems)| {
+            if let Some(resource) = &mut resource {
+                resource.metadata_mut().left_out = problems;
             }
             resource
         }),
     };
-    read.unwrap_or_else(|why| {
-        tracing::error!(%key, why, "an object in Kubernetes cannot be understood, and counts as absent");
-        None
-    })
+    read.unwrap_or_else(|why| Some(Wrong::unreadable(&key, &why, identity).into()))
+}
+
+/// Which object it is, and which version of it.
+fn identity(object: &Value) -> Value {
+    let fields = ["uid", "resourceVersion", "generation"];
+    let fields = fields.map(|field| (field.to_owned(), object["metadata"][field].clone()));
+    json!({ "metadata": Map::from_iter(fields) })
 }
 
 /// The same with its version.

@@ -28,10 +28,11 @@ const SERVERS: [&str; 6] = [
     "selfLink",
 ];
 
-/// The resource that an object is. `None` if it is marked as deleted: whoever marked it is about to delete it.
+/// The resource that an object is, if only a wrong one: the CRD lets more pass than we understand. `None` if it is marked as
+/// deleted: whoever marked it is about to delete it.
 ///
 /// # Errors
-/// What is wrong with it: the CRD lets more pass than we understand.
+/// Why not even that: its metadata are no such.
 pub fn read(kind: Kind, group: CalicoGroup, mut object: Value) -> Result<Option<Resource>, String> {
     if is_marked(&object) {
         return Ok(None);
@@ -67,9 +68,7 @@ pub fn read(kind: Kind, group: CalicoGroup, mut object: Value) -> Result<Option<
         }
     }
     fields.insert("metadata".into(), Value::Object(metadata));
-    serde_json::from_value(object)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    Resource::from_json(object).map(Some)
 }
 
 /// The object that a resource is, at the version it replaces.

@@ -10,6 +10,7 @@ mod convert;
 mod custom;
 mod derived;
 mod error;
+mod event;
 mod feed;
 mod group;
 mod link;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Key, Kind, Resource};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent};
+use datastore::{Listing, News, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -105,6 +106,10 @@ impl Store for KubernetesStore {
 
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.shared.delete(key, expected).boxed()
+    }
+
+    fn tell<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.shared.tell(news).boxed()
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {

@@ -1,11 +1,12 @@
 //! Create, update and delete. What is made of another object is changed there, and refused here.
 
 use api::{Key, Kind, Node, Resource, WorkloadEndpoint};
-use datastore::{Revision, StoreError, Stored, check_key};
+use datastore::{Revision, StoreError, Stored, check_key, check_new};
 use serde_json::{Value, json};
 
 use super::client::Action;
 use super::error::ApiError;
+use super::group::CalicoGroup;
 use super::table::{Row, Source};
 use super::{Shared, convert, custom, node, pod};
 
@@ -16,6 +17,7 @@ impl Shared {
     pub async fn create(&self, resource: &Resource) -> Result<Stored, StoreError> {
         let key = resource.key();
         let row = self.writable(&key)?;
+        check_new(resource)?;
         match resource {
             // The pod is there; what the endpoint adds to it is its addresses. Whether it had some does not matter: they
             // are of a sandbox that is gone.
@@ -50,8 +52,36 @@ impl Shared {
     async fn post(&self, row: Row, resource: &Resource, key: &Key) -> Result<Value, ApiError> {
         let (_, groups) = self.link.ready().await?;
         let object = custom::write(resource, groups.calico, None);
-        let action = Action::Create(object);
-        self.link.ask(row, key.namespace.as_deref(), "", "", action).await
+        let action = Action::Create(object.clone());
+        let answer = self.link.ask(row, key.namespace.as_deref(), "", "", action).await?;
+        self.put_status(row, key, object, answer).await
+    }
+
+    /// Writes the status that the API server left aside because it has a place of its own; answers the object as it is then.
+    async fn put_status(&self, row: Row, key: &Key, mut object: Value, answer: Value) -> Result<Value, ApiError> {
+        let (api, groups) = self.link.ready().await?;
+        let is_empty = |status: &Value| status.is_null() || *status == json!({});
+        let is_said =
+            object["status"] == answer["status"] || is_empty(&object["status"]) && is_empty(&answer["status"]);
+        if is_said || groups.calico == CalicoGroup::V1 {
+            return Ok(answer);
+        }
+        if object["status"].is_null() {
+            object["status"] = json!({});
+        }
+        object["metadata"]["resourceVersion"] = answer["metadata"]["resourceVersion"].clone();
+        let resource = format!("{}/status", row.resource(&groups));
+        let path = row
+            .path(&groups, key.namespace.as_deref(), &key.name)
+            .unwrap_or_default();
+        match api
+            .ask(&resource, &format!("{path}/status"), Action::Update(object))
+            .await
+        {
+            // Definitions of before have no such place.
+            Err(ApiError::NotFound(_) | ApiError::ResourceMissing(_)) => Ok(answer),
+            done => done,
+        }
     }
 
     pub async fn update(&self, resource: &Resource, expected: &Revision) -> Result<Stored, StoreError> {
@@ -67,15 +97,22 @@ impl Shared {
         match resource {
             Resource::WorkloadEndpoint(endpoint) => self.put_endpoint(row, endpoint, Some(expected)).await,
             Resource::Node(node) => self.put_node(row, node, expected).await,
+            Resource::Wrong(wrong) if !wrong.is_whole() || row.source != Source::Custom => {
+                Err(check_new(resource).err().unwrap_or(StoreError::Conflict(key)))
+            }
             _ => {
                 let (_, groups) = self.link.ready().await?;
                 let object = custom::write(resource, groups.calico, Some(&expected.0));
-                let action = Action::Update(object);
-                let answer = self
-                    .link
-                    .ask(row, key.namespace.as_deref(), &key.name, "", action)
-                    .await;
-                self.stored(row, &key, answer.map_err(|error| error.about(&key))?).await
+                let action = Action::Update(object.clone());
+                let put = async {
+                    let answer = self
+                        .link
+                        .ask(row, key.namespace.as_deref(), &key.name, "", action)
+                        .await?;
+                    self.put_status(row, &key, object, answer).await
+                };
+                self.stored(row, &key, put.await.map_err(|error| error.about(&key))?)
+                    .await
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The graph agrees with the oracle after any sequence of updates, however they are ordered, repeated or coalesced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{AffinityState, EncapMode, Key, Kind, Resource};
 use datastore::Update;
 
 use super::build;
-use crate::{Graph, GraphConfig, NodeChange, NodeState, compute_with};
+use crate::{Graph, GraphConfig, NodeChange, NodeState, Problem, compute_with};
 
 const SEQUENCES: u64 = 20_000;
 const US: &str = "n1";
@@ -27,6 +27,9 @@ fn sequence(seed: u64) {
     let mut graph = Graph::with_config(config.clone());
     let mut store: BTreeMap<Key, Resource> = BTreeMap::new();
     let mut follower = NodeState::default();
+    // What the graph was told last, and what of it is wrong where a good version stays.
+    let mut told: BTreeMap<Key, Option<Resource>> = BTreeMap::new();
+    let mut kept: BTreeSet<Key> = BTreeSet::new();
 
     for round in 0..1 + random.below(6) {
         let mut burst = Vec::new();
@@ -34,13 +37,27 @@ fn sequence(seed: u64) {
             let resource = resource(&mut random);
             let key = resource.key();
             let value = (random.below(4) != 0).then_some(resource);
+            let value = value.map(|resource| match random.below(8) {
+                0 => spoilt(&mut random, &resource),
+                _ => resource,
+            });
+            let was_good = store.get(&key).is_some_and(|held| !matches!(held, Resource::Wrong(_)));
             match &value {
-                Some(resource) => store.insert(key.clone(), resource.clone()),
-                None => store.remove(&key),
-            };
+                // The last good version stays.
+                Some(Resource::Wrong(_)) if was_good && counts(&store[&key]) => drop(kept.insert(key.clone())),
+                Some(resource) => {
+                    kept.remove(&key);
+                    store.insert(key.clone(), resource.clone());
+                }
+                None => {
+                    kept.remove(&key);
+                    store.remove(&key);
+                }
+            }
+            told.insert(key.clone(), value.clone());
             burst.push(Update { key, value });
         }
-        disturb(&mut random, &mut burst, &store);
+        disturb(&mut random, &mut burst, &told);
         burst.into_iter().for_each(|update| graph.apply(update));
         let changes = graph.flush();
         assert_ordered(seed, &changes);
@@ -52,7 +69,11 @@ fn sequence(seed: u64) {
             follower, wanted,
             "the changes add up to the state: MARGAY_SEED={seed} round {round}"
         );
-        assert_eq!(graph.problems(), problems, "MARGAY_SEED={seed} round {round}");
+        let is_kept = |problem: &Problem| problem.text.ends_with(": the last good version stays in force");
+        let (stays, others): (Vec<Problem>, _) = graph.problems().into_iter().partition(is_kept);
+        assert_eq!(others, problems, "MARGAY_SEED={seed} round {round}");
+        let stays: BTreeSet<Key> = stays.into_iter().map(|problem| problem.key).collect();
+        assert_eq!(stays, kept, "MARGAY_SEED={seed} round {round}");
         assert_exports(seed, &wanted);
         assert!(
             graph.flush().is_empty(),
@@ -62,7 +83,7 @@ fn sequence(seed: u64) {
 }
 
 /// Reorders updates of different keys, repeats some, deletes what never was. The last word on each key stays.
-fn disturb(random: &mut Random, burst: &mut Vec<Update>, store: &BTreeMap<Key, Resource>) {
+fn disturb(random: &mut Random, burst: &mut Vec<Update>, told: &BTreeMap<Key, Option<Resource>>) {
     for _ in 0..random.below(4) {
         if burst.len() > 1 {
             let at = random.below(burst.len() as u64 - 1) as usize;
@@ -71,10 +92,10 @@ fn disturb(random: &mut Random, burst: &mut Vec<Update>, store: &BTreeMap<Key, R
             }
         }
     }
-    for key in store.keys().filter(|_| random.below(8) == 0) {
+    for (key, value) in told.iter().filter(|_| random.below(8) == 0) {
         burst.push(Update {
             key: key.clone(),
-            value: store.get(key).cloned(),
+            value: value.clone(),
         });
     }
     let ghosts = [
@@ -91,6 +112,37 @@ fn disturb(random: &mut Random, burst: &mut Vec<Update>, store: &BTreeMap<Key, R
             value: None,
         });
     }
+}
+
+/// Whether there is something of it that could stay: another node's claims leave nothing.
+fn counts(resource: &Resource) -> bool {
+    match resource {
+        Resource::BlockAffinity(affinity) => {
+            let spec = &affinity.spec;
+            let of_a_host = spec
+                .affinity_type
+                .as_deref()
+                .is_none_or(|kind| ["", "host"].contains(&kind));
+            of_a_host && spec.node == US && spec.state.is_confirmed() && !spec.deleted
+        }
+        _ => true,
+    }
+}
+
+/// The same with something in it that cannot be read.
+fn spoilt(random: &mut Random, resource: &Resource) -> Resource {
+    let fields: &[&str] = match resource.kind() {
+        Kind::Node => &["bgp", "addresses"],
+        Kind::IPPool => &["cidr", "natOutgoing", "ipipMode"],
+        Kind::BlockAffinity => &["node", "cidr", "state"],
+        Kind::BGPPeer => &["asNumber", "peerIP"],
+        Kind::BGPConfiguration => &["asNumber", "nodeToNodeMeshEnabled"],
+        _ => &["ipipEnabled", "ipipMTU", "nodeSelector"],
+    };
+    let field = fields[random.below(fields.len() as u64) as usize];
+    let mut json = serde_json::to_value(resource).expect("it has a JSON form");
+    json["spec"][field] = serde_json::json!(["x"]);
+    serde_json::from_value(json).expect("it says what it is")
 }
 
 fn resource(random: &mut Random) -> Resource {

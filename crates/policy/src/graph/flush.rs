@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Dirty, Graph, Here};
-use crate::assemble::{Bare, Selecting, assemble, is_asked};
+use crate::assemble::{Bare, Selecting, assemble, is_asked, why_not};
+use crate::policy_facts::PolicyFacts;
 use crate::rules::Rules;
 use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile};
 use crate::table::{ByNo, No};
@@ -45,7 +46,13 @@ impl Graph {
     pub fn flush(&mut self) -> Vec<PolicyChange> {
         let dirty = std::mem::take(&mut self.dirty);
         let heirs = self.settle(&dirty);
+        let tiers = dirty.tiers;
         let mut again = self.look_again(dirty, &heirs);
+        if tiers {
+            // Whether a policy's tier exists decides whether it can be followed.
+            again.policies.extend(self.used.active_policies.keys());
+            again.policies.extend(self.policies.everywhere());
+        }
         let (mut policies, mut profiles, mut endpoints) = (Changes::default(), Changes::default(), Changes::default());
         for id in std::mem::take(&mut again.endpoints) {
             self.endpoint(id, &mut again, &mut endpoints);
@@ -175,7 +182,12 @@ impl Graph {
                 let endpoint = super::counting(&self.stored, key, local);
                 Some(Bare::workload(&endpoint.spec, &local.journal.spec.interface_name))
             }
-            EndpointId::Host(name) => Some(Bare::host(&self.hosts.get(name)?.spec)),
+            EndpointId::Host(name) => {
+                let (endpoint, broken) = self.hosts.get(name)?;
+                let mut bare = Bare::host(&endpoint.spec);
+                bare.broken.clone_from(broken);
+                Some(bare)
+            }
         }
     }
 
@@ -252,7 +264,9 @@ impl Graph {
     fn active_policy(&mut self, no: No, changes: &mut Changes) {
         let is_used = self.used.policies.contains_key(&no);
         let policy = self.policies.get(no);
-        let policy = policy.filter(|policy| (is_used || policy.facts.everywhere) && policy.facts.broken().is_none());
+        let reason = policy.and_then(|policy| why_not(&policy.key, &policy.facts, &self.tiers));
+        let is_wanted = |facts: &PolicyFacts| (is_used || facts.everywhere) && (reason.is_none() || !facts.staged);
+        let policy = policy.filter(|policy| is_wanted(&policy.facts));
         let old = self.used.active_policies.remove(&no);
         let Some(policy) = policy else {
             if let Some((id, sets)) = old {
@@ -263,8 +277,8 @@ impl Graph {
             return;
         };
         let id = policy.key.clone();
-        let rules = policy.facts.rules(id.namespace.as_deref());
-        let (tier, selector) = (policy.facts.tier.to_string(), policy.facts.selector.to_string());
+        let rules = policy.facts.rules(id.namespace.as_deref(), reason.is_some());
+        let (tier, selector) = (policy.facts.tier.to_string(), policy.facts.selector_text(reason));
         let sets = self.hold(&rules);
         let old_sets = old.map(|(_, sets)| sets).unwrap_or_default();
         old_sets.iter().for_each(|set| self.sets.release(*set));

@@ -24,13 +24,23 @@ fn an_unreadable_selector_closes_the_namespace() {
             ..Parts::default()
         }
         .namespaced("a", "p"),
-        &["a/web", "a/db"],
+        &["a/web"],
         "spec.serviceAccountSelector",
     );
 }
 
 #[test]
-fn an_unreadable_selector_of_a_global_policy_closes_all() {
+fn an_unreadable_selector_of_a_global_policy_closes_what_the_others_leave() {
+    check(
+        Parts {
+            selector: "global()".into(),
+            namespace_selector: "!has(team)".into(),
+            ..Parts::default()
+        }
+        .global("p"),
+        &["a/web", "a/db", "b/web"],
+        "spec.selector",
+    );
     check(
         Parts {
             selector: "global()".into(),
@@ -236,8 +246,13 @@ fn nobody_claims_another_namespace() {
     );
 }
 
-/// Which endpoints a resource closes, and which field the reason names.
+/// For which endpoints a resource denies all in a direction, and which field the reason names.
 fn check(resource: Resource, closed: &[&str], field: &str) {
+    let policy = resource.key();
+    let effect = match policy.kind {
+        api::Kind::Profile | api::Kind::HostEndpoint => Effect::Closed,
+        _ => Effect::Denies,
+    };
     let graph = graph(resource);
     let name = |id: &EndpointId| match id {
         EndpointId::Workload(key) => format!("{}/{}", key.namespace.as_ref().unwrap(), key.name),
@@ -246,8 +261,19 @@ fn check(resource: Resource, closed: &[&str], field: &str) {
     let mut seen: Vec<String> = Vec::new();
     for (id, endpoint) in &graph.state().endpoints {
         if let Some(why) = &endpoint.closed {
+            assert_eq!(effect, Effect::Closed);
             assert!(why.contains(&format!(" {field}: `")), "{why}");
             seen.push(name(id));
+        }
+        let mut tiers = endpoint.ingress.tiers.iter().chain(&endpoint.egress.tiers);
+        if tiers.any(|tier| tier.policies.contains(&policy)) {
+            seen.push(name(id));
+        }
+    }
+    if let Some(policy) = graph.state().policies.get(&policy) {
+        assert!(policy.selector.contains(&format!("{field}: `")), "{}", policy.selector);
+        for rules in [&policy.ingress, &policy.egress] {
+            assert!(rules[0].matches_everything() && rules[0].action == Action::Deny);
         }
     }
     seen.sort();
@@ -256,7 +282,7 @@ fn check(resource: Resource, closed: &[&str], field: &str) {
     assert_eq!(seen, wanted, "{field}");
     let problems = graph.problems();
     assert_eq!((problems.len(), problems[0].field.as_str()), (1, field));
-    assert_eq!(problems[0].effect, Effect::Closed);
+    assert_eq!(problems[0].effect, effect);
 }
 
 /// Three pods and a host endpoint of our node, and one more resource.
@@ -283,15 +309,12 @@ fn graph(resource: Resource) -> Graph {
     graph
 }
 
-#[test]
-fn a_closed_host_endpoint_is_closed_where_failsafe_ports_are_known() {
-    use crate::evaluate::{Hook, Outcome, Packet, Way, evaluate_at};
-    let broken = Parts {
-        selector: "global()".into(),
-        ..Parts::default()
-    };
+/// What happens at each hook to a packet to a host endpoint that no policy allows.
+#[track_caller]
+fn check_hooks(resources: [Resource; 2], expected: &str) {
+    use crate::evaluate::{Hook, Packet, Way, evaluate_at};
     let mut graph = Graph::new("n1");
-    for resource in [broken.global("p"), build::host("host", "n1", "eth0").into()] {
+    for resource in resources {
         graph.apply(Update {
             key: resource.key(),
             value: Some(resource),
@@ -306,14 +329,97 @@ fn a_closed_host_endpoint_is_closed_where_failsafe_ports_are_known() {
         destination_port: None,
         icmp: None,
     };
-    for (hook, outcome) in [
-        (Hook::Normal, Outcome::Deny),
-        (Hook::Forward, Outcome::Deny),
-        (Hook::PreDnat, Outcome::Undecided),
-        (Hook::Untracked, Outcome::Undecided),
+    let hooks = [Hook::Normal, Hook::Forward, Hook::PreDnat, Hook::Untracked];
+    let id = EndpointId::Host("host".into());
+    let outcome = |hook| evaluate_at(graph.state(), &id, hook, Way::Ingress, &packet).outcome;
+    assert_eq!(hooks.map(|hook| outcome(hook).to_string()).join(", "), expected);
+}
+
+#[test]
+fn a_policy_that_cannot_be_followed_denies_where_it_would_be_asked() {
+    let host = || Resource::from(build::host("host", "n1", "eth0"));
+    let broken = |change: fn(&mut Parts)| {
+        let mut parts = Parts {
+            selector: "global()".into(),
+            ..Parts::default()
+        };
+        change(&mut parts);
+        [parts.global("p"), host()]
+    };
+    check_hooks(broken(|_| {}), "denied, goes on, goes on, goes on");
+    check_hooks(
+        broken(|parts| parts.apply_on_forward = true),
+        "denied, denied, goes on, goes on",
+    );
+    check_hooks(
+        broken(|parts| parts.pre_dnat = true),
+        "denied, goes on, denied, goes on",
+    );
+    check_hooks(
+        broken(|parts| parts.do_not_track = true),
+        "denied, goes on, goes on, denied",
+    );
+    check_hooks(
+        broken(|parts| parts.types = vec![PolicyType::Egress]),
+        "denied, goes on, goes on, goes on",
+    );
+}
+
+/// A resource of which something cannot be read.
+fn spoilt(resource: impl Into<Resource>, field: &str, value: serde_json::Value) -> Resource {
+    let mut json = serde_json::to_value(resource.into()).unwrap();
+    json["spec"][field] = value;
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn a_host_endpoint_that_cannot_be_read_is_closed_where_failsafe_ports_are_known() {
+    let host = spoilt(build::host("host", "n1", "eth0"), "expectedIPs", "10.0.0".into());
+    let open = Parts {
+        ingress: vec![api::Rule::any(Action::Allow)],
+        ..Parts::default()
+    };
+    check_hooks([open.global("p"), host], "denied, denied, goes on, goes on");
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_denies_whom_it_may_select_in_its_directions() {
+    let parts = || Parts {
+        selector: "role == 'db'".into(),
+        types: vec![PolicyType::Egress],
+        ..Parts::default()
+    };
+    let graph = graph(spoilt(
+        parts().global("p"),
+        "egress",
+        serde_json::json!([{ "action": "Alow" }]),
+    ));
+    let denied = |graph: &Graph, id: &str, way: fn(&crate::Endpoint) -> &crate::Direction| {
+        let mut endpoints = graph.state().endpoints.iter();
+        let endpoint = endpoints.find(|(known, _)| known.key().to_string() == id).unwrap().1;
+        let mut tiers = way(endpoint).tiers.iter();
+        tiers.any(|tier| !tier.policies.is_empty())
+    };
+    for (id, egress) in [
+        ("WorkloadEndpoint(a/db)", true),
+        ("WorkloadEndpoint(a/web)", false),
+        ("HostEndpoint(host)", false),
     ] {
-        let id = EndpointId::Host("host".into());
-        let verdict = evaluate_at(graph.state(), &id, hook, Way::Ingress, &packet);
-        assert_eq!(verdict.outcome, outcome, "{hook:?}");
+        assert_eq!(denied(&graph, id, |endpoint| &endpoint.egress), egress, "{id}");
+        assert!(!denied(&graph, id, |endpoint| &endpoint.ingress), "{id}");
     }
+    let problem = &graph.problems()[0];
+    assert_eq!(
+        (problem.field.as_str(), problem.effect),
+        ("spec.egress[0].action", Effect::Denies)
+    );
+    // In which direction is not known.
+    let graph = self::graph(spoilt(parts().global("p"), "types", serde_json::json!(["Out"])));
+    assert!(denied(&graph, "WorkloadEndpoint(a/db)", |endpoint| &endpoint.ingress));
+    // Nothing is.
+    let key = api::Key::namespaced(api::Kind::NetworkPolicy, "a", "p");
+    let nothing = api::Wrong::unreadable(&key, "no JSON", serde_json::Value::Null);
+    let graph = self::graph(nothing.into());
+    assert!(denied(&graph, "WorkloadEndpoint(a/web)", |endpoint| &endpoint.egress));
+    assert!(!denied(&graph, "WorkloadEndpoint(b/web)", |endpoint| &endpoint.egress));
 }

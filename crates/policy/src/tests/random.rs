@@ -67,6 +67,43 @@ const NETS: [&str; 12] = [
 const ADDRESSES: [&str; 6] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "fd00::1", "fd00::2"];
 
 pub(crate) fn resource(random: &mut Random) -> Resource {
+    let resource = right(random);
+    match random.one_in(10) {
+        true => spoilt(random, &resource),
+        false => resource,
+    }
+}
+
+/// The same with something in it that cannot be read.
+fn spoilt(random: &mut Random, resource: &Resource) -> Resource {
+    let field = match resource.kind() {
+        api::Kind::WorkloadEndpoint => random.pick(&["node", "ipNetworks", "ports", "profiles"]),
+        api::Kind::HostEndpoint => random.pick(&["node", "expectedIPs", "profiles"]),
+        api::Kind::NetworkSet | api::Kind::GlobalNetworkSet => "nets",
+        api::Kind::Profile => random.pick(&["labelsToApply", "ingress"]),
+        api::Kind::Tier => random.pick(&["order", "defaultAction"]),
+        api::Kind::KubernetesEndpointSlice => random.pick(&["service", "addresses"]),
+        _ => random.pick(&[
+            "tier",
+            "order",
+            "selector",
+            "types",
+            "ingress",
+            "egress",
+            "doNotTrack",
+            "stagedAction",
+        ]),
+    };
+    let mut json = serde_json::to_value(resource).unwrap();
+    match random.below(8) {
+        0 => json["spec"] = 7.into(),
+        1..=3 => json["spec"][field] = serde_json::json!(["x", { "action": "Alow" }]),
+        _ => json["spec"][field] = serde_json::json!({ "odd": "x" }),
+    }
+    serde_json::from_value(json).unwrap()
+}
+
+fn right(random: &mut Random) -> Resource {
     match random.below(20) {
         0..=5 => workload(random).1.into(),
         6 => {

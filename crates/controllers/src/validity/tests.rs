@@ -1,0 +1,147 @@
+//! What is said of objects, and how often.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
+}
+
+fn resource(kind: &str, revision: i64, spec: Value) -> Resource {
+    let mut metadata = json!({ "name": "a", "resourceVersion": revision.to_string(), "generation": revision });
+    if Kind::ALL
+        .iter()
+        .any(|known| known.name() == kind && known.is_namespaced())
+    {
+        metadata["namespace"] = "shop".into();
+    }
+    serde_json::from_value(json!({ "kind": kind, "metadata": metadata, "spec": spec })).expect("a resource")
+}
+
+/// What is said of an object that nothing was said of before.
+#[track_caller]
+fn check(kind: &str, spec: Value, expected: &str) {
+    let world: World = [resource(kind, 1, spec)].into_iter().collect();
+    let said = said(&Validity::default().decide(at(0), &world));
+    assert_eq!(said, expected);
+}
+
+fn said(actions: &[Action]) -> String {
+    let text = |action: &Action| match action {
+        Action::Judge { valid, .. } => format!("{} {}", valid.reason, valid.message),
+        other => other.to_string(),
+    };
+    actions.iter().map(text).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_is_wrong_is_named_with_what_follows() {
+    check("GlobalNetworkPolicy", json!({ "selector": "all()" }), "");
+    check(
+        "GlobalNetworkPolicy",
+        json!({ "selector": "role ==" }),
+        "Invalid spec.selector: `role ==` is no selector: at character 8: expected a text in quotes, found the end: the policy denies what reaches it",
+    );
+    check(
+        "NetworkPolicy",
+        json!({ "tier": "lost" }),
+        "Invalid spec.tier: `lost` is no tier that exists: the policy denies what reaches it",
+    );
+    check(
+        "GlobalNetworkPolicy",
+        json!({ "ingress": [{ "action": "Allow", "source": { "nets": ["10.0.0.0/33"] } }] }),
+        "Invalid spec.ingress[0].source.nets[0]: `10.0.0.0/33` must be an address range like 10.0.0.0/16 or fd00::/64: the \
+         policy denies what reaches it",
+    );
+    check(
+        "StagedNetworkPolicy",
+        json!({ "selector": "role ==" }),
+        "Invalid spec.selector: `role ==` is no selector: at character 8: expected a text in quotes, found the end: this staged policy is left out",
+    );
+    check(
+        "FelixConfiguration",
+        json!({ "logSeverityScreen": "Loud" }),
+        "Invalid spec.logSeverityScreen: `Loud` must be one of Trace, Debug, Info, Warning, Error, Fatal: what was in force stays so",
+    );
+    check(
+        "NetworkSet",
+        json!({ "nets": ["10.0.0.0/8", "ten"] }),
+        "Invalid spec.nets[1]: `ten` must be an address range like 10.0.0.0/16 or fd00::/64: the rest is in force",
+    );
+}
+
+/// An object through its life: each step is a minute, what it is by then, and what is said.
+#[track_caller]
+fn check_life(keeps_conditions: bool, steps: &[(i64, &str, &str)]) {
+    let mut validity = Validity::default();
+    let mut held: Option<Condition> = None;
+    let mut spec = "";
+    let mut revision = 0;
+    for (minute, selector, expected) in steps {
+        if spec != *selector {
+            spec = selector;
+            revision += 1;
+        }
+        let mut object = resource("GlobalNetworkPolicy", revision, json!({ "selector": selector }));
+        if let Some(held) = &held {
+            assert!(object.set_condition(held.clone()));
+        }
+        let world: World = [object].into_iter().collect();
+        let actions = validity.decide(at(*minute), &world);
+        let reason = said(&actions).split(' ').next().unwrap_or_default().to_owned();
+        assert_eq!(reason, *expected, "minute {minute}");
+        for action in actions {
+            let Action::Judge { valid, .. } = action else { continue };
+            held = keeps_conditions.then(|| Condition {
+                kind: Condition::VALID.into(),
+                status: valid.status,
+                observed_generation: Some(revision),
+                last_transition_time: at(*minute),
+                reason: valid.reason.into(),
+                message: valid.message,
+            });
+        }
+    }
+}
+
+#[test]
+fn a_condition_is_written_when_something_changed_and_never_for_what_was_always_right() {
+    let steps = [
+        (0, "all()", ""),
+        (1, "a ==", "Invalid"),
+        (2, "a ==", ""),
+        (90, "a ==", ""),
+        (91, "b ==", "Invalid"),
+        (92, "all()", "Valid"),
+        (93, "all()", ""),
+    ];
+    check_life(true, &steps);
+}
+
+#[test]
+fn without_a_place_for_conditions_it_is_told_again_before_it_is_forgotten() {
+    let steps = [
+        (0, "all()", ""),
+        (1, "a ==", "Invalid"),
+        (2, "a ==", ""),
+        (40, "a ==", ""),
+        (41, "a ==", "Invalid"),
+        (42, "all()", "Valid"),
+        (43, "all()", ""),
+        (99, "all()", ""),
+    ];
+    check_life(false, &steps);
+}
+
+#[test]
+fn what_was_not_said_is_said_again() {
+    let world: World = [resource("Tier", 1, json!({ "defaultAction": "Reject" }))]
+        .into_iter()
+        .collect();
+    let mut validity = Validity::default();
+    assert_eq!(validity.decide(at(0), &world).len(), 1);
+    assert_eq!(validity.decide(at(0), &world).len(), 0);
+    validity.failed(&Key::cluster(Kind::Tier, "a"));
+    assert_eq!(validity.decide(at(0), &world).len(), 1);
+}
