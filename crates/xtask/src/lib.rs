@@ -2,13 +2,15 @@
 //! documents are reachable.
 
 #[cfg(test)]
+mod metadata;
+
+#[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::{Path, PathBuf};
-    use std::process::Command;
 
-    use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
+    use crate::metadata::{Metadata, Package};
 
     /// From the bottom up; `dev` crates stand aside and may be used by tests only.
     const LAYERS: [&str; 5] = ["pure", "adapter", "shell", "binary", "dev"];
@@ -51,11 +53,7 @@ mod tests {
         let layers = layers(&metadata);
         let mut breaches = Vec::new();
         for package in metadata.workspace_packages() {
-            for dependency in package
-                .dependencies
-                .iter()
-                .filter(|d| d.kind != DependencyKind::Development)
-            {
+            for dependency in package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev")) {
                 let Some(below) = layers.get(dependency.name.as_str()) else {
                     continue;
                 };
@@ -92,7 +90,7 @@ mod tests {
                 .parent()
                 .expect("a manifest lies in a folder")
                 .join("src");
-            for file in files(sources.as_std_path(), "rs") {
+            for file in files(&sources, "rs") {
                 let text = fs::read_to_string(&file).expect("sources are text");
                 // Unit tests stand at the end of their file, or in a file of that name.
                 if file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs") {
@@ -192,24 +190,7 @@ mod tests {
     }
 
     fn metadata() -> Metadata {
-        let mut command = MetadataCommand::new();
-        command
-            .manifest_path(root().join("Cargo.toml"))
-            // What was built is what is there: packages of other platforms were never fetched.
-            .other_options(
-                ["--offline", "--locked", "--filter-platform", &platform()]
-                    .map(String::from)
-                    .to_vec(),
-            );
-        command.exec().expect("cargo metadata reads the workspace")
-    }
-
-    /// The platform that is built for, as the compiler names it.
-    fn platform() -> String {
-        let said = Command::new("rustc").arg("-vV").output().expect("a compiler");
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let host = said.lines().find_map(|line| line.strip_prefix("host: "));
-        host.expect("rustc says what it runs on").to_string()
+        crate::metadata::read(&root().join("Cargo.toml"))
     }
 
     fn layers(metadata: &Metadata) -> BTreeMap<String, &'static str> {
@@ -244,17 +225,18 @@ mod tests {
     }
 
     /// Names of everything that a package links, itself excluded.
-    fn below(metadata: &Metadata, package: &PackageId) -> BTreeSet<String> {
-        let resolve = metadata.resolve.as_ref().expect("metadata was asked with dependencies");
-        let nodes: BTreeMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+    fn below(metadata: &Metadata, package: &str) -> BTreeSet<String> {
+        let nodes: BTreeMap<_, _> = metadata
+            .resolve
+            .nodes
+            .iter()
+            .map(|node| (node.id.as_str(), node))
+            .collect();
         let (mut seen, mut queue) = (BTreeSet::new(), vec![package]);
         while let Some(id) = queue.pop() {
             for dependency in &nodes[id].deps {
-                let linked = dependency
-                    .dep_kinds
-                    .iter()
-                    .any(|kind| kind.kind == DependencyKind::Normal);
-                if linked && seen.insert(&dependency.pkg) {
+                let linked = dependency.dep_kinds.iter().any(|kind| kind.kind.is_none());
+                if linked && seen.insert(dependency.pkg.as_str()) {
                     queue.push(&dependency.pkg);
                 }
             }
@@ -262,7 +244,7 @@ mod tests {
         metadata
             .packages
             .iter()
-            .filter(|package| seen.contains(&package.id))
+            .filter(|package| seen.contains(package.id.as_str()))
             .map(|p| p.name.to_string())
             .collect()
     }
