@@ -115,6 +115,7 @@ agent_account() {
 		- {apiGroups: [""], resources: [nodes/status, pods/status], verbs: [patch]}
 		- {apiGroups: [$domain], resources: [ipamblocks, blockaffinities, ipamhandles], verbs: [create, update, delete]}
 		- {apiGroups: [$domain], resources: [clusterinformations], verbs: [create]}
+		- {apiGroups: [$domain], resources: [caliconodestatuses], verbs: [update]}
 		---
 		apiVersion: rbac.authorization.k8s.io/v1
 		kind: ClusterRoleBinding

@@ -19,7 +19,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use datastore::SharedStore;
-use kernel::IfName;
+use kernel::{IfName, Kernel, KernelError, Route};
+use linux::LiveKernel;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,7 +30,7 @@ use crate::flows::Flows;
 use crate::metrics;
 use crate::path::Here;
 use crate::run::Event;
-use crate::speaker::Command;
+use crate::speaker::{Command, Learnt};
 use crate::status::{DropReport, Identity, PassReport, Report};
 
 /// How long a loop may take to answer before the agent counts as hung.
@@ -77,6 +78,20 @@ impl Sources {
             Err(error) => report.problems.push(format!("counters of rules: {error}")),
         }
         Ok(report)
+    }
+
+    /// What BGP's peers have told.
+    pub async fn learnt(&self) -> Result<Vec<Learnt>, String> {
+        let (reply, learnt) = oneshot::channel();
+        let _ = self.bgp.send(Command::Learnt(reply));
+        within(PATIENCE, learnt, "the BGP loop").await
+    }
+
+    /// The kernel's routes, of whomever.
+    pub async fn kernel_routes(&self) -> Result<Vec<Route>, String> {
+        let read = async { LiveKernel::open()?.observe(&self.tunnel).await };
+        let seen = read.await.map_err(|error: KernelError| error.to_string())?;
+        Ok(seen.routes.into_values().collect())
     }
 
     fn here(&self) -> Result<Here, String> {

@@ -131,6 +131,7 @@ fn is_kept(kind: Kind) -> bool {
         Kind::IPPool
         | Kind::BGPConfiguration
         | Kind::BGPPeer
+        | Kind::BGPFilter
         | Kind::FelixConfiguration
         | Kind::Node
         | Kind::BlockAffinity
@@ -143,6 +144,7 @@ fn is_kept(kind: Kind) -> bool {
         | Kind::IPAMConfiguration
         | Kind::KubeControllersConfiguration
         | Kind::IPReservation
+        | Kind::CalicoNodeStatus
         | Kind::NetworkPolicy
         | Kind::GlobalNetworkPolicy
         | Kind::StagedNetworkPolicy

@@ -23,6 +23,7 @@ pub mod last_known;
 pub mod membership;
 pub mod metrics;
 mod nft;
+pub mod node_status;
 mod packet_filter;
 pub mod path;
 pub mod policy_view;

@@ -54,6 +54,8 @@ pub struct PacketFilter {
     tunnel: IfName,
     /// The datastore has been read; the journal has.
     read: [bool; 2],
+    /// There are pods that another plugin attached: nothing is enforced before all of them are known.
+    patient: bool,
     /// The kernel's table has to be read again.
     look: bool,
     /// Why the kernel could not be asked or told, last.
@@ -125,6 +127,7 @@ impl PacketFilter {
             guard: Guard::default(),
             tunnel,
             read: [false; 2],
+            patient: false,
             look: true,
             broken: None,
             applied: Applied::default(),
@@ -141,6 +144,12 @@ impl PacketFilter {
     /// Flow records get the pods' names.
     pub fn name_pods_for(&mut self, records: Flows) {
         self.records = records;
+    }
+
+    /// Says that pods run whose plugin was another: this is no boot after which pods are closed until policy is known. What
+    /// enforced policy for them until now is still in the kernel.
+    pub fn wait_for_strangers(&mut self) {
+        self.patient = true;
     }
 
     /// Whether resources of this kind are policy's.
@@ -169,7 +178,9 @@ impl PacketFilter {
             | Kind::IPAMHandle
             | Kind::IPAMConfiguration
             | Kind::KubeControllersConfiguration
-            | Kind::IPReservation => false,
+            | Kind::IPReservation
+            | Kind::CalicoNodeStatus
+            | Kind::BGPFilter => false,
         }
     }
 
@@ -364,6 +375,9 @@ impl PacketFilter {
             if std::mem::take(&mut self.translate) {
                 self.filter.nat(self.translations());
             }
+        }
+        if self.patient && !self.is_complete() {
+            return;
         }
         for _ in 0..TURNS {
             if (self.look || self.filter.wants_look()) && !self.read().await {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bgp::{Bind, ConnId, Input, Output, PeerEvent, PeerId, Speaker};
 use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, tcp};
@@ -41,8 +42,23 @@ pub enum Command {
     Config(Box<bgp::Config>),
     /// Answer with the state of the sessions.
     Report(oneshot::Sender<BgpReport>),
+    /// Answer with what peers have told.
+    Learnt(oneshot::Sender<Vec<Learnt>>),
     /// Say goodbye (Cease) to every peer, then answer.
     Shutdown(oneshot::Sender<()>),
+}
+
+/// A path that a peer told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learnt {
+    /// Where it leads.
+    pub prefix: IpNet,
+    /// Through whom.
+    pub next_hop: IpAddr,
+    /// Who told it.
+    pub peer: IpAddr,
+    /// That is a peer of the mesh.
+    pub mesh: bool,
 }
 
 /// Runs until the command channel closes.
@@ -70,8 +86,30 @@ pub async fn run(
     }
 }
 
+fn learnt(speaker: &Speaker) -> Vec<Learnt> {
+    let mesh: std::collections::HashSet<PeerId> = (speaker.status().into_iter())
+        .filter(|peer| peer.name.starts_with("Mesh_"))
+        .map(|peer| peer.peer)
+        .collect();
+    let paths = speaker.routes().flat_map(|route| {
+        let prefix = route.prefix;
+        let paths = route.paths.into_iter();
+        paths.filter_map(move |path| Some((prefix, path.from?, path.attributes.next_hop)))
+    });
+    paths
+        .map(|(prefix, from, next_hop)| Learnt {
+            prefix,
+            next_hop,
+            peer: from.0.ip(),
+            mesh: mesh.contains(&from),
+        })
+        .collect()
+}
+
 struct Shell {
     speaker: Option<Speaker>,
+    /// Identifier of the last configuration, and when it came.
+    told: Option<(Ipv4Addr, jiff::Timestamp)>,
     restarted: bool,
     /// Where to listen.
     listen_on: Vec<SocketAddr>,
@@ -98,6 +136,7 @@ impl Shell {
     fn new(events: mpsc::UnboundedSender<Event>, traffic: mpsc::Sender<Input>, restarted: bool) -> Self {
         Self {
             speaker: None,
+            told: None,
             restarted,
             listen_on: Vec::new(),
             listeners: Vec::new(),
@@ -114,12 +153,14 @@ impl Shell {
         match command {
             Command::Config(config) => self.configure(*config),
             Command::Report(reply) => {
-                let _ = reply.send(BgpReport::of(
-                    self.speaker.as_ref(),
-                    self.listen_error.clone(),
-                    Instant::now(),
-                ));
+                let report = BgpReport::of(self.speaker.as_ref(), self.listen_error.clone(), Instant::now());
+                let _ = reply.send(BgpReport {
+                    router_id: self.told.map(|(router_id, _)| router_id.to_string()),
+                    configured: self.told.map(|(_, at)| at),
+                    ..report
+                });
             }
+            Command::Learnt(reply) => drop(reply.send(self.speaker.as_ref().map(learnt).unwrap_or_default())),
             Command::Shutdown(done) => {
                 let outputs = self.speaker.as_mut().map(|speaker| speaker.shutdown(Instant::now()));
                 self.perform(outputs.unwrap_or_default());
@@ -130,6 +171,7 @@ impl Shell {
 
     fn configure(&mut self, config: bgp::Config) {
         let now = Instant::now();
+        self.told = Some((config.router_id, jiff::Timestamp::now()));
         let own = [config.address_v4.map(IpAddr::V4), config.address_v6.map(IpAddr::V6)];
         let addresses = own.map(|own| match (own?, config.bind) {
             (own, Bind::OwnAddresses) => Some(own),

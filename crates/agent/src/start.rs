@@ -31,7 +31,7 @@ use crate::packet_filter::{LastRun, PacketFilter};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, claims, cut, flows, speaker};
+use crate::{AgentError, Options, claims, cut, flows, node_status, speaker};
 
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
@@ -102,6 +102,12 @@ async fn serve(
     // BIRD leaves its routes when it ends: a node that ran Calico has kept forwarding too.
     let kept = |route: &kernel::Route| matches!(route.protocol, PROTOCOL_OURS | PROTOCOL_BIRD);
     let restarted = seen.routes.values().any(kept);
+    let strange = |link: &kernel::Link| link.kind == "veth" && link.up && link.alias.is_none();
+    let prefix = &config.interface_prefix;
+    let strangers = seen
+        .links
+        .values()
+        .any(|link| strange(link) && link.name.0.starts_with(prefix));
     tracing::info!(
         node = config.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -136,6 +142,10 @@ async fn serve(
     let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
     filter.cut_forbidden_flows(config.cut_forbidden_flows);
     filter.name_pods_for(flows.clone());
+    if strangers {
+        tracing::info!("pods of another plugin run here: they are taken over when the datastore has been read");
+        filter.wait_for_strangers();
+    }
     let (state, _) = calc::compute_with(&graph_config, last_known.values());
     if let Some(last) = LastRun::new(&config.node_name, state, last_known.values()) {
         filter.remember(last);
@@ -197,7 +207,7 @@ async fn serve(
         socket.await.map_err(AgentError::io("the agent's socket"))
     });
     if let Some(address) = config.health {
-        let port = http::serve_tcp(address, sources).await?;
+        let port = http::serve_tcp(address, sources.clone()).await?;
         tasks.spawn("the health port", async {
             port.await.map_err(AgentError::io("the health port"))
         });
@@ -209,6 +219,7 @@ async fn serve(
     let (changes_out, changes) = watch::channel(0);
     let (news_out, news) = mpsc::unbounded_channel();
     let (vanished_out, vanished) = mpsc::unbounded_channel();
+    let (wishes_out, wishes) = mpsc::unbounded_channel();
     let readers = Readers {
         node: config.node_name.clone(),
         ipam: ipam.clone(),
@@ -216,8 +227,13 @@ async fn serve(
         changes: changes_out,
         news: news_out,
         vanished: vanished_out,
+        wishes: wishes_out,
         events: events.clone(),
     };
+    tasks.spawn(
+        "the node's status",
+        never_fails(node_status::keep(store.clone(), sources.clone(), wishes)),
+    );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
     tasks.spawn(
         "the repair of claims",
@@ -395,6 +411,7 @@ struct Readers {
     changes: watch::Sender<u64>,
     news: mpsc::UnboundedSender<News>,
     vanished: mpsc::UnboundedSender<Key>,
+    wishes: mpsc::UnboundedSender<node_status::Wish>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -417,6 +434,12 @@ async fn follow(store: SharedStore, readers: Readers) {
                 .filter_map(|update| claims::change(&readers.node, update))
             {
                 let _ = readers.claims.send(change);
+            }
+            for wish in updates
+                .iter()
+                .filter_map(|update| node_status::wish(&readers.node, update))
+            {
+                let _ = readers.wishes.send(wish);
             }
             let is_gone = |update: &&Update| update.key.kind == Kind::WorkloadEndpoint && update.value.is_none();
             for update in updates.iter().filter(is_gone) {

@@ -54,6 +54,12 @@ pub struct DataplaneReport {
 pub struct BgpReport {
     /// It has a configuration.
     pub running: bool,
+    /// Its BGP identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_id: Option<String>,
+    /// When it was last configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<Timestamp>,
     /// Why it does not listen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_error: Option<String>,
@@ -569,6 +575,7 @@ impl BgpReport {
             listen_error,
             peers,
             routes: speaker.routes().count(),
+            ..Self::default()
         }
     }
 }

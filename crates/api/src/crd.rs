@@ -213,6 +213,21 @@ const ROWS: &[Row] = &[
         columns: &[],
         rules: &[],
     },
+    Row {
+        kind: Kind::CalicoNodeStatus,
+        short: &[],
+        columns: &[
+            ("Node", "string", ".spec.node"),
+            ("Last Updated", "date", ".status.lastUpdated"),
+        ],
+        rules: &[],
+    },
+    Row {
+        kind: Kind::BGPFilter,
+        short: &[],
+        columns: &[],
+        rules: &[],
+    },
 ];
 
 /// The definitions, as documents. `rules`: with rules in CEL; an API server before 1.25 does not know them, and kubectl then

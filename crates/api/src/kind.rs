@@ -57,11 +57,15 @@ pub enum Kind {
     KubeControllersConfiguration,
     /// Addresses that are never handed out.
     IPReservation,
+    /// What a node says of itself, on request.
+    CalicoNodeStatus,
+    /// What peers are told and believed.
+    BGPFilter,
 }
 
 impl Kind {
     /// Every kind, in a fixed order.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 26] = [
         Kind::IPPool,
         Kind::BGPConfiguration,
         Kind::BGPPeer,
@@ -86,6 +90,8 @@ impl Kind {
         Kind::KubernetesEndpointSlice,
         Kind::KubeControllersConfiguration,
         Kind::IPReservation,
+        Kind::CalicoNodeStatus,
+        Kind::BGPFilter,
     ];
 
     /// The name in a document's `kind` field.
@@ -115,6 +121,8 @@ impl Kind {
             Kind::KubernetesEndpointSlice => "KubernetesEndpointSlice",
             Kind::KubeControllersConfiguration => "KubeControllersConfiguration",
             Kind::IPReservation => "IPReservation",
+            Kind::CalicoNodeStatus => "CalicoNodeStatus",
+            Kind::BGPFilter => "BGPFilter",
         }
     }
 
@@ -145,6 +153,8 @@ impl Kind {
             Kind::KubernetesEndpointSlice => "kubernetesendpointslices",
             Kind::KubeControllersConfiguration => "kubecontrollersconfigurations",
             Kind::IPReservation => "ipreservations",
+            Kind::CalicoNodeStatus => "caliconodestatuses",
+            Kind::BGPFilter => "bgpfilters",
         }
     }
 
@@ -223,6 +233,8 @@ impl Kind {
                 "kccs",
             ],
             Kind::IPReservation => &["ipreservation", "ipreservations", "reservation", "reservations"],
+            Kind::CalicoNodeStatus => &["caliconodestatus", "caliconodestatuses", "nodestatus", "nodestatuses"],
+            Kind::BGPFilter => &["bgpfilter", "bgpfilters"],
         }
     }
 

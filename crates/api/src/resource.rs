@@ -284,6 +284,8 @@ resources! {
     KubernetesEndpointSlice, KubernetesEndpointSlice, KubernetesEndpointSliceSpec;
     KubeControllersConfiguration, KubeControllersConfiguration, KubeControllersConfigurationSpec;
     IPReservation, IpReservation, IpReservationSpec;
+    CalicoNodeStatus, CalicoNodeStatus, CalicoNodeStatusSpec;
+    BGPFilter, BgpFilter, BgpFilterSpec;
 }
 
 /// Whatever says of which kind it is and what it is called is a resource, if only a wrong one.

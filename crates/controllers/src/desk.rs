@@ -312,7 +312,11 @@ impl Desk {
 fn matters(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::WorkloadEndpoint | Kind::IPAMBlock | Kind::IPAMHandle | Kind::BlockAffinity
+        Kind::WorkloadEndpoint
+            | Kind::IPAMBlock
+            | Kind::IPAMHandle
+            | Kind::BlockAffinity
+            | Kind::CalicoNodeStatus
     )
 }
 

@@ -127,6 +127,9 @@ pub fn headings(kind: Kind, wide: bool, all_namespaces: bool) -> Vec<&'static st
         (Kind::KubeControllersConfiguration, _) => vec!["NAME"],
         (Kind::IPReservation, false) => vec!["NAME"],
         (Kind::IPReservation, true) => vec!["NAME", "CIDRS"],
+        (Kind::CalicoNodeStatus, _) => vec!["NAME", "NODE", "CLASSES", "UPDATEINTERVAL", "LASTUPDATED"],
+        (Kind::BGPFilter, false) => vec!["NAME"],
+        (Kind::BGPFilter, true) => vec!["NAME", "EXPORTV4", "IMPORTV4", "EXPORTV6", "IMPORTV6"],
     };
     if all_namespaces && kind.is_namespaced() {
         headings.insert(0, "NAMESPACE");
@@ -263,6 +266,19 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
             }
         },
         (Resource::IPReservation(reservation), _) => truncated(joined(&reservation.spec.reserved_cidrs)),
+        (Resource::CalicoNodeStatus(status), heading) => match heading {
+            "NODE" => status.spec.node.clone(),
+            "CLASSES" => joined(&status.spec.classes),
+            "UPDATEINTERVAL" => format!("{}s", status.spec.period()),
+            _ => optional(status.status.as_ref().and_then(|status| status.last_updated.as_ref())),
+        },
+        (Resource::BGPFilter(filter), heading) => match heading {
+            "EXPORTV4" => filter.spec.export_v4.len(),
+            "IMPORTV4" => filter.spec.import_v4.len(),
+            "EXPORTV6" => filter.spec.export_v6.len(),
+            _ => filter.spec.import_v6.len(),
+        }
+        .to_string(),
         (Resource::FelixConfiguration(_) | Resource::KubeControllersConfiguration(_), _) => String::new(),
     }
 }

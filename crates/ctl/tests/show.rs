@@ -295,7 +295,7 @@ fn a_wrong_word_is_explained() {
          FelixConfiguration, Node, WorkloadEndpoint, Profile, ClusterInformation, IPAMBlock, BlockAffinity, IPAMHandle, \
          IPAMConfiguration, NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy, \
          StagedKubernetesNetworkPolicy, Tier, NetworkSet, GlobalNetworkSet, HostEndpoint, KubernetesEndpointSlice, \
-         KubeControllersConfiguration, IPReservation\nexit 2",
+         KubeControllersConfiguration, IPReservation, CalicoNodeStatus, BGPFilter\nexit 2",
     );
     cluster.check(
         "get",

@@ -50,6 +50,7 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
                 rule("", &["nodes/status", "pods/status"], &["patch"]),
                 rule(ours, &addresses, &["create", "update", "delete"]),
                 rule(ours, &["clusterinformations"], &["create"]),
+                rule(ours, &["caliconodestatuses"], &["update"]),
             ],
             inside: Vec::new(),
         },

@@ -149,7 +149,9 @@ impl Graph {
             | Kind::IPAMHandle
             | Kind::IPAMConfiguration
             | Kind::KubeControllersConfiguration
-            | Kind::IPReservation => return,
+            | Kind::IPReservation
+            | Kind::CalicoNodeStatus
+            | Kind::BGPFilter => return,
         }
         match problems.is_empty() || key.kind == Kind::Profile {
             true => drop(self.wrong.remove(key)),

@@ -324,7 +324,7 @@ impl CniServer {
     }
 
     /// Makes the intent durable. The wait for the disk is on another thread.
-    pub(super) async fn make_durable(&self, begun: Begun) -> Result<(), Error> {
+    async fn make_durable(&self, begun: Begun) -> Result<(), Error> {
         let records = self.records().map_err(journal_error)?.clone();
         let durable = tokio::task::spawn_blocking(move || records.make_durable(begun));
         let stopped = |stopped: tokio::task::JoinError| Err(stopped.into());

@@ -54,7 +54,7 @@ impl NftKernel for SlowNft {
     }
 }
 
-fn main_loop(nft: SlowNft, myself: mpsc::UnboundedSender<Event>) -> Loop<FakeKernel> {
+fn main_loop(nft: impl NftKernel + 'static, patient: bool, myself: mpsc::UnboundedSender<Event>) -> Loop<FakeKernel> {
     let tunnel = IfName::from("tunl0");
     let dataplane = Dataplane::new(dataplane::Config {
         node: "n1".into(),
@@ -68,7 +68,10 @@ fn main_loop(nft: SlowNft, myself: mpsc::UnboundedSender<Event>) -> Loop<FakeKer
         myself,
         cutter: mpsc::unbounded_channel().0,
     };
-    let filter = PacketFilter::new("n1", Box::new(nft), tunnel.clone());
+    let mut filter = PacketFilter::new("n1", Box::new(nft), tunnel.clone());
+    if patient {
+        filter.wait_for_strangers();
+    }
     Loop::new(
         Graph::new("n1"),
         dataplane,
@@ -88,7 +91,7 @@ async fn reading_counters_keeps_nobody_waiting() {
         readings: readings.clone(),
     };
     let (events, inbox) = mpsc::unbounded_channel();
-    let running = tokio::spawn(main_loop(nft, events.clone()).run(inbox));
+    let running = tokio::spawn(main_loop(nft, false, events.clone()).run(inbox));
     let ask = |event: Event| events.send(event).expect("the loop runs");
     let report = async || {
         let (reply, report) = oneshot::channel();
@@ -119,4 +122,29 @@ async fn reading_counters_keeps_nobody_waiting() {
     may.add_permits(1);
     seen_second.await.expect("a view");
     running.abort();
+}
+
+#[tokio::test]
+async fn pods_of_another_plugin_are_not_closed_until_all_is_known() {
+    let check = async |patient: bool, expected: [bool; 3]| {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let running = tokio::spawn(main_loop(FakeNft::default(), patient, events.clone()).run(inbox));
+        let ask = |event: Event| events.send(event).expect("the loop runs");
+        let report = async || {
+            let (reply, report) = oneshot::channel();
+            ask(Event::Report(reply));
+            report.await.expect("a report").filter.applied.transactions
+        };
+        // The second report comes after what the loop did about all that was before the first.
+        let enforces = async || report().await + report().await > 0;
+        let mut seen = [enforces().await, false, false];
+        ask(Event::Sync(SyncEvent::InSync));
+        seen[1] = enforces().await;
+        ask(Event::EndpointsLoaded { all: true });
+        seen[2] = enforces().await;
+        assert_eq!(seen, expected, "{patient}");
+        running.abort();
+    };
+    check(false, [true; 3]).await;
+    check(true, [false, false, true]).await;
 }

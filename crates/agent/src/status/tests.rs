@@ -40,6 +40,7 @@ pub(crate) fn parts(
         listen_error: None,
         peers: vec![peer("Mesh_10_0_0_8", "Active")],
         routes: 5,
+        ..BgpReport::default()
     };
     change(&mut identity, &mut loops, &mut bgp);
     (identity, loops, bgp)

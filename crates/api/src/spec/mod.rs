@@ -1,7 +1,9 @@
 //! The specs of the kinds, one file each. Field names are upstream's; see their documentation for meaning.
 
 mod bgp_configuration;
+mod bgp_filter;
 mod bgp_peer;
+mod calico_node_status;
 mod cluster_information;
 mod condition;
 mod felix_check;
@@ -24,7 +26,9 @@ mod tier;
 mod workload_endpoint;
 
 pub use bgp_configuration::*;
+pub use bgp_filter::*;
 pub use bgp_peer::*;
+pub use calico_node_status::*;
 pub use cluster_information::*;
 pub use condition::*;
 pub use felix_configuration::*;

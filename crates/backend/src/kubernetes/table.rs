@@ -77,6 +77,8 @@ pub const ROWS: &[Row] = rows! {
     KubernetesEndpointSlice EndpointSlices "es";
     KubeControllersConfiguration Custom "cc";
     IPReservation Custom "ir";
+    CalicoNodeStatus Custom "cs";
+    BGPFilter Custom "bf";
 };
 
 impl Row {
@@ -123,6 +125,8 @@ impl Row {
                     | Kind::StagedKubernetesNetworkPolicy
                     | Kind::KubeControllersConfiguration
                     | Kind::IPReservation
+                    | Kind::CalicoNodeStatus
+                    | Kind::BGPFilter
             ),
             _ => false,
         }

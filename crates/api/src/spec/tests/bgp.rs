@@ -200,3 +200,46 @@ fn a_peer_may_have_a_port() {
         assert_eq!(peer.spec.peer_address(), Some((address.parse().unwrap(), port)));
     }
 }
+
+#[test]
+fn filters() {
+    let kind = Kind::BGPFilter;
+    survives(
+        kind,
+        "a",
+        "{exportV4: [{action: Accept, cidr: 10.0.0.0/16, matchOperator: In, prefixLength: {min: 24, max: 26}, peerType: eBGP, \
+         source: RemotePeers, interface: 'eth*', communities: {values: ['65000:1']}, asPathPrefix: [65001], priority: 100, \
+         operations: [{addCommunity: {value: '65000:1:2'}}, {prependASPath: {prefix: [65001, 65002]}}, {setPriority: {value: 5}}]}, \
+         {action: Reject}], importV6: [{action: Reject, cidr: 'fd00::/8', matchOperator: NotIn}]}",
+    );
+    survives(kind, "a", "{}");
+    check(
+        kind,
+        "a",
+        "{exportV4: [{action: Accept, cidr: 'fd00::/8', matchOperator: In}, {action: Reject, cidr: 10.0.0.0/8, operations: \
+         [{setPriority: {value: 5}}]}, {action: Accept, matchOperator: In, interface: 'a b', communities: {values: []}}], \
+         importV4: [{action: Accept, operations: [{}, {setPriority: {value: 0}}, {addCommunity: {value: x}}, {prependASPath: {}}]}]}",
+        &[
+            "spec.exportV4[0].cidr: `fd00::/8` must be of the family of its list",
+            "spec.exportV4[1].matchOperator: is required with cidr: Equal, NotEqual, In or NotIn",
+            "spec.exportV4[1].operations: `1` must be absent with action Reject",
+            "spec.exportV4[2].matchOperator: `In` must be absent without cidr",
+            "spec.exportV4[2].interface: `a b` must be the name of a device, at most 15 of letters, digits, `_`, `.`, `-` and `*`",
+            "spec.exportV4[2].communities.values: `` must be exactly one",
+            "spec.importV4[0].operations[0]: must be exactly one of addCommunity, prependASPath, setPriority",
+            "spec.importV4[0].operations[1].setPriority.value: `0` must be from 1 to 2147483647",
+            "spec.importV4[0].operations[2].addCommunity.value: `x` must be a community: aa:nn of 16 bits each or aa:nn:mm of 32 \
+             bits each",
+            "spec.importV4[0].operations[3].prependASPath.prefix: is required: one to ten ASes",
+        ],
+    );
+    check(
+        kind,
+        "a",
+        "{exportV4: [{cidr: 10.0.0.0/8, matchOperator: Within}]}",
+        &[
+            "spec.exportV4[0].matchOperator: `Within` must be one of Equal, NotEqual, In, NotIn",
+            "spec.exportV4[0].action: is required",
+        ],
+    );
+}

@@ -67,3 +67,30 @@ fn keys_in_the_status_are_checked() {
     check("jlkVyQYooZYzI2wFfNhSZez5eWh44yfq1wKVjLvSXgY=", 0);
     check("jlkVyQYooZYzI2wFfNhSZez5eWh44yfq1wKVjLvSXgY", 1);
 }
+
+#[test]
+fn what_a_node_is_asked_to_say() {
+    let kind = Kind::CalicoNodeStatus;
+    survives(
+        kind,
+        "a",
+        "{node: n1, classes: [Agent, BGP, Routes], updatePeriodSeconds: 30}",
+    );
+    survives(kind, "a", "{node: n1, classes: [BGP], updatePeriodSeconds: 0}");
+    check(
+        kind,
+        "a",
+        "{updatePeriodSeconds: 86401}",
+        &[
+            "spec.node: is required: the node that is to say how it is",
+            "spec.classes: is required: what the node is to say, of Agent, BGP, Routes",
+            "spec.updatePeriodSeconds: `86401` must be from 0 to 86400",
+        ],
+    );
+    check(
+        kind,
+        "a",
+        "{node: n1, classes: [BGP, BGP]}",
+        &["spec.classes: `BGP` must be there once"],
+    );
+}
