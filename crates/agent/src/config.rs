@@ -90,6 +90,19 @@ pub struct Options {
     #[arg(long, env = "FELIX_INTERFACEPREFIX", default_value = "cali", value_name = "PREFIX")]
     pub interface_prefix: String,
 
+    /// Enforce policy only, for pods that another network plugin attaches: no addresses, no routes, no BGP
+    #[arg(long, env = "MARGAY_POLICY_ONLY", default_value_t = false, value_parser = clap::builder::FalseyValueParser::new())]
+    pub policy_only: bool,
+
+    /// How nodes learn the way to each other's blocks: bird (BGP, by the agent itself) or none (from the datastore)
+    #[arg(
+        long,
+        env = "CALICO_NETWORKING_BACKEND",
+        default_value = "bird",
+        value_name = "BACKEND"
+    )]
+    pub networking_backend: String,
+
     /// When policy changes, cut established flows that it forbids now; false: only new flows are judged
     #[arg(long, env = "MARGAY_CUT_FORBIDDEN_FLOWS", default_value = "true", value_parser = switch, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub cut_forbidden_flows: bool,
@@ -120,8 +133,21 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     /// Prefix of pod interfaces on the host.
     pub interface_prefix: String,
+    /// What the agent does beside enforcing policy.
+    pub work: Work,
     /// Established flows are cut when a change of policy forbids them.
     pub cut_forbidden_flows: bool,
+}
+
+/// What an agent does beside enforcing policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Pods, addresses, routes; BGP tells the other nodes.
+    WithBgp,
+    /// The same; routes to other nodes' blocks follow from the datastore.
+    WithoutBgp,
+    /// Nothing: another network plugin does.
+    PolicyOnly,
 }
 
 /// Where an address of the node comes from.
@@ -213,8 +239,25 @@ impl Config {
             state_dir: options.state_dir.clone(),
             health: health_address(&or(&options.health_host, "localhost"), options.health_port)?,
             interface_prefix,
+            work: work(options)?,
             cut_forbidden_flows: options.cut_forbidden_flows,
         })
+    }
+}
+
+fn work(options: &Options) -> Result<Work, AgentError> {
+    let backend = options.networking_backend.as_str();
+    match (options.policy_only, backend) {
+        (false, "bird" | "") => Ok(Work::WithBgp),
+        (false, "none") => Ok(Work::WithoutBgp),
+        // There is nothing for a backend to do.
+        (true, "bird" | "none" | "") => Ok(Work::PolicyOnly),
+        (_, "vxlan") => Err(problem(
+            "CALICO_NETWORKING_BACKEND",
+            backend,
+            "is not available: there are no VXLAN tunnels; must be bird or none",
+        )),
+        _ => Err(problem("CALICO_NETWORKING_BACKEND", backend, "must be bird or none")),
     }
 }
 

@@ -13,6 +13,7 @@
 
 pub mod autodetect;
 pub mod claims;
+pub mod cluster_routes;
 pub mod cni_server;
 pub mod config;
 pub mod cut;
@@ -26,6 +27,7 @@ mod nft;
 pub mod node_status;
 mod packet_filter;
 pub mod path;
+pub mod policy_only;
 pub mod policy_view;
 pub mod purge;
 pub mod register;

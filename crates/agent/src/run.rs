@@ -13,7 +13,9 @@ use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use linux::conntrack::Flow;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::cut::Work;
+use crate::cluster_routes::ClusterRoutes;
+use crate::config::Work;
+use crate::cut;
 use crate::cut::judge::Judged;
 use crate::flows::Question;
 use crate::last_known::Picture;
@@ -102,12 +104,15 @@ pub struct Loop<K> {
     filter: PacketFilter,
     kernel: K,
     tunnel: IfName,
+    work: Work,
+    /// Routes to other nodes' blocks, where BGP does not tell them.
+    cluster: ClusterRoutes,
     bgp: Bgp,
     facts: watch::Sender<Facts>,
     /// For events that the loop sends to itself, later.
     myself: mpsc::UnboundedSender<Event>,
     /// Hears whose flows to look at.
-    cutter: mpsc::UnboundedSender<Work>,
+    cutter: mpsc::UnboundedSender<cut::Work>,
     waiting: HashMap<String, Vec<Waiter>>,
     leaving: Vec<Waiter>,
     /// Who wants to know what the kernel's rules have counted.
@@ -140,7 +145,7 @@ pub struct Listeners {
     /// The loop itself, later.
     pub myself: mpsc::UnboundedSender<Event>,
     /// Whose flows to look at.
-    pub cutter: mpsc::UnboundedSender<Work>,
+    pub cutter: mpsc::UnboundedSender<cut::Work>,
 }
 
 type Waiter = oneshot::Sender<Result<(), String>>;
@@ -203,6 +208,8 @@ impl<K: Kernel> Loop<K> {
             filter,
             kernel,
             tunnel,
+            work: Work::WithBgp,
+            cluster: ClusterRoutes::new(""),
             bgp: Bgp {
                 speaker: bgp,
                 config: None,
@@ -223,6 +230,12 @@ impl<K: Kernel> Loop<K> {
             observe: true,
             applied: Applied::default(),
         }
+    }
+
+    /// Says what there is to do beside enforcing policy.
+    pub fn does(&mut self, node: &str, work: Work) {
+        self.work = work;
+        self.cluster = ClusterRoutes::new(node);
     }
 
     /// Says what the last agent knew. It is used when the datastore cannot be read at the start.
@@ -248,6 +261,9 @@ impl<K: Kernel> Loop<K> {
                 self.applied.updates += updates.len() as u64;
                 for update in updates {
                     self.recall.resources.remove(&update.key);
+                    if self.work == Work::WithoutBgp {
+                        self.cluster.apply(&update);
+                    }
                     match PacketFilter::concerns(update.key.kind) {
                         true => self.filter.apply(update),
                         false => self.graph.apply(update),
@@ -305,7 +321,9 @@ impl<K: Kernel> Loop<K> {
                     None => (None, None),
                 };
                 self.filter.endpoint(&id, local.as_ref().zip(resource));
-                self.dataplane.endpoint(id, local);
+                if self.work != Work::PolicyOnly {
+                    self.dataplane.endpoint(id, local);
+                }
             }
             Event::Announced { id, endpoint } => {
                 let (local, resource) = *endpoint;
@@ -369,10 +387,11 @@ impl<K: Kernel> Loop<K> {
         self.flush_graph();
         // A pod's policy comes before its routes.
         self.filter.settle().await;
+        self.route_without_bgp();
         // A plan can open the way for another (a route after its device); it ends when nothing is left that could work.
         loop {
             let ops = self.dataplane.plan();
-            if ops.is_empty() {
+            if ops.is_empty() || self.work == Work::PolicyOnly {
                 break;
             }
             let results = self.kernel.apply(&ops).await;
@@ -427,6 +446,8 @@ impl<K: Kernel> Loop<K> {
         for change in changes {
             match change {
                 NodeChange::Bgp(config) => (self.bgp.config, self.bgp.changed) = (config, true),
+                // The tunnel, blocks and sysctls are another plugin's business.
+                _ if self.work == Work::PolicyOnly => {}
                 change => self.dataplane.set(change),
             }
         }
@@ -435,9 +456,24 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
+    /// Half a picture would take routes away that are right.
+    fn route_without_bgp(&mut self) {
+        if self.work != Work::WithoutBgp || !self.synced {
+            return;
+        }
+        let settings = &self.graph.state().settings;
+        for change in self.cluster.flush([settings.ipv4_metric, settings.ipv6_metric]) {
+            self.dataplane.fib(change);
+        }
+        self.dataplane.allow_cleanup(Cleanup::Bgp);
+    }
+
     /// Tells the speaker what changed, once the datastore was read, or what was known of it is used: half a picture would
     /// withdraw blocks that are ours.
     fn configure_bgp(&mut self) {
+        if self.work != Work::WithBgp {
+            return;
+        }
         let borrowed = self.dataplane.addresses_outside_blocks();
         if self.bgp.borrowed != borrowed {
             (self.bgp.borrowed, self.bgp.changed) = (borrowed, true);
@@ -493,9 +529,13 @@ impl<K: Kernel> Loop<K> {
 
     fn answer_waiting(&mut self) {
         self.leaving.drain(..).for_each(|waiter| drop(waiter.send(Ok(()))));
-        let (dataplane, filter) = (&self.dataplane, &self.filter);
+        let (dataplane, filter, work) = (&self.dataplane, &self.filter, self.work);
         self.waiting.retain(|id, waiters| {
-            let (Some(routed), Some(enforced)) = (dataplane.is_programmed(id), filter.is_enforced(id)) else {
+            let routed = match work {
+                Work::PolicyOnly => Some(Ok(())),
+                Work::WithBgp | Work::WithoutBgp => dataplane.is_programmed(id),
+            };
+            let (Some(routed), Some(enforced)) = (routed, filter.is_enforced(id)) else {
                 return true;
             };
             let outcome = routed.map_err(|error| error.to_string()).and(enforced);
@@ -538,6 +578,7 @@ impl<K: Kernel> Loop<K> {
             filter: self.filter.report(),
             problems: self.graph.problems().iter().map(ToString::to_string).collect(),
             applied: self.applied,
+            work: self.work,
             state: self.graph.state().clone(),
         }
     }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::cni_server::{self, Deps};
-use crate::config::Config;
+use crate::config::{Config, Work};
 use crate::flows::Flows;
 use crate::http::{self, Sources};
 use crate::last_known::{self, News};
@@ -31,7 +31,7 @@ use crate::packet_filter::{LastRun, PacketFilter};
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
-use crate::{AgentError, Options, claims, cut, flows, node_status, speaker};
+use crate::{AgentError, Options, claims, cut, flows, node_status, policy_only, speaker};
 
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
@@ -160,6 +160,7 @@ async fn serve(
     let graph = Graph::with_config(graph_config);
     let mut main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
     main_loop.remember(last_known);
+    main_loop.does(&config.node_name, config.work);
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
         "the BGP loop",
@@ -235,6 +236,14 @@ async fn serve(
         never_fails(node_status::keep(store.clone(), sources.clone(), wishes)),
     );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
+    if config.work == Work::PolicyOnly {
+        let pods = policy_only::follow(config.node_name, config.interface_prefix, store, events);
+        tasks.spawn("the pods", never_fails(pods));
+        return tokio::select! {
+            _ = stop.recv() => Ok(()),
+            error = tasks.first_end() => Err(error),
+        };
+    }
     tasks.spawn(
         "the repair of claims",
         never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)),

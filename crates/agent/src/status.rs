@@ -13,6 +13,7 @@ use kernel::nft::Count;
 use serde::{Deserialize, Serialize};
 
 use crate::AgentError;
+use crate::config::Work;
 use crate::packet_filter::FilterReport;
 use crate::register::OwnAddresses;
 use crate::run::Applied;
@@ -44,6 +45,8 @@ pub struct DataplaneReport {
     pub problems: Vec<String>,
     /// Counters.
     pub applied: Applied,
+    /// What the agent does beside enforcing policy.
+    pub work: Work,
     /// The desired state.
     pub state: calc::NodeState,
 }
@@ -464,6 +467,10 @@ fn conditions(
     };
     let up = bgp.peers.iter().filter(|peer| peer.state == "Established").count();
     let sessions = match (bgp.running, &bgp.listen_error) {
+        (false, _) if loops.work == Work::WithoutBgp => Ok((
+            "Disabled",
+            "routes to other nodes' blocks follow from the datastore".to_string(),
+        )),
         (false, _) => Err(("NotConfigured", "the speaker has no configuration yet".to_string())),
         (true, Some(why)) => Err(("CannotListen", why.clone())),
         (true, None) if up == bgp.peers.len() => Ok(("Established", format!("{up} of {up} sessions established"))),
@@ -473,7 +480,7 @@ fn conditions(
         Ok(_) => Ok(()),
         Err(why) => Err(why.clone()),
     };
-    vec![
+    let all = vec![
         condition(
             "Address",
             true,
@@ -507,7 +514,12 @@ fn conditions(
             ),
         ),
         condition("BGP", false, sessions),
-    ]
+    ];
+    // Where another plugin does the rest, there is no more to say than this.
+    let said = |condition: &Condition| {
+        loops.work != Work::PolicyOnly || ["Datastore", "Policy"].contains(&condition.name.as_str())
+    };
+    all.into_iter().filter(said).collect()
 }
 
 /// What is wanted and what is there, by class.

@@ -33,6 +33,7 @@ pub(crate) fn parts(
             observations: 1,
             ..Applied::default()
         },
+        work: Work::WithBgp,
         state: calc::NodeState::default(),
     };
     let mut bgp = BgpReport {
