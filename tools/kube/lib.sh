@@ -142,6 +142,8 @@ start_agent() {
 stop_agent() {
 	"$KUBE" exec "$1" sh -c 'pid=$(pgrep -o -f "margay agent"); kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done'
 }
+# network_is NODE REASON: what the Node's condition NetworkUnavailable says.
+network_is() { [ "$(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="NetworkUnavailable")].reason}')" = "$2" ]; }
 agent_ready() { "$KUBE" exec "$1" "$MARGAY" node status | grep -q 'The node is ready'; }
 
 # Our definitions and one pool, and on these nodes the plugin and an agent each.

@@ -11,6 +11,7 @@
 //! `run` owns the calculation graph, the dataplane and the kernel; everything else sends it events or reads the status
 //! that it publishes. Decisions are made below, in the pure crates: nothing here compares routes or parses packets.
 
+pub mod announce;
 pub mod autodetect;
 pub mod claims;
 pub mod cluster_routes;
@@ -37,6 +38,7 @@ pub mod start;
 pub mod status;
 pub mod watch;
 
+pub use announce::Announce;
 pub use api::LogSeverity;
 pub use config::Options;
 pub use error::AgentError;

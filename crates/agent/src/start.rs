@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
+use crate::announce::{Announce, Announcer};
 use crate::cni_server::{self, Deps};
 use crate::config::{Config, Work};
 use crate::flows::Flows;
@@ -46,12 +47,14 @@ const FAREWELL: Duration = Duration::from_secs(6);
 ///
 /// `open` opens the datastore; it is called inside the agent's runtime and need not reach anything yet. `set_severity` is
 /// called whenever `logSeverityScreen` changes what is to be logged, with `None` when nothing asks for anything any more.
+/// `announce` is told when pods get a network here, where somebody wants to know.
 ///
 /// # Errors
 /// What the operator has to correct, and [`AgentError::Ended`] if a part of the agent failed: then it is best started again.
 pub fn start(
     options: &Options,
     open: impl FnOnce() -> Result<SharedStore, String>,
+    announce: Option<Arc<dyn Announce>>,
     set_severity: impl Fn(Option<LogSeverity>) + Send + 'static,
 ) -> Result<(), AgentError> {
     let hostname = nix::unistd::gethostname()
@@ -66,7 +69,7 @@ pub fn start(
         .map_err(AgentError::io("starting the runtime"))?;
     let outcome = runtime.block_on(async {
         let store = open().map_err(AgentError::Connect)?;
-        serve(config, store, set_severity).await
+        serve(config, store, announce, set_severity).await
     });
     // Readers of sockets and files may still wait; the process ends now.
     runtime.shutdown_background();
@@ -76,6 +79,7 @@ pub fn start(
 async fn serve(
     config: Config,
     store: SharedStore,
+    announce: Option<Arc<dyn Announce>>,
     set_severity: impl Fn(Option<LogSeverity>) + Send + 'static,
 ) -> Result<(), AgentError> {
     let mut stop = stop_signals()?;
@@ -203,6 +207,10 @@ async fn serve(
         journal: cni_server::live::journal(&config),
         store: store.clone(),
     };
+    let announcer = announce.map(|to| Announcer::new(to, &config.node_name));
+    if let Some(announcer) = announcer.clone() {
+        tasks.spawn("the node's condition", never_fails(announcer.up(sources.clone())));
+    }
     let socket = http::serve_unix(&http::socket(&config.run_dir), sources.clone())?;
     tasks.spawn("the agent's socket", async {
         socket.await.map_err(AgentError::io("the agent's socket"))
@@ -285,9 +293,17 @@ async fn serve(
     tracing::info!("told to stop; routes and pods stay as they are");
     stopping.send_replace(true);
     // Pods that are half attached get the chance to become whole; the journal has the others.
-    if identity.lock().is_ok_and(|identity| identity.cni.is_ok()) {
-        let _ = tokio::time::timeout(FAREWELL, tasks.end_of(cni)).await;
-    }
+    let attached = async {
+        if identity.lock().is_ok_and(|identity| identity.cni.is_ok()) {
+            let _ = tokio::time::timeout(FAREWELL, tasks.end_of(cni)).await;
+        }
+    };
+    let told = async {
+        if let Some(announcer) = announcer {
+            announcer.down().await;
+        }
+    };
+    tokio::join!(attached, told);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use datastore::SharedStore;
@@ -208,8 +209,9 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         }) => ended(agent::purge::purge(&options, &mut std::io::stdout())),
         Command::Agent(AgentArgs { options, .. }) => {
             let set_severity = parsed.log.start();
-            let open = || open(parsed.global.datastore);
-            ended(agent::start(&options, open, set_severity))
+            let datastore = parsed.global.datastore;
+            let announce = announce(datastore.as_deref());
+            ended(agent::start(&options, || open(datastore), announce, set_severity))
         }
         Command::Controllers(options) => {
             let set_severity = parsed.log.start();
@@ -271,6 +273,21 @@ fn connect(datastore: Option<String>) -> BoxFuture<'static, Result<SharedStore, 
 /// The same, for the agent, which starts before its datastore if it must.
 fn open(datastore: Option<String>) -> Result<SharedStore, String> {
     backend::open(&|name| variable(name, datastore.as_deref())).map_err(|error| error.to_string())
+}
+
+/// On Kubernetes, the Node hears whether its pods get a network.
+struct NodeNetwork(backend::kubernetes::NodeNetwork);
+
+impl agent::Announce for NodeNetwork {
+    fn network<'a>(&'a self, node: &'a str, up: bool) -> BoxFuture<'a, Result<(), String>> {
+        self.0.set(node, up).map_err(|error| error.to_string()).boxed()
+    }
+}
+
+fn announce(datastore: Option<&str>) -> Option<Arc<dyn agent::Announce>> {
+    let is_kubernetes = variable("DATASTORE_TYPE", datastore).as_deref() == Some("kubernetes");
+    is_kubernetes
+        .then(|| Arc::new(NodeNetwork(backend::kubernetes::NodeNetwork::default())) as Arc<dyn agent::Announce>)
 }
 
 /// What the controllers must know of the datastore that the environment names. Kubernetes' endpoints are its pods, and its

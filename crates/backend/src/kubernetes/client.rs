@@ -39,6 +39,8 @@ pub enum Action {
     Update(Value),
     /// `patch`, by RFC 7386.
     Patch(Value),
+    /// `patch` by Kubernetes' own rules for its own kinds: conditions, for one, are merged by their type.
+    Merge(Value),
     /// `delete`, with its options.
     Delete(Value),
 }
@@ -79,6 +81,12 @@ impl Api {
                 "patch",
                 Method::PATCH,
                 "application/merge-patch+json",
+                body.to_string().into_bytes(),
+            ),
+            Action::Merge(body) => (
+                "patch",
+                Method::PATCH,
+                "application/strategic-merge-patch+json",
                 body.to_string().into_bytes(),
             ),
             Action::Delete(body) => (

@@ -15,6 +15,7 @@ mod feed;
 mod group;
 mod link;
 mod node;
+mod node_network;
 mod outage;
 mod pod;
 mod position;
@@ -35,6 +36,7 @@ use tokio::sync::Semaphore;
 pub use client::{Action, Api};
 pub use error::ApiError;
 pub use group::CalicoGroup;
+pub use node_network::{NodeNetwork, without_ended_agent};
 
 use feed::Feed;
 use link::Link;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use api::{IP_POOL_FINALIZER, TIER_FINALIZER};
-use backend::kubernetes::{Action, Api, ApiError};
+use backend::kubernetes::{Action, Api, ApiError, without_ended_agent};
 use serde_json::{Value, json};
 
 use super::{Options, UninstallError};
@@ -61,6 +61,9 @@ pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), Uni
     if ours && let Some(image) = cluster.image().await? {
         cluster.end("daemonsets.apps", &daemon_set(AGENT), AGENT).await?;
         cluster.clean_nodes(&image, options.pods).await?;
+    }
+    if ours {
+        cluster.free_nodes().await?;
     }
     let crds = cluster.list(CRDS).await?;
     if !options.keep_crds && !crds.is_empty() {
@@ -218,6 +221,22 @@ impl Cluster<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Agents have said that they ended: that would keep pods away until another network plugin says otherwise, and not all do.
+    async fn free_nodes(&mut self) -> Result<(), UninstallError> {
+        let nodes = self.api.ask("nodes", "/api/v1/nodes", Action::List).await?;
+        for node in nodes["items"].as_array().into_iter().flatten() {
+            let (Some(name), Some(patch)) = (node["metadata"]["name"].as_str(), without_ended_agent(node)) else {
+                continue;
+            };
+            let path = format!("/api/v1/nodes/{name}/status");
+            let merged = self.api.ask("nodes/status", &path, Action::Merge(patch)).await;
+            if absent_is_none(merged)?.is_some() {
+                self.say(&format!("removed the condition NetworkUnavailable from Node {name}"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes our annotations from the Nodes. Not where the definitions are another's: then the annotations are too.
