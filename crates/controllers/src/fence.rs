@@ -119,10 +119,7 @@ impl Store for Fenced {
     }
 
     fn tell<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
-        match self.refusal() {
-            Some(error) => ready(Err(error)).boxed(),
-            None => self.below.tell(news),
-        }
+        self.through(|| self.below.tell(news), Err)
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {

@@ -180,6 +180,8 @@ impl BgpDaemonStatus {
     }
 }
 
+impl crate::Judged for CalicoNodeStatusStatus {}
+
 impl Spec for CalicoNodeStatusSpec {
     const KIND: Kind = Kind::CalicoNodeStatus;
     type Status = CalicoNodeStatusStatus;
