@@ -12,6 +12,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::AgentError;
 use crate::autodetect::Method;
 
+/// What pods' devices begin with, as upstream has it.
+pub(crate) const PREFIX: &str = "cali";
+
 /// Command line of `margay agent`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -177,7 +180,7 @@ impl Config {
                 value.to_string()
             }
         };
-        let interface_prefix = or(&options.interface_prefix, "cali");
+        let interface_prefix = or(&options.interface_prefix, PREFIX);
         check_prefix(&interface_prefix)?;
         let ipv4 = address_source(
             "IP",

@@ -54,6 +54,8 @@ pub struct PacketFilter {
     tunnel: IfName,
     /// The datastore has been read; the journal has.
     read: [bool; 2],
+    /// What pods' devices begin with, whatever the FelixConfiguration says.
+    prefix: Option<String>,
     /// There are pods that another plugin attached: nothing is enforced before all of them are known.
     patient: bool,
     /// The kernel's table has to be read again.
@@ -127,6 +129,7 @@ impl PacketFilter {
             guard: Guard::default(),
             tunnel,
             read: [false; 2],
+            prefix: None,
             patient: false,
             look: true,
             broken: None,
@@ -144,6 +147,20 @@ impl PacketFilter {
     /// Flow records get the pods' names.
     pub fn name_pods_for(&mut self, records: Flows) {
         self.records = records;
+    }
+
+    /// Says what pods' devices begin with.
+    pub fn set_prefix(&mut self, prefix: &str) {
+        self.prefix = Some(prefix.to_owned());
+        let settings = self.over(Settings::default());
+        self.filter.settings(settings);
+    }
+
+    fn over(&self, mut settings: Settings) -> Settings {
+        if let Some(prefix) = &self.prefix {
+            settings.interface_prefixes = [prefix.clone()].into();
+        }
+        settings
     }
 
     /// Says that pods run whose plugin was another: this is no boot after which pods are closed until policy is known. What
@@ -249,10 +266,10 @@ impl PacketFilter {
             nat_outgoing: pool.nat_outgoing,
         });
         let nodes: BTreeSet<IpAddr> = own.into_iter().chain(others).flatten().collect();
-        let settings = Settings {
+        let settings = self.over(Settings {
             cut_flows: self.cutting.forbidden,
             ..Settings::from(&*state.settings.felix)
-        };
+        });
         self.filter.cluster(Cluster {
             pools: pools.collect(),
             nodes: nodes.clone(),

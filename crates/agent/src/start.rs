@@ -22,7 +22,7 @@ use tokio::task::{Id, JoinSet};
 
 use crate::announce::{Announce, Announcer};
 use crate::cni_server::{self, Deps};
-use crate::config::{Config, Work};
+use crate::config::{Config, PREFIX, Work};
 use crate::flows::Flows;
 use crate::http::{self, Sources};
 use crate::last_known::{self, News};
@@ -146,7 +146,10 @@ async fn serve(
     let mut filter = PacketFilter::new(&config.node_name, Box::new(nft), tunnel.clone());
     filter.cut_forbidden_flows(config.cut_forbidden_flows);
     filter.name_pods_for(flows.clone());
-    if strangers {
+    if config.interface_prefix != PREFIX {
+        filter.set_prefix(&config.interface_prefix);
+    }
+    if strangers && config.work != Work::PolicyOnly {
         tracing::info!("pods of another plugin run here: they are taken over when the datastore has been read");
         filter.wait_for_strangers();
     }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::Settings;
 use crate::manifest::{AGENT, NAMESPACE};
+use crate::settings::Work;
 
 /// What the agent may do in the kernel, each with its reason. Not privileged: `/proc/sys` is read-only in such a container, so
 /// the node's own is mounted at another place.
@@ -86,7 +87,13 @@ pub(crate) fn daemon_set(settings: &Settings) -> Value {
         "volumeMounts": plugin_mounts(),
     });
     let mut spec = pod_spec(AGENT);
-    spec["initContainers"] = json!([plugin]);
+    // The other plugin stays as it is.
+    if settings.work != Work::PolicyOnly {
+        spec["initContainers"] = json!([plugin]);
+    }
+    if let Some((key, value)) = &settings.node_selector {
+        spec["nodeSelector"][key] = json!(value);
+    }
     spec["containers"] = json!([agent]);
     spec["volumes"] = json!(volumes);
     // The agent itself lets pods that are being attached come to their end, for six seconds.
@@ -144,6 +151,14 @@ fn agent_environment(settings: &Settings) -> Vec<Value> {
     list.push(json!({ "name": "IP_AUTODETECTION_METHOD", "value": settings.autodetection }));
     if settings.ipv6.is_some() {
         list.push(json!({ "name": "IP6", "value": "autodetect" }));
+    }
+    match settings.work {
+        Work::WithBgp => {}
+        Work::WithoutBgp => list.push(json!({ "name": "CALICO_NETWORKING_BACKEND", "value": "none" })),
+        Work::PolicyOnly => {
+            list.push(json!({ "name": "MARGAY_POLICY_ONLY", "value": "true" }));
+            list.push(json!({ "name": "FELIX_INTERFACEPREFIX", "value": settings.interface_prefix }));
+        }
     }
     list
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::Settings;
 use crate::agent_pod::{environment, file_rights, pod_spec};
 use crate::manifest::{DEFAULTS, NAMESPACE, yaml};
+use crate::settings::Work;
 
 const FILE: &str = "defaults.yaml";
 
@@ -32,16 +33,16 @@ pub(crate) fn resources(settings: &Settings) -> Vec<Value> {
                 "nodeSelector": "all()" }),
         ));
     }
-    list.push(resource(
-        "FelixConfiguration",
-        "default",
-        json!({ "logSeverityScreen": "Info" }),
-    ));
-    list.push(resource(
-        "BGPConfiguration",
-        "default",
-        json!({ "nodeToNodeMeshEnabled": true, "asNumber": 64512 }),
-    ));
+    let mut felix = json!({ "logSeverityScreen": "Info" });
+    if settings.work == Work::PolicyOnly {
+        // Pods of the other plugin reached their node until now.
+        felix["defaultEndpointToHostAction"] = json!("Accept");
+    }
+    list.push(resource("FelixConfiguration", "default", felix));
+    if settings.work == Work::WithBgp {
+        let spec = json!({ "nodeToNodeMeshEnabled": true, "asNumber": 64512 });
+        list.push(resource("BGPConfiguration", "default", spec));
+    }
     list
 }
 

@@ -15,4 +15,4 @@ mod settings;
 pub mod uninstall;
 
 pub use options::{AnswersError, Options};
-pub use settings::{Crds, Encapsulation, Pool, Settings};
+pub use settings::{Crds, Encapsulation, Pool, Settings, Work};

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use api::crd::CrdGroup;
+
 use crate::agent_pod::{CAPABILITIES, daemon_set};
-use crate::settings::{Crds, Settings};
+use crate::settings::{Crds, Settings, Work};
 use crate::{controllers_pod, defaults, roles};
 
 /// Where what we run lives.
@@ -38,10 +40,16 @@ pub fn objects(settings: &Settings) -> Vec<Value> {
     list.extend(defaults::objects(settings));
     list.extend(controllers_pod::deployment(settings));
     list.push(daemon_set(settings));
-    for object in &mut list {
+    for object in list.iter_mut().filter(|object| is_labelled(settings, object)) {
         object["metadata"]["labels"][LABEL.0] = json!(LABEL.1);
     }
     list
+}
+
+/// In the group of existing Calico clusters definitions may be Calico's, which client-side `apply` cannot know: labelled, they
+/// would go with `uninstall`, and with them everything that Calico has stored.
+fn is_labelled(settings: &Settings, object: &Value) -> bool {
+    settings.group == CrdGroup::V3 || object["kind"] != "CustomResourceDefinition"
 }
 
 /// The API group of our resources without its version.
@@ -81,6 +89,20 @@ pub fn summary(settings: &Settings) -> String {
             "IPv6 pool",
             format!("{cidr} in blocks of /122; created if there is no default-ipv6-ippool"),
         );
+    }
+    line(
+        "routes",
+        match settings.work {
+            Work::WithBgp => "BGP between all nodes".into(),
+            Work::WithoutBgp => "from the datastore, without BGP".into(),
+            Work::PolicyOnly => format!(
+                "none: policy alone, for pods of another plugin, whose devices are called {}…",
+                settings.interface_prefix
+            ),
+        },
+    );
+    if let Some((key, value)) = &settings.node_selector {
+        line("nodes", format!("those with label {key}={value}"));
     }
     line("API group", settings.group_name().into());
     line("image", settings.image.clone());
@@ -152,7 +174,8 @@ mod tests {
             });
             let mut seen = BTreeSet::new();
             for object in objects(&settings) {
-                assert_eq!(object["metadata"]["labels"][LABEL.0], LABEL.1, "{object}");
+                let theirs = group != "projectcalico.org/v3" && object["kind"] == "CustomResourceDefinition";
+                assert_eq!(object["metadata"]["labels"][LABEL.0] == LABEL.1, !theirs, "{object}");
                 assert!(seen.insert((object["kind"].to_string(), object["metadata"]["name"].to_string())));
                 let read: Value = serde_saphyr::from_str(&yaml(&object)).unwrap();
                 assert_eq!(read, object);
@@ -216,6 +239,52 @@ mod tests {
             &json!({ "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } })
         );
         assert!(!pod.to_string().contains("hostPath"), "{pod}");
+    }
+
+    #[test]
+    fn flavours_are_the_agents_variables() {
+        let check = |set: &dyn Fn(&mut Options), expected: &[(&str, &str)], plugin: bool| {
+            let objects = objects(&settings(set));
+            let pod = &find(&objects, "DaemonSet", AGENT)["spec"]["template"]["spec"];
+            let has = |name: &str| {
+                pod["containers"][0]["env"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|env| env["name"] == name)
+            };
+            for name in [
+                "CALICO_NETWORKING_BACKEND",
+                "MARGAY_POLICY_ONLY",
+                "FELIX_INTERFACEPREFIX",
+            ] {
+                let wanted = expected.iter().find(|(wanted, _)| *wanted == name);
+                assert_eq!(
+                    has(name).map(|env| env["value"].as_str().unwrap()),
+                    wanted.map(|(_, value)| *value),
+                    "{name}"
+                );
+            }
+            assert_eq!(pod["initContainers"].is_array(), plugin);
+        };
+        check(&|_| {}, &[], true);
+        check(
+            &|options| options.bgp = Some("Disabled".into()),
+            &[("CALICO_NETWORKING_BACKEND", "none")],
+            true,
+        );
+        check(
+            &|options| {
+                options.policy_only = Some("true".into());
+                options.interface_prefix = Some("eni".into());
+            },
+            &[("MARGAY_POLICY_ONLY", "true"), ("FELIX_INTERFACEPREFIX", "eni")],
+            false,
+        );
+        let chosen = settings(|options| options.node_selector = Some("net=margay".into()));
+        let objects = objects(&chosen);
+        let selector = &find(&objects, "DaemonSet", AGENT)["spec"]["template"]["spec"]["nodeSelector"];
+        assert_eq!(*selector, json!({ "kubernetes.io/os": "linux", "net": "margay" }));
     }
 
     #[test]

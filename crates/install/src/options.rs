@@ -53,6 +53,12 @@ pub struct Options {
     /// How a node finds its own address: see docs/agent.md [first-found]
     #[arg(long, value_name = "METHOD")]
     pub ip_autodetection_method: Option<String>,
+    /// What the devices of pods begin with that another plugin attaches, with --policy-only [cali]
+    #[arg(long, value_name = "PREFIX")]
+    pub interface_prefix: Option<String>,
+    /// Only nodes with this label get an agent: to move a cluster node by node [all Linux nodes]
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub node_selector: Option<String>,
     /// How many processes of the controllers there are, of which one works: 0 to 9 [1]
     #[arg(long, value_name = "NUMBER")]
     pub controllers: Option<String>,
@@ -87,7 +93,7 @@ pub(crate) type Answers = BTreeMap<String, String>;
 
 impl Options {
     /// Names and values of all flags.
-    fn flags(&self) -> [(&'static str, &Option<String>); 14] {
+    fn flags(&self) -> [(&'static str, &Option<String>); 16] {
         [
             ("pod-cidr", &self.pod_cidr),
             ("block-size", &self.block_size),
@@ -102,6 +108,8 @@ impl Options {
             ("kubernetes-service-host", &self.kubernetes_service_host),
             ("kubernetes-service-port", &self.kubernetes_service_port),
             ("ip-autodetection-method", &self.ip_autodetection_method),
+            ("interface-prefix", &self.interface_prefix),
+            ("node-selector", &self.node_selector),
             ("controllers", &self.controllers),
         ]
     }

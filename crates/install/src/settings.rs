@@ -25,8 +25,25 @@ pub struct Settings {
     pub api_server: Option<(String, u16)>,
     /// How a node finds its address, as the agent reads it.
     pub autodetection: String,
+    /// What the agent does beside enforcing policy.
+    pub work: Work,
+    /// What the devices of pods begin with that another plugin attaches.
+    pub interface_prefix: String,
+    /// Only nodes with this label get an agent.
+    pub node_selector: Option<(String, String)>,
     /// How many processes of the controllers run, 0 to 9; one of them works.
     pub controllers: u8,
+}
+
+/// What an agent does beside enforcing policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Pods, addresses, routes; BGP tells other nodes.
+    WithBgp,
+    /// The same; routes to other nodes follow from the datastore.
+    WithoutBgp,
+    /// Nothing: another network plugin does.
+    PolicyOnly,
 }
 
 /// The IPv4 pool.
@@ -87,18 +104,34 @@ impl Settings {
     }
 
     fn read(answers: &mut Reader) -> Self {
+        let policy_only = answers.get("policy-only", "false", truth).unwrap_or(false);
+        if policy_only {
+            for name in ["pod-cidr", "block-size", "encapsulation", "bgp"] {
+                let given = answers.answers.get(name).cloned().filter(|text| text.trim() != "none");
+                if given.is_some() {
+                    answers.problem(
+                        name,
+                        given,
+                        "must be left out with policy-only: another network plugin does that".into(),
+                    );
+                }
+            }
+        } else if let Some(prefix) = answers.answers.get("interface-prefix").cloned() {
+            let message = "must be left out without policy-only: our plugin's devices begin with cali".into();
+            answers.problem("interface-prefix", Some(prefix), message);
+        }
         let encapsulation = answers.get("encapsulation", "IPIP", Encapsulation::parse);
         let block_size = answers.get("block-size", "26", block_size);
-        let (ipv4, ipv6) = answers.get("pod-cidr", "192.168.0.0/16", ranges).unwrap_or_default();
+        let default_range = if policy_only { "none" } else { "192.168.0.0/16" };
+        let (ipv4, ipv6) = answers.get("pod-cidr", default_range, ranges).unwrap_or_default();
         if let (Some(cidr), Some(size)) = (ipv4, block_size)
             && cidr.prefix_len() > size
         {
             let message = format!("is larger than the pool {cidr}: {} to 32", cidr.prefix_len().max(20));
             answers.problem("block-size", Some(size.to_string()), message);
         }
-        answers.get("bgp", "Enabled", bgp);
+        let bgp = answers.get("bgp", "Enabled", bgp).unwrap_or(true);
         answers.get("datastore", "kubernetes", datastore);
-        answers.get("policy-only", "false", policy_only);
         let group = answers.get("api-group", V3, api_group).unwrap_or(CrdGroup::V3);
         // Existing Calico clusters have theirs, and those are not ours to change.
         let default = if group == CrdGroup::V1 { "none" } else { "all" };
@@ -127,6 +160,15 @@ impl Settings {
             autodetection: answers
                 .get("ip-autodetection-method", "first-found", autodetection)
                 .unwrap_or_default(),
+            work: match (policy_only, bgp) {
+                (true, _) => Work::PolicyOnly,
+                (false, true) => Work::WithBgp,
+                (false, false) => Work::WithoutBgp,
+            },
+            interface_prefix: answers
+                .get("interface-prefix", "cali", interface_prefix)
+                .unwrap_or_default(),
+            node_selector: answers.optional("node-selector", node_selector),
             controllers: answers.get("controllers", "1", controllers).unwrap_or(1),
         }
     }
@@ -251,11 +293,11 @@ fn block_size(text: &str) -> Result<u8, String> {
         .ok_or_else(|| right.into())
 }
 
-fn bgp(text: &str) -> Result<(), String> {
+fn bgp(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
-        "enabled" => Ok(()),
-        "disabled" => Err("is not available: nodes tell each other their routes by BGP alone; must be Enabled".into()),
-        _ => Err("must be Enabled".into()),
+        "enabled" => Ok(true),
+        "disabled" => Ok(false),
+        _ => Err("must be Enabled or Disabled".into()),
     }
 }
 
@@ -268,13 +310,25 @@ fn datastore(text: &str) -> Result<(), String> {
     }
 }
 
-fn policy_only(text: &str) -> Result<(), String> {
-    match text {
-        "false" => Ok(()),
-        "true" => Err(
-            "is not available: the agent enforces policy for pods that its own plugin attached; must be false".into(),
-        ),
-        _ => Err("must be false".into()),
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".into())
+}
+
+/// 15 bytes of a device's name less the 11 of the hash.
+fn interface_prefix(text: &str) -> Result<String, String> {
+    match (1..=4).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        true => Ok(text.to_owned()),
+        false => Err("must be one to four letters or digits: what the other plugin's devices begin with".into()),
+    }
+}
+
+fn node_selector(text: &str) -> Result<(String, String), String> {
+    let part = |text: &str, more: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && part(key, "-_./") && part(value, "-_.") => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("must be one label of nodes: KEY=VALUE".into()),
     }
 }
 
@@ -373,13 +427,15 @@ mod tests {
         check("block-size", "x", "20 to 32");
         check("encapsulation", "VXLAN", "no VXLAN tunnels yet");
         check("encapsulation", "GRE", "must be IPIP, IPIPCrossSubnet or None");
-        check("bgp", "Disabled", "by BGP alone");
+        check("bgp", "off", "Enabled or Disabled");
         check("datastore", "etcdv3", "must be kubernetes");
         check("datastore", "embedded", "must be kubernetes");
         check("registry", "https://a.example", "must be like");
         check("image", "margay", "needs a tag");
         check("image", "margay:latest", "needs a tag");
-        check("policy-only", "true", "its own plugin");
+        check("policy-only", "yes", "true or false");
+        check("interface-prefix", "eni", "without policy-only");
+        check("node-selector", "margay", "KEY=VALUE");
         check("api-group", "v3", "must be projectcalico.org/v3");
         check("crds", "some", "no-rules");
         check("kubernetes-service-host", "https://10.0.0.1:6443", "without port");
@@ -398,6 +454,26 @@ mod tests {
         ]);
         let fields: Vec<String> = problems.unwrap_err().into_iter().map(|problem| problem.field).collect();
         assert_eq!(fields, ["encapsulation", "block-size"]);
+    }
+
+    #[test]
+    fn with_policy_alone_another_plugin_does_the_rest() {
+        let given = [("policy-only", "true"), ("interface-prefix", "eni")];
+        let plain = settings(&given).unwrap();
+        assert_eq!(
+            (plain.work, plain.interface_prefix.as_str(), plain.ipv4),
+            (Work::PolicyOnly, "eni", None)
+        );
+        let mut check = |name: &'static str, value: &'static str| {
+            let problems = settings(&[given[0], (name, value)]).expect_err(name);
+            let said = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            assert!(said.starts_with(&format!("{name}: ")), "{said}");
+        };
+        check("pod-cidr", "10.0.0.0/8");
+        check("encapsulation", "IPIP");
+        check("bgp", "Disabled");
+        check("interface-prefix", "toolong");
+        assert_eq!(settings(&[("bgp", "Disabled")]).unwrap().work, Work::WithoutBgp);
     }
 
     #[test]

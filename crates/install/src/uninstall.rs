@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::manifest::{objects, yaml};
+use crate::manifest::{LABEL, objects, yaml};
 use crate::options::{AnswersError, Options as Install};
 use crate::settings::Settings;
 
@@ -120,7 +120,8 @@ fn deletions(settings: &Settings) -> String {
         let object = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata });
         format!("---\n{}", yaml(&object))
     };
-    objects(settings).iter().rev().map(name).collect()
+    let ours = |object: &&Value| object["metadata"]["labels"][LABEL.0] == LABEL.1;
+    objects(settings).iter().rev().filter(ours).map(name).collect()
 }
 
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, UninstallError> {

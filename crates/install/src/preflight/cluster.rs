@@ -26,7 +26,9 @@ pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
         Ok((api, version)) => {
             let ours = domain(settings);
             let definitions = definitions(&api, ours, settings.crds).await;
-            vec![server(&version, settings.crds), definitions, access(&api, ours).await]
+            let mut checks = vec![server(&version, settings.crds), definitions, access(&api, ours).await];
+            checks.extend(calico(&api).await);
+            checks
         }
     }
 }
@@ -78,6 +80,37 @@ fn judge(list: &[Value], ours: &str, crds: Crds) -> Check {
         _ => (Fine, format!("none of {ours} are there but ours")),
     };
     Check::new("definitions", outcome, reason)
+}
+
+/// A Calico that runs already; nothing is said if these credentials cannot see.
+async fn calico(api: &Api) -> Option<Check> {
+    let list = async |resource: &str| {
+        let (path, name) = (format!("/apis/apps/v1/{resource}"), format!("{resource}.apps"));
+        let list = api.ask(&name, &path, Action::List).await.ok()?;
+        list["items"].as_array().cloned()
+    };
+    let (sets, deployments) = (list("daemonsets").await?, list("deployments").await?);
+    running(&sets, &deployments)
+}
+
+fn running(sets: &[Value], deployments: &[Value]) -> Option<Check> {
+    let called = |list: &[Value], name: &str| -> Option<String> {
+        let found = list.iter().find(|object| object["metadata"]["name"] == name)?;
+        let namespace = found["metadata"]["namespace"].as_str().unwrap_or_default();
+        Some(format!("{namespace}/{name}"))
+    };
+    let advice = "where both run, both write routes, policy and 10-calico.conflist: take it off a node before the agent comes \
+                  (docs/calico.md)";
+    let said = match (called(deployments, "tigera-operator"), called(sets, "calico-node")) {
+        (None, None) => return None,
+        (Some(operator), _) => {
+            format!(
+                "Calico's operator {operator} puts calico-node back wherever it is taken away: scale it to 0 first; {advice}"
+            )
+        }
+        (None, Some(set)) => format!("Calico runs by DaemonSet {set}; {advice}"),
+    };
+    Some(Check::new("calico", Warning, said))
 }
 
 /// Asks about every verb on every resource of the agent's role. Who asks is whoever runs this: in a Pod its account, on a node
@@ -171,6 +204,25 @@ mod tests {
         check(&[("g", false)], Crds::NoRules, Failed);
         check(&[("g", false)], Crds::None, Fine);
         check(&[("other", false)], Crds::None, Failed);
+    }
+
+    #[test]
+    fn a_calico_that_runs_is_named() {
+        let object = |namespace: &str, name: &str| json!({ "metadata": { "namespace": namespace, "name": name } });
+        let check = |sets: &[Value], deployments: &[Value], expected: Option<&str>| {
+            let said = running(sets, deployments).map(|check| check.reason);
+            match expected {
+                None => assert_eq!(said, None),
+                Some(part) => assert!(said.as_ref().is_some_and(|said| said.contains(part)), "{said:?}"),
+            }
+        };
+        let (node, operator) = (
+            object("kube-system", "calico-node"),
+            object("tigera-operator", "tigera-operator"),
+        );
+        check(&[object("kube-system", "kube-proxy")], &[], None);
+        check(&[node.clone()], &[], Some("DaemonSet kube-system/calico-node"));
+        check(&[node], &[operator], Some("scale it to 0 first"));
     }
 
     #[test]

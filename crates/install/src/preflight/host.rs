@@ -11,7 +11,7 @@ use linux::nft::LiveNft;
 
 use super::Outcome::{Failed, Ok as Fine, Warning};
 use super::{Check, routes};
-use crate::settings::{Encapsulation, Settings};
+use crate::settings::{Encapsulation, Settings, Work};
 
 /// All of them.
 pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
@@ -37,10 +37,14 @@ pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
         Ok(seen) => list.extend(pools.into_iter().flatten().map(|pool| routes::check(pool, &seen))),
         Err(error) => list.push(Check::new("pod-cidr", Failed, error.to_string())),
     }
-    list.push(plugins(conf_dir));
+    if settings.work != Work::PolicyOnly {
+        list.push(plugins(conf_dir));
+    }
     // The agent's own ports are busy where it runs.
     if std::os::unix::net::UnixStream::connect("/run/margay/agent.sock").is_err() {
-        list.push(port("BGP", Ipv4Addr::UNSPECIFIED, 179));
+        if settings.work == Work::WithBgp {
+            list.push(port("BGP", Ipv4Addr::UNSPECIFIED, 179));
+        }
         list.push(port("health", Ipv4Addr::LOCALHOST, 9099));
     }
     list
@@ -124,7 +128,10 @@ fn judge(mut names: Vec<String>, ours: bool) -> Check {
         return Check::new(
             "plugins",
             Warning,
-            format!("{conflist} is Calico's: installing replaces it"),
+            format!(
+                "{conflist} is Calico's: installing replaces it, and keeps it as {conflist}{} until uninstalling",
+                cni::install::KEPT
+            ),
         );
     }
     match others.as_slice() {
