@@ -76,6 +76,8 @@ fn sessions_come_first_then_conditions_then_the_rest() {
             listen_error: None,
             peers,
             routes: 4,
+            router_id: None,
+            configured: None,
         },
         kernel: vec![KernelClassReport {
             class: "block routes".into(),
