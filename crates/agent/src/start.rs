@@ -210,6 +210,8 @@ async fn serve(
         journal: cni_server::live::journal(&config),
         store: store.clone(),
     };
+    // Where another plugin attaches the pods, it says whether they get a network.
+    let announce = announce.filter(|_| config.work != Work::PolicyOnly);
     let announcer = announce.map(|to| Announcer::new(to, &config.node_name));
     if let Some(announcer) = announcer.clone() {
         tasks.spawn("the node's condition", never_fails(announcer.up(sources.clone())));

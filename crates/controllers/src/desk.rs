@@ -312,11 +312,7 @@ impl Desk {
 fn matters(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::WorkloadEndpoint
-            | Kind::IPAMBlock
-            | Kind::IPAMHandle
-            | Kind::BlockAffinity
-            | Kind::CalicoNodeStatus
+        Kind::WorkloadEndpoint | Kind::IPAMBlock | Kind::IPAMHandle | Kind::BlockAffinity | Kind::CalicoNodeStatus
     )
 }
 
