@@ -115,7 +115,8 @@ agent_account() {
 		- {apiGroups: [""], resources: [nodes/status, pods/status], verbs: [patch]}
 		- {apiGroups: [$domain], resources: [ipamblocks, blockaffinities, ipamhandles], verbs: [create, update, delete]}
 		- {apiGroups: [$domain], resources: [clusterinformations], verbs: [create]}
-		- {apiGroups: [$domain], resources: [caliconodestatuses], verbs: [update]}
+		- {apiGroups: [$domain], resources: [caliconodestatuses, caliconodestatuses/status], verbs: [update]}
+		- {apiGroups: [""], resources: [events], verbs: [create, get, patch]}
 		---
 		apiVersion: rbac.authorization.k8s.io/v1
 		kind: ClusterRoleBinding

@@ -37,6 +37,10 @@ pub enum News {
 impl News {
     /// What an update means for the picture of this node; `None`: nothing.
     pub fn of(node: &str, update: &Update) -> Option<News> {
+        if let Some(Resource::Wrong(_)) = update.value {
+            // The last good version stays.
+            return None;
+        }
         let line = update.value.as_ref().and_then(|resource| line(node, resource));
         is_kept(update.key.kind).then(|| News::Line(update.key.clone(), line))
     }

@@ -31,6 +31,7 @@ pub mod path;
 pub mod policy_only;
 pub mod policy_view;
 pub mod purge;
+mod refusals;
 pub mod register;
 pub mod run;
 pub mod speaker;

@@ -28,10 +28,12 @@ use futures::future::BoxFuture;
 use kernel::nft::{NftError, NftEvent, NftKernel, Rules, TableName};
 use kernel::{IfName, KernelEvent, Observation};
 use policy::{EndpointId, PolicyState};
+use tokio::sync::watch;
 
 use crate::cut::host::Guard;
 use crate::flows::Flows;
 use crate::policy_view::Known;
+use crate::refusals::Refusals;
 use boot::Boot;
 pub use boot::LastRun;
 use flows::Cutting;
@@ -74,6 +76,8 @@ pub struct PacketFilter {
     restage: bool,
     /// Counts the changes of policy that flow records hear of.
     rehearsal: u64,
+    /// Hears what the kernel refuses.
+    refusals: watch::Sender<Refusals>,
 }
 
 /// What the packet filter counts.
@@ -141,7 +145,30 @@ impl PacketFilter {
             records: Flows::default(),
             restage: false,
             rehearsal: 0,
+            refusals: watch::Sender::default(),
         }
+    }
+
+    /// What the kernel refuses, now and later.
+    pub fn refusals(&self) -> watch::Receiver<Refusals> {
+        self.refusals.subscribe()
+    }
+
+    fn tell_refusals(&self) {
+        let refused = self.filter.problems();
+        let of = |problem: &dataplane::filter::Problem| match &problem.concerns {
+            Concerns::Policy(key) => Some((key.clone(), problem.reason.clone())),
+            Concerns::Profile(name) => Some((Key::cluster(Kind::Profile, name), problem.reason.clone())),
+            _ => None,
+        };
+        let refused: Refusals = refused.iter().filter_map(of).collect();
+        self.refusals.send_if_modified(|told| {
+            let is_news = *told != refused;
+            if is_news {
+                *told = refused;
+            }
+            is_news
+        });
     }
 
     /// Flow records get the pods' names.
@@ -376,8 +403,13 @@ impl PacketFilter {
         }
     }
 
-    /// Brings the kernel's table to what policy says.
+    /// Brings the kernel's table to what policy says, and tells what it refuses.
     pub async fn settle(&mut self) {
+        self.bring().await;
+        self.tell_refusals();
+    }
+
+    async fn bring(&mut self) {
         // Half a picture may have a profile that allows, and not yet the policy that denies.
         if self.is_complete() {
             let changes = self.graph.flush();

@@ -29,6 +29,7 @@ use crate::last_known::{self, News};
 use crate::membership::{Membership, concerns};
 use crate::nft::Nft;
 use crate::packet_filter::{LastRun, PacketFilter};
+use crate::refusals;
 use crate::register::OwnAddresses;
 use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
@@ -165,6 +166,7 @@ async fn serve(
         cutter,
     };
     let graph = Graph::with_config(graph_config);
+    let refused = filter.refusals();
     let mut main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
     main_loop.remember(last_known);
     main_loop.does(&config.node_name, config.work);
@@ -264,6 +266,10 @@ async fn serve(
     tasks.spawn(
         "the last known state",
         never_fails(last_known::keep(config.state_dir.clone(), news)),
+    );
+    tasks.spawn(
+        "news of refused rules",
+        never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused)),
     );
     let membership = Membership {
         config: config.clone(),

@@ -349,7 +349,7 @@ impl Executor {
             message: valid.message.clone(),
         };
         if can_be_written && !api::names::is_from_kubernetes(&key.name) && next.set_condition(condition.clone()) {
-            let written = self.store.update(next, &stored.revision).await?;
+            let written = self.store.update_status(next, &stored.revision).await?;
             if written.resource.conditions().contains(&condition) {
                 return Ok(Outcome::Done);
             }

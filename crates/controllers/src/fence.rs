@@ -110,6 +110,14 @@ impl Store for Fenced {
         self.through(|| self.below.update(resource, expected), Err)
     }
 
+    fn update_status<'a>(
+        &'a self,
+        resource: Resource,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.through(|| self.below.update_status(resource, expected), Err)
+    }
+
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.through(|| self.below.delete(key, expected), Err)
     }

@@ -3,10 +3,10 @@
 //! Two sources. What the resource itself says is worked out here as every agent does it, so it does not matter where one looks.
 //! What became of it on this node (the kernel refused a rule, say) is asked of this node's agent, if one answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use api::{Key, Kind, Resource};
+use api::{Condition, ConditionStatus, Key, Kind, Resource};
 use datastore::{Scope, SharedStore, Update};
 use policy::{Effect, Graph};
 
@@ -24,8 +24,24 @@ pub struct Note {
     pub text: String,
 }
 
-/// Whether agents have anything to say of resources of this kind.
+/// Whether there is anything to say of resources of this kind.
 pub fn concerns(kind: Kind) -> bool {
+    is_policys(kind)
+        || matches!(
+            kind,
+            Kind::IPPool
+                | Kind::BGPPeer
+                | Kind::BGPConfiguration
+                | Kind::FelixConfiguration
+                | Kind::Tier
+                | Kind::NetworkSet
+                | Kind::GlobalNetworkSet
+                | Kind::IPReservation
+        )
+}
+
+/// Whether agents have anything to say of them.
+fn is_policys(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::NetworkPolicy
@@ -46,13 +62,48 @@ pub async fn of(resources: &[Resource], store: &SharedStore, run_dir: &Path) -> 
     if !resources.iter().any(|resource| concerns(resource.kind())) {
         return Ok(Problems::new());
     }
+    let mut problems = said(resources);
+    if !resources.iter().any(|resource| is_policys(resource.kind())) {
+        return Ok(problems);
+    }
     let tiers = store.list(&Scope::Kind(Kind::Tier)).await?;
     let tiers: Vec<Resource> = tiers.items.into_iter().map(|stored| stored.resource).collect();
-    let mut problems = written(resources, &tiers);
+    problems.extend(written(resources, &tiers));
     if let Ok(report) = agent::http::ask(&agent::http::socket(run_dir)) {
         told(resources, &report.node, &report.problems, &mut problems);
     }
     Ok(problems)
+}
+
+/// What is wrong with resources that are no matter of policy, and what their conditions say.
+fn said(resources: &[Resource]) -> Problems {
+    let mut problems = Problems::new();
+    for resource in resources.iter().filter(|resource| !is_policys(resource.kind())) {
+        let key = resource.key();
+        let wrong = resource.problems().into_iter().map(|problem| Note {
+            word: "invalid",
+            text: format!("{key} {problem}"),
+        });
+        let mut notes: Vec<Note> = wrong.collect();
+        let is_known = !notes.is_empty();
+        for condition in resource.conditions() {
+            let is_valid = condition.kind == Condition::VALID;
+            if condition.status == ConditionStatus::False && !(is_valid && is_known) {
+                let (word, text) = match is_valid {
+                    true => ("invalid", format!("{key} {}", condition.message)),
+                    false => (
+                        "not in use",
+                        format!("{key}: {}: {}", condition.reason, condition.message),
+                    ),
+                };
+                notes.push(Note { word, text });
+            }
+        }
+        if !notes.is_empty() {
+            problems.insert(key, notes);
+        }
+    }
+    problems
 }
 
 /// What the resources themselves say, as every agent reads them.
@@ -65,7 +116,12 @@ fn written(resources: &[Resource], tiers: &[Resource]) -> Problems {
         });
     }
     let mut problems = Problems::new();
-    for problem in graph.problems() {
+    let shown: BTreeSet<Key> = resources.iter().map(Resource::key).collect();
+    for problem in graph
+        .problems()
+        .into_iter()
+        .filter(|problem| shown.contains(&problem.key))
+    {
         let word = match problem.effect {
             Effect::Closed => "closed",
             Effect::Denies => "denies",
@@ -81,7 +137,7 @@ fn written(resources: &[Resource], tiers: &[Resource]) -> Problems {
 
 /// What the agent of `node` says of them besides.
 fn told(resources: &[Resource], node: &str, said: &[String], problems: &mut Problems) {
-    for key in resources.iter().map(Resource::key).filter(|key| concerns(key.kind)) {
+    for key in resources.iter().map(Resource::key).filter(|key| is_policys(key.kind)) {
         let name = key.to_string();
         let is_about = |text: &&String| {
             text.strip_prefix(&name)

@@ -25,6 +25,16 @@ pub trait Store: Send + Sync {
     /// Replaces a resource if it is still at `expected`; [`StoreError::Conflict`] if not, [`StoreError::NotFound`] if gone.
     fn update<'a>(&'a self, resource: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>>;
 
+    /// As [`Store::update`] for what is said of a resource, its status, alone; the resource is to be as it was read otherwise.
+    /// Answers what there is then: a store may have no place for it.
+    fn update_status<'a>(
+        &'a self,
+        resource: Resource,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.update(resource, expected)
+    }
+
     /// Deletes a resource, if `expected` is given only at that revision. Answers what was deleted.
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>>;
 

@@ -25,6 +25,26 @@ pub(crate) struct Role {
     pub inside: Vec<Rule>,
 }
 
+/// What controllers say something of.
+const JUDGED: [&str; 16] = [
+    "ippools/status",
+    "bgpconfigurations/status",
+    "bgppeers/status",
+    "felixconfigurations/status",
+    "ipamconfigurations/status",
+    "ipreservations/status",
+    "networkpolicies/status",
+    "globalnetworkpolicies/status",
+    "stagednetworkpolicies/status",
+    "stagedglobalnetworkpolicies/status",
+    "stagedkubernetesnetworkpolicies/status",
+    "tiers/status",
+    "networksets/status",
+    "globalnetworksets/status",
+    "hostendpoints/status",
+    "kubecontrollersconfigurations/status",
+];
+
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// All roles. `ours` is the API group of our resources without its version.
@@ -35,6 +55,8 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
         verbs: verbs.to_vec(),
         names: Vec::new(),
     };
+    // Conditions, and news of objects that have none: in our definitions alone the status has a place of its own.
+    let news = || rule("", &["events"], &["create", "get", "patch"]);
     let leases = |verbs: &[&'static str]| rule("coordination.k8s.io", &["leases"], verbs);
     let addresses = ["ipamblocks", "blockaffinities", "ipamhandles"];
     let configuration = ["ippools", "felixconfigurations", "bgpconfigurations"];
@@ -50,7 +72,8 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
                 rule("", &["nodes/status", "pods/status"], &["patch"]),
                 rule(ours, &addresses, &["create", "update", "delete"]),
                 rule(ours, &["clusterinformations"], &["create"]),
-                rule(ours, &["caliconodestatuses"], &["update"]),
+                rule(ours, &["caliconodestatuses", "caliconodestatuses/status"], &["update"]),
+                news(),
             ],
             inside: Vec::new(),
         },
@@ -66,6 +89,8 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
                 rule(ours, &["hostendpoints"], &["create", "update", "delete"]),
                 rule(ours, &["kubecontrollersconfigurations", "tiers"], &["create", "update"]),
                 rule(ours, &["ippools"], &["update"]),
+                rule(ours, &JUDGED, &["update"]),
+                news(),
             ],
             // A right to create cannot name what is created.
             inside: vec![
@@ -138,7 +163,8 @@ mod tests {
                 assert!(!["rbac.authorization.k8s.io", "apps", "*"].contains(&rule.group.as_str()));
                 let foreign = rule.group != "projectcalico.org";
                 let status_only = rule.resources.iter().all(|resource| resource.ends_with("/status"));
-                assert!(!(writes && foreign) || status_only, "{}: {rule:?}", role.name);
+                let events = rule.resources == ["events"];
+                assert!(!(writes && foreign) || status_only || events, "{}: {rule:?}", role.name);
                 assert!(!rule.resources.contains(&"secrets"));
             }
             // In our namespace nothing but the one Lease, which has to be created first.

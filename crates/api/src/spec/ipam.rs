@@ -229,7 +229,7 @@ impl Spec for IpamHandleSpec {
 impl Spec for IpamConfigurationSpec {
     const KIND: Kind = Kind::IPAMConfiguration;
     const NAMES: NameRule = NameRule::Default;
-    type Status = NoStatus;
+    type Status = super::ConditionsStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
         let known = |text: &str| ["", "Enabled", "Disabled"].contains(&text);

@@ -106,6 +106,14 @@ impl Store for KubernetesStore {
         async move { self.shared.update(&resource, expected).await }.boxed()
     }
 
+    fn update_status<'a>(
+        &'a self,
+        resource: Resource,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        async move { self.shared.update_status(&resource, expected).await }.boxed()
+    }
+
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.shared.delete(key, expected).boxed()
     }
