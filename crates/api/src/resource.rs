@@ -196,13 +196,19 @@ macro_rules! resources {
             }
 
             /// Makes what controllers reported of `old` what is said of this; nothing, if there was none. Whoever writes an
-            /// object has no say in its status.
+            /// object has no say in its conditions. A status of another kind stays, if this has one.
             pub fn take_status_of(&mut self, old: Option<&Resource>) {
                 match self {
-                    $(Resource::$variant(new) => new.status = match old {
-                        Some(Resource::$variant(old)) => old.status.clone(),
-                        Some(_) | None => None,
-                    },)*
+                    $(Resource::$variant(new) => {
+                        let before = match old {
+                            Some(Resource::$variant(old)) => old.status.clone(),
+                            Some(_) | None => None,
+                        };
+                        let has_conditions = <$spec as Spec>::Status::default().conditions_mut().is_some();
+                        if has_conditions || new.status.is_none() {
+                            new.status = before;
+                        }
+                    })*
                     Resource::Wrong(_) => {}
                 }
             }

@@ -144,7 +144,10 @@ pub fn cell(resource: &Resource, heading: &str, default_as: &str) -> String {
         (_, "NAME") => metadata.name.clone(),
         (_, "NAMESPACE") => metadata.namespace.clone().unwrap_or_default(),
         (Resource::Wrong(wrong), heading) => {
-            let readable = wrong.readable().map(|resource| cell(resource, heading, default_as));
+            // A range that cannot be read has a stand-in.
+            let is_known = heading != "CIDR" || !wrong.is_in_doubt("spec.cidr");
+            let readable = wrong.readable().filter(|_| is_known);
+            let readable = readable.map(|resource| cell(resource, heading, default_as));
             readable.unwrap_or_else(|| "?".to_owned())
         }
         (Resource::IPPool(pool), heading) => match heading {

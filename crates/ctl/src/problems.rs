@@ -204,11 +204,11 @@ mod tests {
             "refused",
             &["it denies what reaches it: no memory (on node n1)"],
         );
-        check(BAD, &[refused], "closed", &["spec.selector: `role ==`"]);
+        check(BAD, &[refused], "denies", &["spec.selector: `role ==`"]);
         check(LOST, &[], "left out", &["spec.tier: `lost` is no tier that exists"]);
         // What the agent says of the resource as written is said once.
         let same = written(&[resource(BAD)], &[]);
         let same = &same.values().next().expect("a problem")[0].text;
-        check(BAD, &[same], "closed", &["spec.selector: `role ==`"]);
+        check(BAD, &[same], "denies", &["spec.selector: `role ==`"]);
     }
 }

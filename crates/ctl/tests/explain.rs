@@ -315,11 +315,12 @@ fn what_is_wrong_with_policies_is_told() {
         "NetworkPolicy shop/broken {tier: nowhere, ingress: [{action: Allow}]}",
         "explain web api:80",
         "
-from pod shop/web on node n1: denied
-  everything is denied: NetworkPolicy(shop/broken) spec.tier: `nowhere` is no tier that exists
+from pod shop/web on node n1: allowed
+  profile kns.shop egress rule 0: Allow
 to pod shop/api on node n1: denied
-  everything is denied: NetworkPolicy(shop/broken) spec.tier: `nowhere` is no tier that exists
-DENIED from pod shop/web",
+  tier nowhere: NetworkPolicy(shop/broken) ingress rule 0: Deny; selects projectcalico.org/namespace == \"shop\", but cannot be followed: spec.tier: `nowhere` is no tier that exists
+DENIED to pod shop/api
+problem: NetworkPolicy(shop/broken) spec.tier: `nowhere` is no tier that exists; it denies what reaches it",
     );
     let http = "NetworkPolicy shop/http {ingress: [{action: Allow, protocol: TCP, http: {methods: [GET]}}]}";
     check(

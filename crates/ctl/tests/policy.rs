@@ -43,9 +43,9 @@ fn a_policy_says_what_is_wrong_with_it() {
         "get np -n shop -o wide",
         "
 NAME      TIER      ORDER   SELECTOR   STATUS
-bad       default   <nil>   role ==    closed
+bad       default   <nil>   role ==    denies
 good      default   <nil>   all()      ok
-lost.p    lost      <nil>   all()      closed
+lost.p    lost      <nil>   all()      denies
 there.p   there     <nil>   all()      ok",
     );
     cluster.check(
@@ -110,14 +110,14 @@ shop        draft   app=web,env notin (a,b)   ok",
     cluster.check(
         "get networkset -n shop -o wide",
         "
-NAME       NETS
-partners   203.0.113.0/24,2001:db8::/32",
+NAME       NETS                           STATUS
+partners   203.0.113.0/24,2001:db8::/32   ok",
     );
     cluster.check(
         "get gnetsets -o wide",
         "
-NAME   NETS
-many   10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,10.6....",
+NAME   NETS                                                                               STATUS
+many   10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,10.4.0.0/16,10.5.0.0/16,10.6....   ok",
     );
     cluster.check("get hep", "NAME     NODE\na.all    a\na.eth0   a");
     cluster.check(
@@ -146,7 +146,14 @@ default         1e+06
 kube-baseline   1e+07
 last            <nil>";
     cluster.check("get tier", all);
-    cluster.check("get tiers -o wide", all);
+    let wide = "
+NAME            ORDER   STATUS
+security        350.5   ok
+kube-admin      1000    ok
+default         1e+06   ok
+kube-baseline   1e+07   ok
+last            <nil>   ok";
+    cluster.check("get tiers -o wide", wide);
     cluster.check(
         "get tier default last",
         "NAME      ORDER\ndefault   1e+06\nlast      <nil>",
@@ -246,22 +253,47 @@ spec:
 }
 
 #[test]
-fn a_status_that_the_file_says_nothing_of_stays() {
+fn whoever_writes_an_object_has_no_say_in_its_status() {
     let cluster = Cluster::new();
     let plain = documents("GlobalNetworkPolicy a").replace("---\n", "");
-    let status =
-        "status: {conditions: [{type: Valid, status: 'True', reason: OK, lastTransitionTime: 2026-01-02T03:04:05Z}]}\n";
-    let with = format!("{plain}{status}");
-    for text in [&with, &plain] {
-        cluster.check_with(
-            "apply -f -",
-            text,
-            "Successfully applied 1 'GlobalNetworkPolicy' resource(s)",
-        );
-        match cluster.resource(&Key::cluster(Kind::GlobalNetworkPolicy, "a")) {
-            Some(Resource::GlobalNetworkPolicy(policy)) => assert!(policy.status.is_some()),
-            other => panic!("{other:?}"),
-        }
+    let status = |reason: &str| {
+        format!(
+            "status: {{conditions: [{{type: Valid, status: 'False', reason: {reason}, lastTransitionTime: \
+             2026-01-02T03:04:05Z}}]}}\n"
+        )
+    };
+    let key = Key::cluster(Kind::GlobalNetworkPolicy, "a");
+    let said = |cluster: &Cluster| -> Vec<String> {
+        let stored = cluster.resource(&key).expect("it is there");
+        stored
+            .conditions()
+            .into_iter()
+            .map(|condition| condition.reason)
+            .collect()
+    };
+    let apply = |text: &str| {
+        let done = "Successfully applied 1 'GlobalNetworkPolicy' resource(s)";
+        cluster.check_with("apply -f -", text, done);
+    };
+    apply(&format!("{plain}{}", status("Mine")));
+    assert!(said(&cluster).is_empty());
+    let mut stored = block_on(cluster.store.get(&key))
+        .expect("a store")
+        .expect("it is there");
+    let judged: Resource = serde_json::from_value(serde_json::json!({
+        "kind": "GlobalNetworkPolicy", "metadata": { "name": "a" }, "spec": {},
+        "status": { "conditions": [{
+            "type": "Valid", "status": "False", "reason": "Invalid", "lastTransitionTime": "2026-01-02T03:04:05Z",
+        }] },
+    }))
+    .expect("a policy");
+    for condition in judged.conditions() {
+        assert!(stored.resource.set_condition(condition));
+    }
+    block_on(cluster.store.update(stored.resource, &stored.revision)).expect("nobody else writes");
+    for text in [plain.clone(), format!("{plain}{}", status("Mine"))] {
+        apply(&text);
+        assert_eq!(said(&cluster), ["Invalid"]);
     }
 }
 

@@ -42,9 +42,9 @@ small                 10.65.0.0/24     rack == '1'",
     cluster.check(
         "get ipp -o wide",
         "
-NAME                  CIDR             NAT     IPIPMODE   VXLANMODE     DISABLED   DISABLEBGPEXPORT   SELECTOR
-default-ipv4-ippool   192.168.0.0/16   true    Always     Never         false      false              all()
-small                 10.65.0.0/24     false   Never      CrossSubnet   true       true               rack == '1'",
+NAME                  CIDR             NAT     IPIPMODE   VXLANMODE     DISABLED   DISABLEBGPEXPORT   SELECTOR      STATUS
+default-ipv4-ippool   192.168.0.0/16   true    Always     Never         false      false              all()         ok
+small                 10.65.0.0/24     false   Never      CrossSubnet   true       true               rack == '1'   ok",
     );
     cluster.check(
         "get bgpconfig",

@@ -145,7 +145,11 @@ fn what_is_marked_as_deleted_is_gone() {
 #[test]
 fn what_is_wrong_is_named() {
     let check = |object: Value, expected: &str| {
-        let why = read(Kind::IPPool, CalicoGroup::V1, object).expect_err("it is wrong");
+        let why = match read(Kind::IPPool, CalicoGroup::V1, object) {
+            Ok(Some(Resource::Wrong(wrong))) => wrong.problems()[0].to_string(),
+            Ok(right) => panic!("{right:?}"),
+            Err(why) => why,
+        };
         assert!(why.contains(expected), "{why}");
     };
     check(json!("text"), "no object");
