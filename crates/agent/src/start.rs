@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::{Key, Kind, LogSeverity};
+use api::LogSeverity;
 use calc::{Graph, GraphConfig};
 use dataplane::Dataplane;
-use datastore::{SharedStore, SyncEvent, Syncer, Update};
+use datastore::{SharedStore, SyncEvent, Syncer};
 use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::announce::{Announce, Announcer};
-use crate::cni_server::{self, Deps};
+use crate::cni_server::{self, Deps, Lost, OwnBlocks};
 use crate::config::{Config, PREFIX, Work};
 use crate::flows::Flows;
 use crate::http::{self, Sources};
@@ -234,7 +234,7 @@ async fn serve(
     let (claims_out, claims_in) = mpsc::unbounded_channel();
     let (changes_out, changes) = watch::channel(0);
     let (news_out, news) = mpsc::unbounded_channel();
-    let (vanished_out, vanished) = mpsc::unbounded_channel();
+    let (lost_out, lost) = mpsc::unbounded_channel();
     let (wishes_out, wishes) = mpsc::unbounded_channel();
     let readers = Readers {
         node: config.node_name.clone(),
@@ -242,7 +242,7 @@ async fn serve(
         claims: claims_out,
         changes: changes_out,
         news: news_out,
-        vanished: vanished_out,
+        lost: lost_out,
         wishes: wishes_out,
         events: events.clone(),
     };
@@ -290,7 +290,7 @@ async fn serve(
         ipam,
         events,
         facts,
-        vanished,
+        lost,
         stop: stopped,
     };
     let note = identity.clone();
@@ -446,7 +446,7 @@ struct Readers {
     claims: mpsc::UnboundedSender<claims::Change>,
     changes: watch::Sender<u64>,
     news: mpsc::UnboundedSender<News>,
-    vanished: mpsc::UnboundedSender<Key>,
+    lost: mpsc::UnboundedSender<Lost>,
     wishes: mpsc::UnboundedSender<node_status::Wish>,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -454,6 +454,7 @@ struct Readers {
 /// The datastore's watch, for ever. IPAM's cache hears of a change before the loop does.
 async fn follow(store: SharedStore, readers: Readers) {
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
+    let mut blocks = OwnBlocks::default();
     let scopes = store.whole();
     let mut syncer = Syncer::new(store, scopes, backoff);
     while let Some(event) = syncer.next().await {
@@ -477,9 +478,11 @@ async fn follow(store: SharedStore, readers: Readers) {
             {
                 let _ = readers.wishes.send(wish);
             }
-            let is_gone = |update: &&Update| update.key.kind == Kind::WorkloadEndpoint && update.value.is_none();
-            for update in updates.iter().filter(is_gone) {
-                let _ = readers.vanished.send(update.key.clone());
+            for lost in updates
+                .iter()
+                .filter_map(|update| Lost::of(&readers.node, &mut blocks, update))
+            {
+                let _ = readers.lost.send(lost);
             }
             if updates.iter().any(|update| concerns(&readers.node, update)) {
                 readers.changes.send_modify(|count| *count += 1);

@@ -25,6 +25,8 @@ type Tell = oneshot::Sender<(Endpoint, Option<WorkloadEndpoint>)>;
 
 /// How long a young record waits for others, to get its file together with them.
 const LINGER: Duration = Duration::from_millis(100);
+/// How often it is asked again for an address that no pod of this node has.
+const FORGETFUL: usize = 3;
 
 impl CniServer {
     /// Attaches a container. The same request again answers the same, and repairs what is broken.
@@ -293,7 +295,26 @@ impl CniServer {
         }
     }
 
+    /// Addresses that no pod of this node has: a datastore that was restored from a backup may have forgotten whose they are.
     async fn allocate(&self, want: Want) -> Result<Given, Error> {
+        for _ in 0..FORGETFUL {
+            let given = self.allocate_once(want.clone()).await?;
+            let Some(owner) = self.owner_among(&given.addresses, &want.handle) else {
+                return Ok(given);
+            };
+            tracing::warn!(owner = %owner.id(), "cni: the datastore gives an address that a pod of this node has");
+            let again = |why| Error::new(Code::TryAgain, "the address given is another pod's", why);
+            self.release(&want.handle).await.map_err(again)?;
+            self.reclaim_all().await;
+        }
+        Err(Error::new(
+            Code::TryAgain,
+            "the datastore gives addresses that pods of this node have",
+            String::new(),
+        ))
+    }
+
+    async fn allocate_once(&self, want: Want) -> Result<Given, Error> {
         let wait = self.shared.settings.store_wait * 3;
         let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
         match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {

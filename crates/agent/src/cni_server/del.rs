@@ -117,7 +117,7 @@ impl CniServer {
             .map_err(|why| format!("device {device}: {why}"))
     }
 
-    async fn release(&self, handle: &str) -> Result<(), String> {
+    pub(super) async fn release(&self, handle: &str) -> Result<(), String> {
         let wait = self.shared.settings.store_wait;
         let released = tokio::time::timeout(wait, self.shared.parts.allocator.release(handle)).await;
         match released {

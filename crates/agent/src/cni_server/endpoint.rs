@@ -139,17 +139,22 @@ impl Naming {
         })
     }
 
-    /// The request for addresses.
-    pub fn want(&self, endpoint: &Endpoint, request: &Request) -> Want {
+    /// What is stored with its addresses.
+    pub fn attributes(&self, endpoint: &Endpoint) -> BTreeMap<String, String> {
         let mut attributes = BTreeMap::from([("node".to_owned(), self.node.clone())]);
         if let Some((namespace, pod)) = endpoint.args.pod() {
             attributes.insert("namespace".to_owned(), namespace.to_owned());
             attributes.insert("pod".to_owned(), pod.to_owned());
         }
+        attributes
+    }
+
+    /// The request for addresses.
+    pub fn want(&self, endpoint: &Endpoint, request: &Request) -> Want {
         let ipam = &request.config.ipam;
         Want {
             handle: endpoint.handle.clone(),
-            attributes,
+            attributes: self.attributes(endpoint),
             ipv4: ipam.assign_ipv4,
             ipv6: ipam.assign_ipv6,
             ipv4_pools: ipam.ipv4_pools.clone(),

@@ -201,6 +201,30 @@ impl World {
         );
     }
 
+    /// The datastore forgets what a handle holds.
+    pub fn forget(&self, handle: &str) {
+        let mut state = self.state();
+        for address in state.held.remove(handle).unwrap_or_default() {
+            state.free.push_front(address);
+        }
+    }
+
+    /// The datastore has given a free address to somebody.
+    pub fn hold(&self, handle: &str, address: IpAddr) {
+        let mut state = self.state();
+        state.free.retain(|free| *free != address);
+        state.held.insert(handle.to_owned(), vec![address]);
+    }
+
+    /// Who has an address by the datastore.
+    pub fn holder(&self, address: IpAddr) -> Option<String> {
+        let state = self.state();
+        let mut holders = state.held.iter();
+        holders
+            .find(|(_, held)| held.contains(&address))
+            .map(|(handle, _)| handle.clone())
+    }
+
     pub async fn weps(&self) -> BTreeMap<String, WorkloadEndpoint> {
         let listing = self.store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap();
         let endpoint = |stored: Stored| WorkloadEndpoint::try_from(stored.resource).unwrap();
@@ -326,7 +350,13 @@ impl Allocator for World {
             {
                 let mut state = self.state();
                 for address in state.held.remove(handle).unwrap_or_default() {
-                    let routed = state.routes.values().any(|local| local.addresses.contains(&address));
+                    let own = |id: &str| {
+                        id.split('/')
+                            .next()
+                            .is_some_and(|container| handle.ends_with(&format!(".{container}")))
+                    };
+                    let mut routes = state.routes.iter().filter(|(id, _)| own(id));
+                    let routed = routes.any(|(_, local)| local.addresses.contains(&address));
                     assert!(!routed, "{address} is released while it is routed");
                     state.free.push_back(address);
                 }

@@ -19,6 +19,7 @@ use linux::pod::PodInterface;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::Lost;
 use super::ports::{
     AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
 };
@@ -44,7 +45,7 @@ pub struct Deps {
     /// What the loop knows.
     pub facts: watch::Receiver<Facts>,
     /// Keys of WorkloadEndpoints that are not in the datastore any more, of whatever node.
-    pub vanished: mpsc::UnboundedReceiver<Key>,
+    pub lost: mpsc::UnboundedReceiver<Lost>,
     /// True once the agent is told to stop; also if the sender is gone.
     pub stop: watch::Receiver<bool>,
 }
@@ -63,7 +64,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         ipam,
         events,
         facts,
-        vanished,
+        lost,
         stop,
     } = deps;
     let path = config.run_dir.join("cni.sock");
@@ -98,7 +99,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         tokio::select! {
             () = server.serve(listener, told) => {}
             () = adopt(&server, &events, all) => {}
-            () = server.keep_endpoints(vanished) => {}
+            () = server.keep_endpoints(lost) => {}
         }
     };
     tokio::select! {

@@ -38,6 +38,7 @@ mod endpoint;
 pub mod live;
 mod locks;
 pub mod ports;
+mod reclaim;
 mod recover;
 mod restore;
 pub mod socket;
@@ -48,7 +49,9 @@ pub use live::{Deps, serve};
 pub use ports::{
     AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
 };
+pub use reclaim::OwnBlocks;
 pub use recover::Recovered;
+pub use restore::Lost;
 
 use batch::Batcher;
 use locks::{Held, Locks};

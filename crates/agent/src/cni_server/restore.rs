@@ -7,33 +7,65 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api::{Key, Kind};
+use api::resource::IpamBlock;
+use api::{Key, Kind, Resource};
 use cni::journal::{Endpoint, Id, Phase};
-use datastore::StoreError;
+use datastore::{StoreError, Update};
 use tokio::sync::mpsc;
 
-use super::CniServer;
+use super::{CniServer, OwnBlocks};
+
+/// What was said to be gone although somebody may still have it.
+#[derive(Debug)]
+pub enum Lost {
+    /// A WorkloadEndpoint.
+    Endpoint(Key),
+    /// A block as it is now; `None`: it is gone.
+    Block(Option<Box<IpamBlock>>),
+}
+
+impl Lost {
+    /// What an update says may be lost of this node's.
+    pub fn of(node: &str, blocks: &mut OwnBlocks, update: &Update) -> Option<Self> {
+        match &update.value {
+            None if update.key.kind == Kind::WorkloadEndpoint => Some(Lost::Endpoint(update.key.clone())),
+            value if blocks.note(node, update) => match value {
+                Some(Resource::IPAMBlock(block)) => Some(Lost::Block(Some(Box::new(block.clone())))),
+                _ => Some(Lost::Block(None)),
+            },
+            _ => None,
+        }
+    }
+}
 
 /// How long to wait before what could not be done is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl CniServer {
-    /// Sees to all endpoints of the journal once, then to those that vanish. Never ends.
-    pub(super) async fn keep_endpoints(&self, mut vanished: mpsc::UnboundedReceiver<Key>) {
+    /// Sees to all endpoints of the journal once, then to what is lost of them. Never ends.
+    pub(super) async fn keep_endpoints(&self, mut lost: mpsc::UnboundedReceiver<Lost>) {
         let mut open: BTreeSet<Id> = self.endpoints().iter().map(Endpoint::id).collect();
+        let mut forgotten = BTreeSet::new();
         loop {
+            // Addresses first: others could be given them.
+            for id in std::mem::take(&mut forgotten) {
+                if !self.reclaim(&id).await {
+                    forgotten.insert(id);
+                }
+            }
             for id in std::mem::take(&mut open) {
                 if !self.restore(&id).await {
                     open.insert(id);
                 }
             }
             tokio::select! {
-                key = vanished.recv() => match key {
-                    Some(key) => open.extend(self.endpoints().iter().filter(|one| key_of(one) == key).map(Endpoint::id)),
+                told = lost.recv() => match told {
+                    Some(Lost::Block(block)) => forgotten.extend(self.forgotten_in(block.as_deref())),
+                    Some(Lost::Endpoint(key)) => open.extend(self.endpoints().iter().filter(|one| key_of(one) == key).map(Endpoint::id)),
                     // The datastore's watch has ended, and with it soon the agent.
                     None => std::future::pending().await,
                 },
-                () = tokio::time::sleep(PAUSE), if !open.is_empty() => {}
+                () = tokio::time::sleep(PAUSE), if !(open.is_empty() && forgotten.is_empty()) => {}
             }
         }
     }
@@ -114,35 +146,35 @@ mod tests {
         world.add(&server, "b", "q").await.unwrap();
         let before = world.weps().await;
         let key = |name: &str| before[name].key();
-        let (tell, vanished) = mpsc::unbounded_channel();
-        let mut keeper = pin!(server.keep_endpoints(vanished));
+        let (tell, lost) = mpsc::unbounded_channel();
+        let mut keeper = pin!(server.keep_endpoints(lost));
         settle(&mut keeper).await;
         assert_eq!(world.weps().await, before, "what is there stays as it is");
 
         world.store.delete(&key("n1-k8s-p-eth0"), None).await.unwrap();
-        tell.send(key("n1-k8s-p-eth0")).unwrap();
+        tell.send(Lost::Endpoint(key("n1-k8s-p-eth0"))).unwrap();
         settle(&mut keeper).await;
         let after = world.weps().await;
         assert_eq!(after["n1-k8s-p-eth0"].spec, before["n1-k8s-p-eth0"].spec);
 
         // A pod that was detached has none, whatever is told of it.
         world.del(&server, "b", "q").await;
-        tell.send(key("n1-k8s-q-eth0")).unwrap();
+        tell.send(Lost::Endpoint(key("n1-k8s-q-eth0"))).unwrap();
         settle(&mut keeper).await;
         assert_eq!(world.weps().await.keys().collect::<Vec<_>>(), ["n1-k8s-p-eth0"]);
         world.assert_consistent(&server).await;
     }
 
     #[tokio::test]
-    async fn what_vanished_while_the_agent_was_away_comes_back_at_its_start() {
+    async fn what_lost_while_the_agent_was_away_comes_back_at_its_start() {
         let world = World::new(4);
         let first = world.server().await;
         world.add(&first, "a", "p").await.unwrap();
         let key = world.weps().await["n1-k8s-p-eth0"].key();
         world.store.delete(&key, None).await.unwrap();
         let second = world.server().await;
-        let (_tell, vanished) = mpsc::unbounded_channel();
-        let mut keeper = pin!(second.keep_endpoints(vanished));
+        let (_tell, lost) = mpsc::unbounded_channel();
+        let mut keeper = pin!(second.keep_endpoints(lost));
         settle(&mut keeper).await;
         assert_eq!(world.weps().await.len(), 1);
         world.assert_consistent(&second).await;
