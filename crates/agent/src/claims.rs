@@ -40,6 +40,7 @@ pub async fn keep(node: String, ipam: Ipam, mut changes: mpsc::UnboundedReceiver
     // What an earlier agent left is not waited for.
     let mut due = Some(Instant::now());
     let mut failures = 0;
+    let mut told = None;
     loop {
         tokio::select! {
             change = changes.recv() => {
@@ -51,11 +52,16 @@ pub async fn keep(node: String, ipam: Ipam, mut changes: mpsc::UnboundedReceiver
                     Ok(blocks) => {
                         tracing::debug!(blocks = blocks.len(), "claims on blocks are whole");
                         waiting.repaired(Instant::now());
-                        failures = 0;
+                        (failures, told) = (0, None);
                     }
                     Err(error) => {
                         failures += 1;
-                        tracing::warn!(%error, "claims on blocks could not be repaired; trying again");
+                        let why = error.to_string();
+                        // Said once, not at each attempt.
+                        if told.as_ref() != Some(&why) {
+                            tracing::warn!(why, "claims on blocks could not be repaired; trying again");
+                        }
+                        told = Some(why);
                     }
                 }
             }

@@ -40,7 +40,8 @@ pub trait Store: Send + Sync {
 
     /// Writes in order, each judged by what the ones before it left, until one fails. The answers are those of the writes that
     /// were tried: all of them `Ok`, or the last one an error. After [`StoreError::Unavailable`] nothing is known of the write
-    /// it stands for nor of any later one. Others may see the first ones without the rest; a store that can does all in one go.
+    /// it stands for nor of any later one; and of creations of one kind that follow one another a store may try all at once, so
+    /// that those behind one that failed may have been done without an answer. Others may see the first ones without the rest; a store that can does all in one go.
     fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
         async move {
             let mut answers = Vec::with_capacity(writes.len());

@@ -1,7 +1,7 @@
 //! DEL and GC, and the finishing of what they had to leave.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::Error;
 use cni::config::Attachment;
@@ -14,6 +14,8 @@ use super::{CniServer, journal_error};
 
 /// How long to wait after a first failure to finish deletions, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often it is said that some are still not finished.
+const TOLD_AGAIN: Duration = Duration::from_secs(600);
 
 impl CniServer {
     /// Detaches a container. Succeeds also if nothing is there, and if the rest has to wait for the datastore.
@@ -151,6 +153,11 @@ impl CniServer {
 
     /// Tries to finish every deletion that is noted. Answers how many are left.
     pub async fn finish_deletions(&self) -> usize {
+        self.try_deletions().await.0
+    }
+
+    /// The same, with why one of them is left.
+    async fn try_deletions(&self) -> (usize, Option<String>) {
         let noted = match self.journal().all_pending() {
             Ok(loaded) => {
                 for (path, why) in &loaded.damaged {
@@ -159,34 +166,33 @@ impl CniServer {
                 loaded.records
             }
             Err(error) => {
-                tracing::error!(%error, "cni: the noted deletions cannot be read");
-                return 1;
+                return (1, Some(error.to_string()));
             }
         };
         let mut left = 0;
+        let mut why = None;
         // A few at a time: most of the work is waiting for the kernel or the datastore.
         for some in noted.chunks(16) {
             let finished = futures::future::join_all(some.iter().map(|pending| self.finish_deletion(pending))).await;
-            left += finished.into_iter().filter(|finished| !finished).count();
+            for error in finished.into_iter().filter_map(Result::err) {
+                left += 1;
+                why = Some(error.to_string());
+            }
         }
-        left
+        (left, why)
     }
 
-    async fn finish_deletion(&self, pending: &Pending) -> bool {
+    async fn finish_deletion(&self, pending: &Pending) -> Result<(), Error> {
         let id = pending.id();
         let _attachment = self.hold_attachment(&id).await;
         let expected = self.known(pending);
         let _device = self.hold_device(expected.host_device.as_deref()).await;
-        match self.finish_deletion_of(&id).await {
-            Ok(()) => {
-                tracing::info!(%id, "cni: a deletion was finished");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%id, %error, "cni: a deletion is not finished");
-                false
-            }
+        let finished = self.finish_deletion_of(&id).await;
+        match &finished {
+            Ok(()) => tracing::info!(%id, "cni: a deletion was finished"),
+            Err(error) => tracing::debug!(%id, %error, "cni: a deletion is not finished"),
         }
+        finished
     }
 
     /// Finishes deletions for as long as the agent lives: when one is noted, and again with growing pauses until none is
@@ -194,12 +200,20 @@ impl CniServer {
     pub(super) async fn keep_finishing(&self) {
         let (first, longest) = RETRY;
         let mut pause = first;
+        let mut told: Option<Instant> = None;
         loop {
-            if self.finish_deletions().await == 0 {
-                pause = first;
+            let (left, why) = self.try_deletions().await;
+            if left == 0 {
+                (pause, told) = (first, None);
                 let _ = tokio::time::timeout(longest, self.shared.unfinished.notified()).await;
             } else {
-                tokio::time::sleep(pause).await;
+                // For hours, maybe, and for many pods: not at each attempt.
+                if told.is_none_or(|told| told.elapsed() > TOLD_AGAIN) {
+                    let why = why.unwrap_or_default();
+                    tracing::warn!(left, why, "cni: deletions are not finished; tried again until they are");
+                    told = Some(Instant::now());
+                }
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
                 pause = (pause * 2).min(longest);
             }
         }

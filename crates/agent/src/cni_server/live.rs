@@ -44,7 +44,7 @@ pub struct Deps {
     pub events: mpsc::UnboundedSender<Event>,
     /// What the loop knows.
     pub facts: watch::Receiver<Facts>,
-    /// Keys of WorkloadEndpoints that are not in the datastore any more, of whatever node.
+    /// What the datastore may have lost of this node's pods.
     pub lost: mpsc::UnboundedReceiver<Lost>,
     /// True once the agent is told to stop; also if the sender is gone.
     pub stop: watch::Receiver<bool>,

@@ -16,6 +16,7 @@ use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use super::client::Action;
 use super::convert;
 use super::error::{ApiError, Asked};
 use super::group::Groups;
-use super::link::{Link, wait};
+use super::link::{History, Link, wait};
 use super::outage::Outage;
 use super::position::ABSENT;
 use super::table::{ROWS, Row, Source};
@@ -112,11 +113,15 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         link: Arc::clone(&link),
         row,
     };
+    let link_history = link.history();
+    let count = link_history.borrow().count;
     let mut watch = Watch {
         link,
         row,
         log,
         suspicious: false,
+        history: link_history,
+        count,
         reader: Reader {
             at: from,
             news: News::default(),
@@ -143,9 +148,11 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         watch.link.outage(|outage, now| outage.watch(row, now, Some(&error)));
         tokio::time::sleep(wait(failures + 1)).await;
     };
-    // Whoever follows says that it is lost; nobody says that it is read again.
-    if let ApiError::WentBack { .. } = reason {
-        tracing::warn!(row = ROWS[row].id, error = %reason, "everything of this kind is read again");
+    // One kind is enough to know it of all: of another one the versions may not show it, and yet mean something else now.
+    if let ApiError::WentBack { to, .. } = reason
+        && watch.link.went_back(count, to)
+    {
+        tracing::warn!(row = ROWS[row].id, error = %reason, "everything is read again");
     }
     watch.log.close(reason.into());
 }
@@ -176,6 +183,10 @@ struct Watch {
     log: ChangeLog<Resource>,
     /// The last request did not end as it should have: the server may have been started again, with data from a backup.
     suspicious: bool,
+    /// Changes when somebody finds that the server's data are from before.
+    history: watch::Receiver<History>,
+    /// In which history the versions here were read.
+    count: u64,
     reader: Reader,
 }
 
@@ -207,7 +218,15 @@ impl Watch {
         self.link.outage(|outage, now| outage.heard(now, &opened));
         let (mut lines, groups, until) = opened?;
         self.link.outage(|outage, now| outage.watch(self.row, now, None));
-        while let Some(line) = lines.try_next().await? {
+        loop {
+            let line = tokio::select! {
+                line = lines.try_next() => line?,
+                history = self.history.wait_for(|history| history.count != self.count) => {
+                    let to = history.map_or(0, |history| history.at);
+                    return Err(ApiError::WentBack { from: self.reader.at, to });
+                }
+            };
+            let Some(line) = line else { break };
             if let Some(change) = self.reader.take(ROWS[self.row], &groups, &line)? {
                 self.log.append(vec![change]);
             }
@@ -221,6 +240,14 @@ impl Watch {
         let (api, groups) = self.link.ready().await?;
         let row = ROWS[self.row];
         let resource = row.resource(&groups);
+        let history = *self.history.borrow();
+        if history.count != self.count {
+            let to = history.at;
+            return Err(ApiError::WentBack {
+                from: self.reader.at,
+                to,
+            });
+        }
         self.look_back(row).await?;
         let path = row
             .path(&groups, None, "")

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::client::{Action, Api};
 use super::error::ApiError;
@@ -21,6 +21,16 @@ pub struct Link {
     kubeconfig: Option<PathBuf>,
     known: Mutex<Known>,
     outage: std::sync::Mutex<Outage>,
+    history: watch::Sender<History>,
+}
+
+/// Which of a server's histories its versions belong to: restoring a backup begins another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// How often it went back while we looked.
+    pub count: u64,
+    /// Where it was when that was noticed last.
+    pub at: u64,
 }
 
 #[derive(Default)]
@@ -39,6 +49,7 @@ impl Link {
             kubeconfig,
             known: Mutex::default(),
             outage: std::sync::Mutex::default(),
+            history: watch::channel(History::default()).0,
         }
     }
 
@@ -77,6 +88,22 @@ impl Link {
     pub fn outage<T>(&self, with: impl FnOnce(&mut Outage, Instant) -> T) -> T {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         with(&mut outage, Instant::now())
+    }
+
+    /// The history that versions belong to, as it is and as it changes.
+    pub fn history(&self) -> watch::Receiver<History> {
+        self.history.subscribe()
+    }
+
+    /// Somebody who has read in history `count` has found that the server went back to version `at`. `false`: others were faster.
+    pub fn went_back(&self, count: u64, at: u64) -> bool {
+        self.history.send_if_modified(|history| {
+            let is_news = history.count == count;
+            if is_news {
+                *history = History { count: count + 1, at };
+            }
+            is_news
+        })
     }
 
     /// Reads a row's list, unless the server is known to be away.

@@ -4,6 +4,7 @@
 //! endpoints are made of Kubernetes' objects. [`table`] has a row for each kind of object that is read. Writes are
 //! compare-and-swap by `resourceVersion`. docs/kubernetes.md is the page for users.
 
+mod bulk;
 mod client;
 mod connect;
 mod convert;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Key, Kind, Resource};
-use datastore::{Listing, News, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent};
+use datastore::{Listing, News, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent, Write};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -120,6 +121,10 @@ impl Store for KubernetesStore {
 
     fn tell<'a>(&'a self, news: &'a News) -> BoxFuture<'a, Result<(), StoreError>> {
         self.shared.tell(news).boxed()
+    }
+
+    fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
+        self.write_in_runs(writes).boxed()
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {

@@ -136,10 +136,10 @@ impl FakeApi {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Data as they were at version 40, with another pool.
-    pub async fn restore(&mut self) {
+    /// Data as they were at this version, with another pool.
+    pub async fn restore(&mut self, version: u64) {
         self.change(|state| {
-            state.version = 40;
+            state.version = version;
             state.pools = vec![("restored".into(), 30)];
         })
         .await;
