@@ -464,7 +464,7 @@ mod tests {
             (plain.work, plain.interface_prefix.as_str(), plain.ipv4),
             (Work::PolicyOnly, "eni", None)
         );
-        let mut check = |name: &'static str, value: &'static str| {
+        let check = |name: &'static str, value: &'static str| {
             let problems = settings(&[given[0], (name, value)]).expect_err(name);
             let said = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             assert!(said.starts_with(&format!("{name}: ")), "{said}");
