@@ -275,7 +275,7 @@ async fn the_port_answers_and_moves_with_the_configuration() {
     let ready = ask(first, "/readiness").await;
     assert!(ready.starts_with("200 Datastore     ok        InSync: "), "{ready}");
     assert!(
-        ready.contains("Controllers   warning   NotInThisBuild: on, but not in this build: policy, "),
+        ready.contains("Controllers   warning   NotInThisBuild: on, but not in this build: loadBalancer"),
         "{ready}"
     );
     assert!(ask(first, "/metrics").await.contains("margay_controllers_leader 1\n"));
