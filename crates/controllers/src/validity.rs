@@ -159,7 +159,12 @@ fn problems(resource: &Resource) -> Vec<String> {
         },
         _ => "",
     };
-    for problem in resource.problems() {
+    // What Kubernetes' own are converted to is not what people wrote.
+    let written = match api::names::is_from_kubernetes(&resource.metadata().name) {
+        true => Vec::new(),
+        false => resource.problems(),
+    };
+    for problem in written {
         // A policy's place and what lies in it are one problem.
         let is_told = |(field, _): &(String, String)| {
             problem.field.starts_with(field.as_str()) || field.starts_with(problem.field.as_str())

@@ -7,7 +7,7 @@ use api::{Key, Kind, Resource};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::StreamExt;
 
-use crate::store::{Revision, Scope, SharedStore, StoreError, Update, WatchEvent, Write};
+use crate::store::{Revision, Scope, SharedStore, StoreError, Stored, Update, WatchEvent, Write};
 use parts::*;
 
 mod parts;
@@ -64,6 +64,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
         an_existing_key_is_not_created_again,
         what_is_not_there_is_none,
         a_resource_needs_a_name,
+        a_wrong_resource_is_not_made_and_is_kept_as_it_is,
         every_write_has_a_new_revision,
         the_resource_version_is_the_stores_to_set,
         an_update_needs_the_current_revision,
@@ -100,6 +101,55 @@ async fn what_was_created_is_read_back(subject: Subject) -> Outcome {
         same("get", store.get(&resource.key()).await, Ok(Some(created)))?;
     }
     Ok(())
+}
+
+/// Other programs and other versions write what cannot be read here.
+async fn a_wrong_resource_is_not_made_and_is_kept_as_it_is(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let made = set("a", "1");
+    let key = made.key();
+    let spoilt = |stored: &Stored| {
+        let mut json = serde_json::to_value(&stored.resource).map_err(|error| error.to_string())?;
+        json["spec"]["nets"] = serde_json::json!(["10.0.0.0/8", "ten"]);
+        Resource::from_json(json)
+    };
+    // What is wrong with it, and what can be read of it.
+    let read = |resource: &Resource| match resource {
+        Resource::Wrong(wrong) => {
+            let problems: Vec<String> = wrong.problems().iter().map(ToString::to_string).collect();
+            let nets = match wrong.readable() {
+                Some(Resource::GlobalNetworkSet(set)) => set.spec.nets.len(),
+                _ => 0,
+            };
+            format!("{problems:?} {nets} {:?}", wrong.metadata().labels)
+        }
+        right => format!("{right:?} is right"),
+    };
+    let created = ok(store.create(made).await)?;
+    let wrong = spoilt(&created)?;
+    let expected = read(&wrong);
+    let updated = ok(store.update(wrong.clone(), &created.revision).await)?;
+    same("the updated resource", read(&updated.resource), expected.clone())?;
+    let held = ok(store.get(&key).await)?.ok_or("it is gone")?;
+    same("get", read(&held.resource), expected.clone())?;
+    let listed = ok(store.list(&Scope::Kind(key.kind)).await)?;
+    let shown: Vec<String> = listed.items.iter().map(|stored| read(&stored.resource)).collect();
+    same("a list", shown, vec![expected.clone()])?;
+    let mut watch = store.watch(Scope::Kind(key.kind), None);
+    let (told, value) = update(&mut watch).await?;
+    same("the key that a watch tells", told, key.clone())?;
+    same("a watch", value.as_ref().map(read), Some(expected.clone()))?;
+    // Written back with a label more, the rest is as it was.
+    let mut labelled = held.resource.clone();
+    labelled.metadata_mut().labels.insert("more".into(), "x".into());
+    let expected = read(&labelled);
+    let again = ok(store.update(labelled, &held.revision).await)?;
+    same("written back", read(&again.resource), expected)?;
+    ok(store.delete(&key, Some(&again.revision)).await)?;
+    match store.create(wrong).await {
+        Err(StoreError::Refused(_)) => Ok(()),
+        other => Err(format!("a wrong resource was made: {other:?}")),
+    }
 }
 
 async fn everything_in_a_resource_is_kept(subject: Subject) -> Outcome {

@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::changes::{Change, ChangeLog, Limits};
-use crate::store::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, check_key};
+use crate::store::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, check_key, check_new};
 
 /// How many changes a store keeps for its watchers unless told otherwise.
 pub const DEFAULT_LOG: usize = 4096;
@@ -59,6 +59,7 @@ impl MemoryStore {
     fn create_now(&self, resource: Resource) -> Result<Stored, StoreError> {
         let key = resource.key();
         check_key(&key)?;
+        check_new(&resource)?;
         let mut state = self.state();
         if state.items.contains_key(&key) {
             return Err(StoreError::Exists(key));

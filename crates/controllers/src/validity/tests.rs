@@ -71,6 +71,24 @@ fn what_is_wrong_is_named_with_what_follows() {
     );
 }
 
+#[test]
+fn of_kubernetes_own_policies_what_could_not_be_converted_is_told() {
+    let mut policy = resource("NetworkPolicy", 1, json!({ "order": 1000 }));
+    policy.metadata_mut().name = "knp.default.db".into();
+    let decide = |policy: &Resource| {
+        let world: World = [policy.clone()].into_iter().collect();
+        said(&Validity::default().decide(at(0), &world))
+    };
+    assert_eq!(decide(&policy), "");
+    policy.metadata_mut().left_out = vec![FieldProblem {
+        field: "spec.ingress[0].ports[0].port".into(),
+        value: Some("0".into()),
+        message: "must be from 1 to 65535".into(),
+    }];
+    let expected = "Invalid spec.ingress[0].ports[0].port: `0` must be from 1 to 65535: this part is not enforced";
+    assert_eq!(decide(&policy), expected);
+}
+
 /// An object through its life: each step is a minute, what it is by then, and what is said.
 #[track_caller]
 fn check_life(keeps_conditions: bool, steps: &[(i64, &str, &str)]) {
