@@ -11,7 +11,7 @@ pub const DEFAULT_LOCAL_PREF: u32 = 100;
 pub const DEFAULT_METRIC: u32 = 1024;
 
 /// Upstream's mapping between kernel metric and LOCAL_PREF mirrors around this value.
-const METRIC_MIRROR: u32 = 2_147_483_647;
+pub(crate) const METRIC_MIRROR: u32 = 2_147_483_647;
 
 /// Everything a path carries besides its prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::filter::Filter;
+
 /// Identifies a configured peer by its address (a speaker never has two peers on one address and port).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub SocketAddr);
@@ -76,6 +78,10 @@ pub struct PeerConfig {
     pub reflector_client: bool,
     /// What next hop it is told.
     pub next_hop: NextHopMode,
+    /// What of it is believed.
+    pub import: Filter,
+    /// What it is told.
+    pub export: Filter,
 }
 
 /// An address family (SAFI is always unicast).
@@ -179,6 +185,8 @@ impl PeerConfig {
             connect_retry: Duration::from_secs(5),
             reflector_client: false,
             next_hop: NextHopMode::Auto,
+            import: Filter::default(),
+            export: Filter::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::attributes::{Attributes, Community};
 use crate::config::{Config, Family, FamilySet, NextHopMode, PeerConfig};
+use crate::filter::{self, Filter, FilterRule, Subject};
 use crate::rib::{Best, PeerIndex, Source};
 
 /// Peers of one audience are told the same, in the same bytes.
@@ -20,6 +21,8 @@ pub(crate) struct Audience {
     next_hop: NextHopMode,
     own_v4: Option<Ipv4Addr>,
     own_v6: Option<Ipv6Addr>,
+    /// Place of its filter in the exporter's list, from 1; 0: none.
+    filter: usize,
     pub(crate) families: FamilySet,
     pub(crate) four_octet_as: bool,
 }
@@ -45,6 +48,8 @@ pub(crate) struct Exporter {
     deferring: bool,
     /// Where learnt routes may lie that are told.
     exportable: BTreeSet<IpNet>,
+    /// The peers' filters, each once.
+    filters: Vec<Filter>,
     tellers: BTreeMap<PeerIndex, Teller>,
 }
 
@@ -68,6 +73,17 @@ impl Relation {
     }
 }
 
+/// The filters of a configuration's peers, each once, in order.
+fn filters(config: &Config) -> Vec<Filter> {
+    let mut filters: Vec<Filter> = Vec::new();
+    for peer in config.peers.values().filter(|peer| !peer.export.is_empty()) {
+        if !filters.contains(&peer.export) {
+            filters.push(Filter::clone(&peer.export));
+        }
+    }
+    filters
+}
+
 impl Audience {
     pub(crate) fn of(config: &Config, peer: &PeerConfig, families: FamilySet, four_octet_as: bool) -> Self {
         let (mut own_v4, mut own_v6) = (config.address_v4, config.address_v6);
@@ -81,6 +97,15 @@ impl Audience {
             next_hop: peer.next_hop,
             own_v4,
             own_v6,
+            filter: match peer.export.is_empty() {
+                true => 0,
+                false => {
+                    1 + filters(config)
+                        .iter()
+                        .position(|filter| *filter == peer.export)
+                        .unwrap_or_default()
+                }
+            },
             families,
             four_octet_as,
         }
@@ -106,6 +131,7 @@ impl Exporter {
             cluster_id: config.cluster_id,
             deferring,
             exportable: config.exportable.clone(),
+            filters: filters(config),
             tellers: BTreeMap::new(),
         }
     }
@@ -116,6 +142,7 @@ impl Exporter {
             asn: config.asn,
             cluster_id: config.cluster_id,
             exportable: config.exportable.clone(),
+            filters: filters(config),
             ..self.clone()
         }
     }
@@ -142,7 +169,20 @@ impl Exporter {
         self.tellers.get(&index).map(|teller| teller.router_id)
     }
 
-    /// Whether an audience may be told a best path; whoever told it to us is not considered here.
+    /// The rule of an audience's filter that a best path meets, with its place.
+    pub(crate) fn rule(&self, audience: &Audience, prefix: &IpNet, best: &Best) -> Option<(usize, &FilterRule)> {
+        let filter = self.filters.get(audience.filter.checked_sub(1)?)?;
+        let subject = Subject {
+            prefix,
+            attributes: &best.attributes,
+            remote: best.source != Source::Local,
+            external: audience.relation == Relation::External,
+        };
+        filter::first(filter, &subject)
+    }
+
+    /// Whether an audience may be told a best path, as far as its filter has not decided; whoever told it to us is not
+    /// considered here.
     pub(crate) fn permits(&self, audience: &Audience, prefix: &IpNet, best: &Best) -> bool {
         if !audience.families.contains(Family::of(prefix)) || (self.deferring && best.source != Source::Local) {
             return false;
@@ -155,9 +195,14 @@ impl Exporter {
         if best.attributes.communities.iter().any(withheld) {
             return false;
         }
+        let rule = self.rule(audience, prefix, best);
+        if rule.is_some_and(|(_, rule)| rule.accept.is_none()) {
+            return false;
+        }
         match (self.teller(best), audience.relation) {
             (None, _) => true,
-            (Some(_), _) if !self.exportable.iter().any(|range| range.contains(prefix)) => false,
+            // Who accepts by name means also what lies elsewhere.
+            (Some(_), _) if rule.is_none() && !self.exportable.iter().any(|range| range.contains(prefix)) => false,
             (Some(teller), to) => match (teller.relation, to) {
                 (Relation::External, _) | (_, Relation::External) => true,
                 // RFC 4456 6: from a client to all, from others to clients.
@@ -168,8 +213,17 @@ impl Exporter {
     }
 
     /// The attributes as that audience sees them; `None` if we have no address to name as next hop.
-    pub(crate) fn attributes(&self, audience: &Audience, family: Family, best: &Best) -> Option<Attributes> {
+    pub(crate) fn attributes(
+        &self,
+        audience: &Audience,
+        family: Family,
+        best: &Best,
+        rule: Option<&FilterRule>,
+    ) -> Option<Attributes> {
         let mut attributes = Attributes::clone(&best.attributes);
+        if let Some(rule) = rule {
+            rule.change(&mut attributes);
+        }
         let teller = self.teller(best);
         let own = match (audience.next_hop, teller) {
             (_, None) | (NextHopMode::OwnAddress, _) => true,

@@ -13,6 +13,7 @@ pub mod attributes;
 pub mod config;
 pub mod decision;
 mod export;
+pub mod filter;
 pub mod graceful;
 pub mod message;
 mod outbound;

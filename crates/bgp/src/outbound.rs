@@ -142,7 +142,7 @@ struct Told {
 struct View<'a> {
     exporter: &'a Exporter,
     audience: &'a Audience,
-    results: HashMap<(*const Attributes, Source, Family), Exported>,
+    results: HashMap<(*const Attributes, Source, Family, Option<usize>), Exported>,
 }
 
 /// The original is kept so that its address, by which it is looked up, stays its own.
@@ -165,9 +165,19 @@ impl<'a> View<'a> {
             return None;
         }
         let family = Family::of(prefix);
-        let key = (Arc::as_ptr(&best.attributes), best.source, family);
+        let rule = self.exporter.rule(self.audience, prefix, best);
+        let key = (
+            Arc::as_ptr(&best.attributes),
+            best.source,
+            family,
+            rule.map(|(place, _)| place),
+        );
         let exported = self.results.entry(key).or_insert_with(|| {
-            let result = self.exporter.attributes(self.audience, family, best).map(Arc::new);
+            let rule = rule.map(|(_, rule)| rule);
+            let result = self
+                .exporter
+                .attributes(self.audience, family, best, rule)
+                .map(Arc::new);
             Exported {
                 _original: Arc::clone(&best.attributes),
                 result,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use api::{
-    BgpConfigurationSpec, BgpPeerSpec, BlockAffinitySpec, FelixConfigurationSpec, FieldProblem, IpPoolSpec, Key, Kind,
-    Metadata, NodeSpec, Object, Resource, Spec, Wrong,
+    BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, BlockAffinitySpec, FelixConfigurationSpec, FieldProblem,
+    IpPoolSpec, Key, Kind, Metadata, NodeSpec, Object, Resource, Spec, Wrong,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ pub(crate) struct Facts {
     pub affinities: BTreeMap<String, IpNet>,
     pub bgp: BTreeMap<String, BgpConfigurationSpec>,
     pub peers: BTreeMap<String, BgpPeerSpec>,
+    pub filters: BTreeMap<String, BgpFilterSpec>,
     pub felix: BTreeMap<String, Aged<FelixConfigurationSpec>>,
     /// What is there but cannot be read as a whole.
     wrong: BTreeMap<Key, Doubt>,
@@ -133,6 +134,7 @@ impl Facts {
             }
             Kind::BGPConfiguration => when(put(&mut self.bgp, name, spec(value)), Changed::Bgp),
             Kind::BGPPeer => when(put(&mut self.peers, name, spec(value)), Changed::Bgp),
+            Kind::BGPFilter => when(put(&mut self.filters, name, spec(value)), Changed::Bgp),
             Kind::FelixConfiguration => when(
                 put(&mut self.felix, name, object(value).map(Aged::from)),
                 Changed::Felix,
@@ -177,6 +179,7 @@ impl Facts {
             Kind::BlockAffinity => self.affinities.contains_key(name),
             Kind::BGPConfiguration => self.bgp.contains_key(name),
             Kind::BGPPeer => self.peers.contains_key(name),
+            Kind::BGPFilter => self.filters.contains_key(name),
             Kind::FelixConfiguration => self.felix.contains_key(name),
             _ => false,
         }
@@ -191,6 +194,7 @@ fn is_followed(kind: Kind) -> bool {
             | Kind::BlockAffinity
             | Kind::BGPConfiguration
             | Kind::BGPPeer
+            | Kind::BGPFilter
             | Kind::FelixConfiguration
     )
 }
@@ -201,7 +205,7 @@ fn is_enough(kind: Kind, wrong: &Wrong) -> bool {
     let needed: &[&str] = match kind {
         Kind::IPPool => &["spec.cidr"],
         Kind::BlockAffinity => &["spec.node", "spec.cidr", "spec.state", "spec.type", "spec.deleted"],
-        Kind::BGPPeer => &["spec"],
+        Kind::BGPPeer | Kind::BGPFilter => &["spec"],
         Kind::Node => &["spec.bgp"],
         _ => &[],
     };

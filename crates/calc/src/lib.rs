@@ -6,6 +6,7 @@
 
 mod bgp_config;
 mod facts;
+mod filters;
 mod graph;
 mod nodes;
 mod peering;

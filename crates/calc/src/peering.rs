@@ -7,8 +7,11 @@ use std::time::Duration;
 use api::{BgpPeerSpec, Key, Kind, NextHopMode, ReversePeering, SourceAddress};
 use bgp::config::{Family, PeerConfig, PeerId};
 
+use bgp::filter::Filter;
+
 use crate::bgp_config::BGP_PORT;
 use crate::facts::Facts;
+use crate::filters;
 use crate::problem::Problem;
 use crate::selector::Selector;
 
@@ -37,7 +40,7 @@ pub(crate) fn peers(
 ) -> BTreeMap<PeerId, PeerConfig> {
     let mut peerings = Vec::new();
     for (name, spec) in &facts.peers {
-        match Peering::admit(spec) {
+        match Peering::admit(spec, facts) {
             Ok(peering) => peerings.push(peering),
             Err((field, why)) => {
                 let text = format!("{why}: the peering is ignored");
@@ -81,7 +84,7 @@ pub(crate) fn peers(
             .filter(|(name, other)| **name != this && other.cluster_id.is_none())
         {
             if let Some(session) = Session::between(us, other) {
-                sessions.add(session, Kinship::Mesh, Options::USUAL);
+                sessions.add(session, Kinship::Mesh, Options::usual());
             }
         }
     }
@@ -106,8 +109,10 @@ struct Peering {
 }
 
 /// How to peer.
-#[derive(Clone, Copy)]
+#[derive(Clone, Default)]
 struct Options {
+    /// What is believed and what is told, on our end.
+    filters: [Filter; 2],
     from_node_address: bool,
     next_hop: bgp::NextHopMode,
     /// `keepOriginalNextHop`, the older way: acts on eBGP only.
@@ -130,7 +135,7 @@ enum Remote {
 
 impl Peering {
     /// Reads one BGPPeer; answers the field that is wrong and why.
-    fn admit(spec: &BgpPeerSpec) -> Result<Self, (&'static str, String)> {
+    fn admit(spec: &BgpPeerSpec, facts: &Facts) -> Result<Self, (&'static str, String)> {
         if let Some(field) = unavailable(spec) {
             return Err((field, "not available yet".into()));
         }
@@ -163,7 +168,10 @@ impl Peering {
             local,
             remote,
             mirrored,
-            options: Options::of(spec),
+            options: Options {
+                filters: filters::of(spec, &facts.filters)?,
+                ..Options::of(spec)
+            },
         })
     }
 }
@@ -180,19 +188,18 @@ fn unavailable(spec: &BgpPeerSpec) -> Option<&'static str> {
         ),
         (spec.ttl_security.is_some(), "spec.ttlSecurity"),
         (spec.reachable_by.is_some(), "spec.reachableBy"),
-        (!spec.filters.is_empty(), "spec.filters"),
     ];
     asked.into_iter().find_map(|(asked, field)| asked.then_some(field))
 }
 
 impl Options {
     /// As mesh sessions have it.
-    const USUAL: Options = Options {
-        from_node_address: true,
-        next_hop: bgp::NextHopMode::Auto,
-        keep_next_hop_of_ebgp: false,
-        hold_time: None,
-    };
+    fn usual() -> Self {
+        Options {
+            from_node_address: true,
+            ..Options::default()
+        }
+    }
 
     fn of(spec: &BgpPeerSpec) -> Self {
         let next_hop = match spec.next_hop_mode {
@@ -208,6 +215,7 @@ impl Options {
             hold_time: spec
                 .keepalive_time
                 .map(|time| (time.0 * 3).clamp(Duration::from_secs(3), Duration::from_secs(65535))),
+            filters: Default::default(),
         }
     }
 }
@@ -323,7 +331,7 @@ impl<'a> Sessions<'a> {
             Remote::Selected(selector) => {
                 for (_, other) in routers.iter().filter(|(_, other)| selector.matches(other.labels)) {
                     if let Some(session) = Session::between(self.us, other) {
-                        self.add(session, kinship, peering.options);
+                        self.add(session, kinship, peering.options.clone());
                     }
                 }
             }
@@ -346,7 +354,7 @@ impl<'a> Sessions<'a> {
                         asn: *asn,
                         node,
                     };
-                    self.add(session, kinship, peering.options);
+                    self.add(session, kinship, peering.options.clone());
                 }
             }
         }
@@ -364,7 +372,7 @@ impl<'a> Sessions<'a> {
                 Remote::Address { ip, .. } => Session::over(family_of(*ip), self.us, other),
             };
             if let Some(session) = session {
-                self.add(session, Kinship::Node, peering.options);
+                self.add(session, Kinship::Node, peering.options.clone());
             }
         }
     }
@@ -378,6 +386,7 @@ impl<'a> Sessions<'a> {
         let keep = options.keep_next_hop_of_ebgp && session.asn != self.us.asn;
         config.next_hop = if keep { bgp::NextHopMode::Keep } else { options.next_hop };
         config.hold_time = options.hold_time.unwrap_or(config.hold_time);
+        [config.import, config.export] = options.filters;
         config.passive = session.waits(kinship);
         let same_cluster = session.node.is_some_and(|node| node.cluster_id == self.us.cluster_id);
         config.reflector_client = self.us.cluster_id.is_some() && session.asn == self.us.asn && !same_cluster;

@@ -5,9 +5,9 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Community;
+use super::{Community, ConditionsStatus};
 use crate::problem::Problems;
-use crate::resource::{NoStatus, Spec};
+use crate::resource::Spec;
 use crate::value::{AsNumber, check, choice, net};
 use crate::{Kind, Metadata};
 
@@ -175,7 +175,7 @@ choice! {
 
 impl Spec for BgpFilterSpec {
     const KIND: Kind = Kind::BGPFilter;
-    type Status = NoStatus;
+    type Status = ConditionsStatus;
 
     fn check(&self, _: &Metadata, problems: &mut Problems) {
         let lists = [

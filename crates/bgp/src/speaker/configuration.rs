@@ -144,5 +144,6 @@ impl Speaker {
 /// Whether a session has to start anew for a setting to take effect.
 fn needs_new_session(old: &PeerConfig, new: &PeerConfig) -> bool {
     let agreed = |config: &PeerConfig| (config.asn, config.source, config.hold_time);
-    agreed(old) != agreed(new) || old.families != new.families
+    // What a filter has kept out has to be told again.
+    agreed(old) != agreed(new) || old.families != new.families || old.import != new.import
 }

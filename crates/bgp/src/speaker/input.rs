@@ -4,11 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
+
 use super::{ConnId, Live, Output, Speaker};
 use crate::attributes::Attributes;
 use crate::config::{Config, Family, FamilySet, PeerId};
 use crate::decision::Ineligible;
 use crate::export::Audience;
+use crate::filter::{self, Filter, FilterRule, Subject};
 use crate::graceful::{CONNECT_GRACE, Progress, QUIET_GRACE};
 use crate::message::{Notification, Update};
 use crate::outbound;
@@ -202,8 +205,19 @@ impl Speaker {
             self.rib.withdraw(source, prefix);
         }
         let Some(facts) = self.rib.facts(index) else { return };
+        let filter = self
+            .peers
+            .get(&index)
+            .map(|peer| Filter::clone(&peer.session.config().import));
+        let filter = filter.filter(|filter| !filter.is_empty());
         for announcement in update.announced {
             let ineligible = ineligible(&self.config, facts, &announcement.attributes);
+            if let Some(filter) = &filter {
+                for prefix in announcement.prefixes {
+                    self.filtered(filter, source, prefix, &announcement.attributes, (facts, ineligible));
+                }
+                continue;
+            }
             let attributes = self.attributes.intern(announcement.attributes);
             for prefix in announcement.prefixes {
                 self.rib.announce(source, prefix, Arc::clone(&attributes), ineligible);
@@ -220,6 +234,33 @@ impl Speaker {
             peer.progress = Progress::Told;
             self.check_convergence_by(now);
         }
+    }
+
+    /// A path that a filter looks at first. One that it rejects is as good as not told.
+    fn filtered(
+        &mut self,
+        filter: &[FilterRule],
+        source: Source,
+        prefix: IpNet,
+        attributes: &Attributes,
+        (facts, ineligible): (PeerFacts, Option<Ineligible>),
+    ) {
+        let subject = Subject {
+            prefix: &prefix,
+            attributes,
+            remote: true,
+            external: !facts.internal,
+        };
+        let mut changed = attributes.clone();
+        if let Some((_, rule)) = filter::first(filter, &subject) {
+            if rule.accept.is_none() {
+                self.rib.withdraw(source, prefix);
+                return;
+            }
+            rule.change(&mut changed);
+        }
+        let attributes = self.attributes.intern(changed);
+        self.rib.announce(source, prefix, attributes, ineligible);
     }
 
     /// RFC 2918: everything of a family again.
