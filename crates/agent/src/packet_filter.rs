@@ -8,6 +8,7 @@
 //!
 //! Everything is decided in the two pure machines; this feeds them and carries transactions to the kernel.
 
+mod asked;
 mod boot;
 mod flows;
 pub(crate) use flows::Counted;
@@ -34,6 +35,7 @@ use crate::cut::host::Guard;
 use crate::flows::Flows;
 use crate::policy_view::Known;
 use crate::refusals::Refusals;
+use asked::Off;
 use boot::Boot;
 pub use boot::LastRun;
 use flows::Cutting;
@@ -51,6 +53,8 @@ pub struct PacketFilter {
     locals: BTreeMap<String, (Key, LocalEndpoint)>,
     /// A pod that lives here may bring other translations.
     translate: bool,
+    /// What pods may ask for, and is switched off here.
+    off: Off,
     /// This host's devices that are not pods', with their addresses; and what else its protection depends on.
     guard: Guard,
     tunnel: IfName,
@@ -130,6 +134,7 @@ impl PacketFilter {
             table: TableName(TABLE.to_owned()),
             locals: BTreeMap::new(),
             translate: true,
+            off: Off::default(),
             guard: Guard::default(),
             tunnel,
             read: [false; 2],
@@ -308,6 +313,10 @@ impl PacketFilter {
             vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
             services: Vec::new(),
         });
+        self.off = Off {
+            floating: !settings.floating_ips,
+            sources: !settings.source_spoofing,
+        };
         self.filter.settings(settings.clone());
         self.guard(settings, nodes);
     }
@@ -423,6 +432,7 @@ impl PacketFilter {
             self.boot_is_over();
             if std::mem::take(&mut self.translate) {
                 self.filter.nat(self.translations());
+                self.filter.limits(self.limits());
             }
         }
         if self.patient && !self.is_complete() {
@@ -534,6 +544,7 @@ impl PacketFilter {
             problems: problems
                 .chain(missing_profiles(state))
                 .chain(self.boot_problems())
+                .chain(self.switched_off())
                 .chain(refused.iter().map(shown))
                 .collect(),
             endpoints: state.endpoints.len(),

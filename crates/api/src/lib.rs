@@ -4,6 +4,7 @@
 //! [`document::read`] and [`Resource::problems`] nobody validates again.
 //! Opens no file, reads no clock, knows no datastore.
 
+pub mod annotations;
 pub mod crd;
 pub mod document;
 pub mod etcd_path;

@@ -9,6 +9,7 @@ pub(crate) mod net;
 mod order;
 mod port;
 mod protocol;
+pub(crate) mod quantity;
 
 pub use as_number::AsNumber;
 pub(crate) use choice::choice;

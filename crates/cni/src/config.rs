@@ -15,8 +15,11 @@ use crate::result::CniResult;
 use crate::version::Version;
 
 mod fields;
+mod runtime;
 
 use fields::{Fields, Findings};
+pub(crate) use runtime::is_mac;
+pub use runtime::{Bandwidth, PortMapping, Runtime};
 
 /// Where the agent listens unless `socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/margay/cni.sock";
@@ -55,6 +58,9 @@ pub struct Config {
     /// `feature_control`
     #[serde(default)]
     pub feature_control: FeatureControl,
+    /// `runtimeConfig`, and `args.cni`
+    #[serde(default)]
+    pub runtime: Runtime,
     /// `prevResult`: what ADD answered, for CHECK and DEL.
     #[serde(default)]
     pub prev_result: Option<CniResult>,
@@ -169,7 +175,6 @@ fn read(document: &Value, version: Version, role: Role) -> (Config, Findings) {
     fields.accept(&[
         "cniVersion",
         "capabilities",
-        "args",
         "disableCheck",
         "disableGC",
         "plugins",
@@ -197,6 +202,7 @@ fn read(document: &Value, version: Version, role: Role) -> (Config, Findings) {
         allow_ip_forwarding: false,
         include_default_routes: false,
         feature_control: FeatureControl::default(),
+        runtime: runtime::read(&mut fields),
         prev_result: fields.decoded("prevResult", "the result that ADD printed"),
         valid_attachments: fields.decoded(
             "cni.dev/valid-attachments",
@@ -376,7 +382,6 @@ fn read_main(fields: &mut Fields, config: &mut Config) {
         fields.number(key);
     }
     fields.strings("readiness_gates");
-    fields.object("runtimeConfig", |_| {});
     fields.object("dns", |_| {});
     fields.accept_prefix("windows_");
 }

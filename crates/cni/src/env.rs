@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::is_mac;
 use crate::error::{Code, Error};
 
 /// The plugin's environment, as found. [`Env::call`] checks it.
@@ -88,6 +89,9 @@ pub struct Args {
     /// `IP`: the address the caller asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<std::net::IpAddr>,
+    /// `MAC`: the MAC address the caller asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 impl Env {
@@ -231,6 +235,12 @@ impl Args {
                     Ok(ip) => args.ip = Some(ip),
                     Err(_) => problems.push(format!("CNI_ARGS IP: {value:?}; must be an IPv4 or IPv6 address")),
                 },
+                "MAC" => match text.as_deref().is_none_or(is_mac) {
+                    true => args.mac = text,
+                    false => problems.push(format!(
+                        "CNI_ARGS MAC: {value:?}; must be the MAC address of one interface, such as 02:00:5e:00:53:01"
+                    )),
+                },
                 "IgnoreUnknown" => match value.to_ascii_lowercase().as_str() {
                     "1" | "true" => ignore_unknown = true,
                     "0" | "false" => ignore_unknown = false,
@@ -363,6 +373,15 @@ mod tests {
             Err(&["\"maybe\"", "KEY=VALUE"]),
         );
         check(env("ADD", "a", "/n", "eth0", "IP=nowhere"), Err(&["\"nowhere\""]));
+        for wrong in [
+            "MAC=x",
+            "MAC=01:00:5e:00:00:01",
+            "MAC=02:00:00:00:00:0",
+            "MAC=02:00:00:00:00:+1",
+        ] {
+            check(env("ADD", "a", "/n", "eth0", wrong), Err(&["CNI_ARGS MAC"]));
+        }
+        check(env("ADD", "a", "/n", "eth0", "MAC=02:00:5E:00:53:01"), Ok(Verb::Add));
         check(
             env("ADD", "a", "/n", "eth0", "K8S_POD_NAME=a"),
             Err(&["must come together"]),

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::config::{Bandwidth, PortMapping};
 use crate::env::Args;
 
 mod recent;
@@ -44,6 +45,15 @@ pub struct Endpoint {
     /// Its addresses; empty while phase is [`Phase::Intent`].
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Its addresses are none of IPAM's: the pod named them itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outside_ipam: bool,
+    /// Limits that the runtime asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// Ports of the host that the runtime asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// The interface on the host; `None` for an address alone.
     #[serde(default)]
     pub host_device: Option<String>,

@@ -18,6 +18,7 @@ mod endpoint;
 mod felix;
 pub mod interpret;
 mod items;
+mod limits;
 mod machine;
 mod members;
 mod names;
@@ -35,6 +36,7 @@ mod wanted;
 
 pub use comments::{endpoint_chains, policy_comment, profile_comment, short_name};
 pub use drops::{DropCause, Drops, rewritten};
+pub use limits::Limits;
 pub use machine::{Filter, TABLE};
 pub use passes::{Pass, Passes};
 pub use refused::{Concerns, Problem};

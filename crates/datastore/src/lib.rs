@@ -17,7 +17,7 @@ mod trouble;
 pub use memory::MemoryStore;
 pub use modify::{Edit, modify};
 pub use store::{
-    Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Write, check_key,
+    Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Workload, Write, check_key,
     check_new,
 };
 pub use syncer::{SyncEvent, Syncer};

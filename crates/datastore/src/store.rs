@@ -1,5 +1,6 @@
 //! The `Store` contract and its plain data types.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -68,6 +69,19 @@ pub trait Store: Send + Sync {
         futures::future::ready(Ok(())).boxed()
     }
 
+    /// What is said of a workload besides resources, by whoever runs it: its own annotations, and labels and annotations of its
+    /// namespace. `uid` tells it from others of its name. `None`: this store knows nothing of workloads. [`StoreError::NotFound`] if
+    /// there is no such workload or namespace.
+    fn workload<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Workload>, StoreError>> {
+        let _ = (namespace, name, uid);
+        async { Ok(None) }.boxed()
+    }
+
     /// Every change in a scope after `from`, without gaps, those of one kind in order; without `from` first everything that is
     /// there, then [`WatchEvent::InSync`], then changes. Ends with [`StoreError::Compacted`] if `from` is too old, or if the reader has
     /// been too slow: list again. Ends after any error; never ends without one.
@@ -104,6 +118,18 @@ pub struct News {
 
 /// A store that can be handed around.
 pub type SharedStore = Arc<dyn Store>;
+
+/// What is said of a workload: the answer of [`Store::workload`]. Of annotations only those are here that are read somewhere
+/// ([`api::annotations`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels of its namespace.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Annotations of its namespace.
+    pub namespace_annotations: BTreeMap<String, String>,
+}
 
 /// One write of [`Store::write_all`]: as the method of the same name does it.
 #[derive(Clone, Debug, PartialEq)]

@@ -284,6 +284,15 @@ pub enum Statement {
         /// So many more at once, at least 1.
         burst: u32,
     },
+    /// What stands behind it happens only beyond a threshold; the rest of the rule is skipped for packets that are within.
+    Over(Threshold),
+    /// The packet's DSCP (RFC 2474) becomes this, if it is of this family: match something that includes the family before.
+    SetDscp {
+        /// The family of the packets that come here.
+        family: IpFamily,
+        /// 0 to 63.
+        value: u8,
+    },
     /// A line in the kernel's log, prefix at most 127 bytes.
     Log {
         /// How it begins.
@@ -332,6 +341,32 @@ pub enum Statement {
     },
     /// The sender is told (ICMP administratively prohibited, TCP reset) and the packet dropped: a verdict.
     Reject,
+}
+
+/// How much is too much. Every rule counts for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// Packets each second, at least 1.
+    Packets {
+        /// How many.
+        per_second: u32,
+        /// So many more at once, at least 1.
+        burst: u32,
+    },
+    /// Bytes each second, at least 1; with the burst at most [`Threshold::MOST_BYTES`].
+    Bytes {
+        /// How many.
+        per_second: u64,
+        /// So many more at once, besides those of one second.
+        burst: u32,
+    },
+    /// Flows that are there at one time, at least 1.
+    Flows(u32),
+}
+
+impl Threshold {
+    /// More bytes a second the kernel cannot count: its buckets are in nanoseconds.
+    pub const MOST_BYTES: u64 = u64::MAX / 1_000_000_000;
 }
 
 /// A span of time that packets are counted in.

@@ -16,7 +16,7 @@ use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
 use ipam::Preview;
 
-use super::endpoint::{link_of, pending_of, result_of};
+use super::endpoint::{link_of, mac_text, pending_of, result_of};
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error, store_is_slow};
 
@@ -32,24 +32,34 @@ impl CniServer {
     /// Attaches a container. The same request again answers the same, and repairs what is broken.
     pub(super) async fn add(&self, request: Request) -> Result<CniResult, Error> {
         let pod_mtu = self.ready().await?;
-        let endpoint = self.intent(&request, pod_mtu)?;
+        let mut endpoint = self.intent(&request, pod_mtu)?;
         let id = endpoint.id();
         let _attachment = self.hold_attachment(&id).await;
         let _device = self.hold_device(endpoint.host_device.as_deref()).await;
         self.finish_deletion_of(&id).await?;
-        let mut known = None;
+        let mut kept = None;
         if let Some(existing) = self.recorded(&id) {
             if existing.phase == Phase::Attached && self.is_intact(&existing, &endpoint).await? {
                 return Ok(result_of(&existing));
             }
-            known = self.addresses_to_keep(&existing).await?;
-            if known.is_none() {
+            kept = self.addresses_to_keep(&existing).await?;
+            if kept.is_none() {
                 self.remove(&existing).await.map_err(unfinished_deletion)?;
                 self.forget(&id).map_err(journal_error)?;
             }
         }
+        let asks = self.asks(&request).await?;
+        if let Some(mac) = asks.mac {
+            endpoint.mac = mac_text(mac);
+        }
+        endpoint.outside_ipam = kept.is_none() && asks.outside_ipam;
+        let known = if endpoint.outside_ipam {
+            Some(asks.addresses.clone())
+        } else {
+            kept
+        };
         self.displace(&endpoint).await?;
-        let mut want = self.naming().want(&endpoint, &request);
+        let mut want = self.naming().want(&endpoint, asks);
         want.endpoint = (!endpoint.wep_name.is_empty()).then(|| self.new_workload_endpoint(&endpoint));
         self.build(endpoint, known, want).await
     }
@@ -84,6 +94,8 @@ impl CniServer {
         endpoint.netns_id = Some(netns);
         endpoint.mtu = request.config.mtu.unwrap_or(pod_mtu);
         endpoint.ip_forward = request.config.allow_ip_forwarding;
+        endpoint.bandwidth = request.config.runtime.bandwidth;
+        endpoint.port_mappings = request.config.runtime.port_mappings.clone();
         if let Some(nodename) = request
             .config
             .nodename
@@ -129,7 +141,7 @@ impl CniServer {
 
     /// The addresses of a broken endpoint, if it still holds them.
     async fn addresses_to_keep(&self, existing: &Endpoint) -> Result<Option<Vec<IpAddr>>, Error> {
-        if existing.phase == Phase::Intent || existing.addresses.is_empty() {
+        if existing.phase == Phase::Intent || existing.addresses.is_empty() || existing.outside_ipam {
             return Ok(None);
         }
         let held = self.held(&existing.handle).await?;
@@ -316,12 +328,21 @@ impl CniServer {
 
     async fn allocate_once(&self, want: Want) -> Result<Given, Error> {
         let wait = self.shared.settings.store_wait * 3;
+        let said_by = want.said_by.join(", ");
         let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
         match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {
             Ok(given) if given.addresses.is_empty() => Err(allocation_error(AllocError::Exhausted(
                 "no address was assigned".into(),
             ))),
-            other => other.map_err(allocation_error),
+            Ok(given) => Ok(given),
+            Err(error) => {
+                let is_about_it = !matches!(error, AllocError::TryAgain(_)) && !said_by.is_empty();
+                let mut error = allocation_error(error);
+                if is_about_it {
+                    error.details.push_str(&format!(" (asked for by {said_by})"));
+                }
+                Err(error)
+            }
         }
     }
 
@@ -403,9 +424,9 @@ pub(super) fn as_stored(local: LocalEndpoint, stored: Option<WorkloadEndpoint>) 
 
 /// IPv6 has to be prepared in the pod before its interface is there, so such a pod is wired when its addresses are known.
 fn is_ipv4_alone(want: &Want) -> bool {
-    match want.address {
-        Some(address) => address.is_ipv4(),
-        None => !want.ipv6,
+    match want.addresses.is_empty() {
+        true => !want.ipv6,
+        false => want.addresses.iter().all(IpAddr::is_ipv4),
     }
 }
 

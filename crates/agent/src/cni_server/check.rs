@@ -47,7 +47,10 @@ impl CniServer {
                 netns.display()
             )));
         }
-        let held = self.held(&endpoint.handle).await?;
+        let held = match endpoint.outside_ipam {
+            true => endpoint.addresses.clone(),
+            false => self.held(&endpoint.handle).await?,
+        };
         if let Some(lost) = endpoint.addresses.iter().find(|address| !held.contains(address)) {
             return Err(differs(format!("{lost} is not allocated to {}", endpoint.handle)));
         }

@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::names::{WorkloadEndpointIds, interface_name, workload_endpoint_name};
 use api::resource::WorkloadEndpoint;
-use api::{Metadata, WorkloadEndpointSpec};
+use api::{EndpointPort, Metadata, Protocol, QosControls, WorkloadEndpointSpec, annotations};
+use cni::config::PortMapping;
 use cni::journal::{Endpoint, Pending, Phase};
 use cni::protocol::{Request, Role};
 use cni::result::{Interface, Ip, Route};
 use cni::{CniResult, Code, Error};
 use ipnet::IpNet;
 
+use super::asks::Asks;
 use super::ports::{LocalEndpoint, PodLink, Want, Wired};
 
 /// MAC address of the host's end, as upstream has it.
@@ -74,6 +76,9 @@ impl Naming {
             handle,
             addresses: Vec::new(),
             host_device: (!pending.ipam_only).then_some(host_device),
+            outside_ipam: false,
+            bandwidth: None,
+            port_mappings: Vec::new(),
             displaced: false,
             mtu: 0,
             ip_forward: false,
@@ -105,6 +110,13 @@ impl Naming {
             Some((namespace, _)) => vec![format!("kns.{namespace}"), format!("ksa.{namespace}.default")],
             None => vec![endpoint.network.clone()],
         };
+        let limits = endpoint.bandwidth.map(|limits| QosControls {
+            ingress_bandwidth: limits.ingress_rate,
+            ingress_burst: limits.ingress_burst,
+            egress_bandwidth: limits.egress_rate,
+            egress_burst: limits.egress_burst,
+            ..QosControls::default()
+        });
         let spec = WorkloadEndpointSpec {
             orchestrator: ids.orchestrator,
             node: ids.node,
@@ -115,6 +127,8 @@ impl Naming {
             profiles,
             interface_name: endpoint.host_device.clone().unwrap_or_default(),
             mac: endpoint.mac.clone(),
+            ports: endpoint.port_mappings.iter().map(port).collect(),
+            qos_controls: limits,
             ..WorkloadEndpointSpec::default()
         };
         let metadata = Metadata {
@@ -150,17 +164,25 @@ impl Naming {
     }
 
     /// The request for addresses.
-    pub fn want(&self, endpoint: &Endpoint, request: &Request) -> Want {
-        let ipam = &request.config.ipam;
+    pub fn want(&self, endpoint: &Endpoint, asks: Asks) -> Want {
+        let namespace_labels = endpoint.args.pod().map(|(namespace, _)| {
+            // Kubernetes puts this one on every namespace.
+            let mut labels = asks.namespace_labels.unwrap_or_default();
+            labels
+                .entry("kubernetes.io/metadata.name".to_owned())
+                .or_insert_with(|| namespace.to_owned());
+            labels
+        });
         Want {
             handle: endpoint.handle.clone(),
             attributes: self.attributes(endpoint),
-            ipv4: ipam.assign_ipv4,
-            ipv6: ipam.assign_ipv6,
-            ipv4_pools: ipam.ipv4_pools.clone(),
-            ipv6_pools: ipam.ipv6_pools.clone(),
-            address: request.args.ip,
-            namespace: endpoint.args.pod_namespace.clone(),
+            ipv4: asks.ipv4,
+            ipv6: asks.ipv6,
+            ipv4_pools: asks.ipv4_pools,
+            ipv6_pools: asks.ipv6_pools,
+            addresses: asks.addresses,
+            namespace_labels,
+            said_by: asks.said_by,
             endpoint: None,
             preview: None,
         }
@@ -206,7 +228,7 @@ pub fn link_of(endpoint: &Endpoint) -> Option<PodLink> {
         host_device: endpoint.host_device.clone()?,
         addresses: endpoint.addresses.clone(),
         mtu: endpoint.mtu,
-        mac: mac_of(&endpoint.handle),
+        mac: annotations::mac(&endpoint.mac).unwrap_or_else(|| mac_of(&endpoint.handle)),
         alias: endpoint.alias.clone(),
         ip_forward: endpoint.ip_forward,
     })
@@ -259,6 +281,16 @@ pub fn result_of(endpoint: &Endpoint) -> CniResult {
     }
 }
 
+fn port(mapping: &PortMapping) -> EndpointPort {
+    EndpointPort {
+        name: String::new(),
+        protocol: Protocol::from_text(&mapping.protocol.to_ascii_uppercase()),
+        port: mapping.container_port,
+        host_port: Some(mapping.host_port),
+        host_ip: mapping.host_ip.parse().ok(),
+    }
+}
+
 fn ip(address: IpAddr, interface: Option<usize>) -> Ip {
     Ip {
         interface,
@@ -286,6 +318,7 @@ fn mac_of(handle: &str) -> [u8; 6] {
     [a & 0xfc | 0x02, b, c, d, e, f]
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// A MAC address as text.
+pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -12,7 +12,7 @@ use api::{Key, Kind, Resource};
 use cni::journal::{Journal, Phase};
 use cni::protocol::{Reply, Request, Role, Verb};
 use cni::{CniResult, Config, Error};
-use datastore::{Listing, MemoryStore, Revision, Scope, Store, StoreError, Stored, WatchEvent};
+use datastore::{Listing, MemoryStore, Revision, Scope, Store, StoreError, Stored, WatchEvent, Workload};
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -49,6 +49,8 @@ pub struct State {
     pub refusal: Option<AllocError>,
     /// Labels that every created endpoint has besides its writer's, as it gets its Pod's in Kubernetes.
     pub pod_labels: BTreeMap<String, String>,
+    /// What is said of every pod, where somebody knows pods.
+    pub workload: Option<Workload>,
     /// Steps until the crash.
     fuse: Option<usize>,
     /// State of the scheduler's generator; 0 schedules nothing.
@@ -255,6 +257,7 @@ impl World {
         let state = self.state();
         let held: BTreeMap<_, _> = endpoints
             .iter()
+            .filter(|e| !e.outside_ipam)
             .map(|e| (e.handle.clone(), e.addresses.clone()))
             .collect();
         assert_eq!(state.held, held);
@@ -305,14 +308,17 @@ impl State {
             "a second address for {}",
             want.handle
         );
-        let address = match want.address {
-            Some(address) => Some(address).filter(|address| self.free.contains(address)),
-            None => self.free.front().copied(),
+        let full = || AllocError::Exhausted("pool 10.0.0.0/24 is full".into());
+        let addresses = match want.addresses.is_empty() {
+            true => vec![self.free.front().copied().ok_or_else(full)?],
+            false => want.addresses.clone(),
         };
-        let address = address.ok_or_else(|| AllocError::Exhausted("pool 10.0.0.0/24 is full".into()))?;
-        self.free.retain(|free| *free != address);
-        self.held.insert(want.handle.clone(), vec![address]);
-        Ok(vec![address])
+        if !addresses.iter().all(|address| self.free.contains(address)) {
+            return Err(full());
+        }
+        self.free.retain(|free| !addresses.contains(free));
+        self.held.insert(want.handle.clone(), addresses.clone());
+        Ok(addresses)
     }
 }
 
@@ -535,6 +541,18 @@ impl Store for FakeStore {
         Box::pin(async move {
             self.step().await?;
             self.0.store.get(key).await
+        })
+    }
+
+    fn workload<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Workload>, StoreError>> {
+        Box::pin(async move {
+            self.step().await?;
+            Ok(self.0.state().workload.clone())
         })
     }
 

@@ -404,7 +404,10 @@ impl IpamAllocator {
             Err(error) => return wants.iter().map(|_| Err(store_error(&error))).collect(),
         };
         let now = Timestamp::now();
-        let (given, any): (Vec<_>, Vec<_>) = wants.iter().enumerate().partition(|(_, want)| want.address.is_some());
+        let (given, any): (Vec<_>, Vec<_>) = wants
+            .iter()
+            .enumerate()
+            .partition(|(_, want)| !want.addresses.is_empty());
         let mut answers: Vec<_> = wants
             .iter()
             .map(|_| Err(AllocError::TryAgain("not asked".into())))
@@ -424,22 +427,36 @@ impl IpamAllocator {
             }
         }
         for (index, want) in given {
-            let Some(ip) = want.address else { continue };
+            answers[index] = self.these_addresses(now, want).await;
+        }
+        answers
+    }
+
+    /// All of the addresses that are asked for, or none.
+    async fn these_addresses(&self, now: Timestamp, want: &Want) -> Result<Given, AllocError> {
+        let mut addresses = Vec::new();
+        for ip in &want.addresses {
             let request = AssignIp {
-                ip,
+                ip: *ip,
                 host: self.node.clone(),
                 handle: want.handle.clone(),
                 attributes: attributes(now, want),
                 intended_use: AllowedUse::Workload,
             };
-            let assigned = self.ipam.assign_ip(now, &request).await;
-            let given = |net: IpNet| Given {
-                addresses: vec![net.addr()],
-                endpoint: None,
-            };
-            answers[index] = assigned.map(given).map_err(alloc_error);
+            match self.ipam.assign_ip(now, &request).await {
+                Ok(net) => addresses.push(net.addr()),
+                Err(error) => {
+                    if !addresses.is_empty() {
+                        self.release(&want.handle).await?;
+                    }
+                    return Err(alloc_error(error));
+                }
+            }
         }
-        answers
+        Ok(Given {
+            addresses,
+            endpoint: None,
+        })
     }
 
     fn any_address(&self, now: Timestamp, want: &Want, labels: &BTreeMap<String, String>) -> AutoAssign {
@@ -455,11 +472,7 @@ impl IpamAllocator {
             host_labels: labels.clone(),
             endpoint: want.endpoint.clone(),
             preview: want.preview.clone(),
-            // Of a namespace only the name is known here; Kubernetes puts it on every namespace as this label.
-            namespace_labels: want
-                .namespace
-                .as_ref()
-                .map(|namespace| BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.clone())])),
+            namespace_labels: want.namespace_labels.clone(),
             ..AutoAssign::default()
         }
     }
@@ -552,7 +565,7 @@ mod tests {
         let allocator =
             allocator(&[json!({"cidr": "10.0.0.0/29", "blockSize": 30, "nodeSelector": "rack == 'a'"})]).await;
         let given = Want {
-            address: Some([10, 0, 0, 6].into()),
+            addresses: vec![[10, 0, 0, 6].into()],
             ..want("net.c")
         };
         let answers = allocator.assign(vec![want("net.a"), given, want("net.b")]).await;
@@ -561,13 +574,14 @@ mod tests {
         assert_ne!(assigned[0], assigned[2]);
         assert_eq!(allocator.held("net.a").await, Ok(assigned[0].clone()));
         let taken = Want {
-            address: Some([10, 0, 0, 6].into()),
+            addresses: vec![[10, 0, 0, 5].into(), [10, 0, 0, 6].into()],
             ..want("net.d")
         };
         assert!(matches!(
             allocator.assign(vec![taken]).await[..],
             [Err(AllocError::Invalid(_))]
         ));
+        assert_eq!(allocator.held("net.d").await, Ok(vec![]), "all or none");
         for _ in 0..2 {
             allocator.release("net.a").await.unwrap();
             assert_eq!(allocator.held("net.a").await, Ok(vec![]));

@@ -31,6 +31,7 @@ use tokio::sync::{Notify, watch};
 
 mod add;
 mod adopt;
+mod asks;
 mod batch;
 mod check;
 mod del;

@@ -40,10 +40,12 @@ pub struct Want {
     pub ipv4_pools: Vec<String>,
     /// The same for IPv6.
     pub ipv6_pools: Vec<String>,
-    /// This very address instead of any.
-    pub address: Option<IpAddr>,
-    /// The pod's namespace.
-    pub namespace: Option<String>,
+    /// These very addresses instead of any; at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Labels of the pod's namespace; `None` if it has none.
+    pub namespace_labels: Option<BTreeMap<String, String>>,
+    /// Who asks for these addresses or pools, if not the network configuration: for errors.
+    pub said_by: Vec<String>,
     /// The endpoint that they are for, complete but for its addresses: created with them, if that can be done in one go.
     pub endpoint: Option<WorkloadEndpoint>,
     /// Hears what it is about to be given.

@@ -90,6 +90,33 @@ impl QosControls {
         .map(|(name, value, (least, most))| (name, value, least, most))
     }
 
+    /// Name, range and place of every number.
+    pub(crate) fn numbers_mut(&mut self) -> [(&'static str, u64, u64, &mut u64); 14] {
+        let limits = self.numbers().map(|(name, _, least, most)| (name, least, most));
+        // In the order of `numbers`.
+        let places = [
+            &mut self.ingress_bandwidth,
+            &mut self.ingress_burst,
+            &mut self.ingress_peakrate,
+            &mut self.ingress_minburst,
+            &mut self.egress_bandwidth,
+            &mut self.egress_burst,
+            &mut self.egress_peakrate,
+            &mut self.egress_minburst,
+            &mut self.ingress_packet_rate,
+            &mut self.ingress_packet_burst,
+            &mut self.egress_packet_rate,
+            &mut self.egress_packet_burst,
+            &mut self.ingress_max_connections,
+            &mut self.egress_max_connections,
+        ];
+        let mut places = places.into_iter();
+        limits.map(|(name, least, most)| {
+            let place = places.next().expect("there are as many places as limits");
+            (name, least, most, place)
+        })
+    }
+
     pub(super) fn check(&self, problems: &mut Problems) {
         for (field, value, least, most) in self.numbers() {
             check::range(field, value, least, most, problems);

@@ -28,6 +28,7 @@ use super::link::{History, Link, wait};
 use super::outage::Outage;
 use super::position::ABSENT;
 use super::table::{ROWS, Row, Source};
+use super::workload::Seen;
 
 /// What followers may lag behind: changes, and bytes of JSON.
 const LIMITS: Limits = Limits {
@@ -50,9 +51,9 @@ type Lines = BoxStream<'static, Result<Bytes, ApiError>>;
 pub type Follow = BoxStream<'static, Result<Change<Resource>, StoreError>>;
 
 /// A row's watch.
-#[derive(Default)]
 pub struct Feed {
     running: Mutex<Weak<Running>>,
+    seen: Arc<Seen>,
 }
 
 struct Running {
@@ -67,6 +68,20 @@ impl Drop for Running {
 }
 
 impl Feed {
+    /// Nobody follows the row yet. What its watch sees of pods and namespaces is noted in `seen`.
+    pub fn new(seen: Arc<Seen>) -> Self {
+        Self {
+            running: Mutex::default(),
+            seen,
+        }
+    }
+
+    /// Whether the row is watched now.
+    pub fn is_running(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.upgrade().is_some_and(|running| !running.task.is_finished())
+    }
+
     /// Follows what changes in a row within `scope` after version `from`. Call it inside a tokio runtime.
     pub fn follow(&self, link: &Arc<Link>, row: usize, scope: Scope, from: u64) -> Follow {
         if from == ABSENT {
@@ -77,7 +92,8 @@ impl Feed {
             Some(found) => found,
             None => {
                 let log = ChangeLog::new(from, LIMITS);
-                let task = tokio::spawn(run(Arc::clone(link), row, log.clone(), from)).abort_handle();
+                let reader = Reader::new(from, Arc::clone(&self.seen));
+                let task = tokio::spawn(run(Arc::clone(link), row, log.clone(), reader)).abort_handle();
                 let started = Arc::new(Running { log, task });
                 *running = Arc::downgrade(&started);
                 started
@@ -108,7 +124,7 @@ fn absent(link: Arc<Link>, row: usize) -> Follow {
     stream::once(appears).boxed()
 }
 
-async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
+async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, reader: Reader) {
     let _said = Said {
         link: Arc::clone(&link),
         row,
@@ -122,10 +138,7 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, from: u64) {
         suspicious: false,
         history: link_history,
         count,
-        reader: Reader {
-            at: from,
-            news: News::default(),
-        },
+        reader,
     };
     let mut trouble: Option<(Instant, u32)> = None;
     let reason = loop {
@@ -307,9 +320,18 @@ struct Reader {
     /// Everything up to this version has been seen.
     at: u64,
     news: News,
+    seen: Arc<Seen>,
 }
 
 impl Reader {
+    fn new(at: u64, seen: Arc<Seen>) -> Self {
+        Self {
+            at,
+            news: News::default(),
+            seen,
+        }
+    }
+
     /// What a line says, if it says something new.
     fn take(&mut self, row: Row, groups: &Groups, line: &[u8]) -> Result<Option<Change<Resource>>, ApiError> {
         let event: Event =
@@ -339,10 +361,11 @@ impl Reader {
         if event.kind == "BOOKMARK" {
             return Ok(None);
         }
+        let deleted = event.kind == "DELETED";
+        self.seen.note(row, &event.object, deleted);
         let Some(key) = convert::key(row, &event.object) else {
             return Ok(None);
         };
-        let deleted = event.kind == "DELETED";
         let value = match deleted {
             true => None,
             false => convert::resource(row, groups, event.object),
@@ -378,10 +401,7 @@ mod tests {
             endpoint_slices: None,
             cluster_policies: false,
         };
-        let mut reader = Reader {
-            at: 10,
-            news: News::default(),
-        };
+        let mut reader = Reader::new(10, Arc::default());
         let mut said = Vec::new();
         for line in lines {
             match reader.take(*row, &groups, line.to_string().as_bytes()) {

@@ -22,13 +22,14 @@ mod pod;
 mod position;
 mod read;
 mod table;
+mod workload;
 mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Key, Kind, Resource};
-use datastore::{Listing, News, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent, Write};
+use datastore::{Listing, News, Revision, Scope, Store, StoreError, Stored, Trouble, WatchEvent, Workload, Write};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -42,6 +43,7 @@ pub use node_network::{NodeNetwork, without_ended_agent};
 use feed::Feed;
 use link::Link;
 use table::ROWS;
+use workload::Seen;
 
 /// The store on the Kubernetes API. Clones share the connection and the watches.
 #[derive(Clone)]
@@ -55,6 +57,8 @@ struct Shared {
     feeds: Vec<Feed>,
     /// How many rows are listed at once.
     lists: Semaphore,
+    /// What the watches have seen of pods and namespaces, besides resources.
+    seen: Arc<Seen>,
 }
 
 impl KubernetesStore {
@@ -71,9 +75,11 @@ impl KubernetesStore {
     }
 
     fn over(link: Link) -> Self {
+        let seen = Arc::new(Seen::default());
         let shared = Shared {
             link: Arc::new(link),
-            feeds: ROWS.iter().map(|_| Feed::default()).collect(),
+            feeds: ROWS.iter().map(|_| Feed::new(Arc::clone(&seen))).collect(),
+            seen,
             lists: Semaphore::new(read::AT_ONCE),
         };
         Self {
@@ -125,6 +131,15 @@ impl Store for KubernetesStore {
 
     fn write_all(&self, writes: Vec<Write>) -> BoxFuture<'_, Vec<Result<Stored, StoreError>>> {
         self.write_in_runs(writes).boxed()
+    }
+
+    fn workload<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Workload>, StoreError>> {
+        async move { self.shared.workload(namespace, name, uid).await.map(Some) }.boxed()
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {

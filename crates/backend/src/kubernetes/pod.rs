@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api::annotations;
 use api::names::{NAMESPACE_LABEL, WorkloadEndpointIds, derived_uid, interface_name, workload_endpoint_name};
 use api::{EndpointPort, Key, Kind, Metadata, Protocol, Resource, WorkloadEndpoint, WorkloadEndpointSpec};
 use ipnet::IpNet;
@@ -84,6 +85,13 @@ pub fn key(pod: &Value) -> Option<Key> {
     ))
 }
 
+/// Whether a pod is on a node, and still waits for its addresses there.
+pub fn is_waiting(pod: &Value) -> bool {
+    let some = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+    let has_address = some(&pod["status"]["podIP"]) || some(&pod["metadata"]["annotations"][POD_IP]);
+    some(&pod["spec"]["nodeName"]) && pod["spec"]["hostNetwork"] != true && !has_address
+}
+
 /// The WorkloadEndpoint that a pod is: `None` without an address, and once its containers have ended.
 ///
 /// # Errors
@@ -108,6 +116,11 @@ pub fn read(pod: Value) -> Result<Option<Resource>, String> {
             labels.insert("projectcalico.org/serviceaccount".into(), account.clone());
         }
     }
+    let (asked, problems) = annotations::running(&pod.metadata.annotations);
+    for problem in problems.iter().chain(&asked.notes) {
+        tracing::warn!(%key, %problem, "an annotation of a pod");
+    }
+    let own: Vec<IpAddr> = ip_networks.iter().map(IpNet::addr).collect();
     let spec = WorkloadEndpointSpec {
         orchestrator: "k8s".into(),
         node: pod.spec.node_name.clone(),
@@ -119,6 +132,9 @@ pub fn read(pod: Value) -> Result<Option<Resource>, String> {
         profiles,
         interface_name: interface_name(PREFIX, &namespace, &pod.metadata.name),
         ports: pod.ports(),
+        ip_nats: asked.translations(&own),
+        allow_spoofed_source_prefixes: asked.sources,
+        qos_controls: asked.qos,
         ..WorkloadEndpointSpec::default()
     };
     let metadata = Metadata {
@@ -144,7 +160,7 @@ pub fn patch(endpoint: &WorkloadEndpoint, replaces: Option<&str>) -> Option<Valu
     }
     let addresses: Vec<String> = endpoint.spec.ip_networks.iter().map(ToString::to_string).collect();
     let first = addresses.first().cloned().unwrap_or_default();
-    Some(annotations(
+    Some(addresses_patch(
         &first,
         &addresses.join(","),
         &endpoint.spec.container_id,
@@ -154,10 +170,10 @@ pub fn patch(endpoint: &WorkloadEndpoint, replaces: Option<&str>) -> Option<Valu
 
 /// What to merge into a pod whose endpoint is gone. Emptied, not removed: so it shows that there was an address.
 pub fn emptied(version: &str) -> Value {
-    annotations("", "", "", Some(version))
+    addresses_patch("", "", "", Some(version))
 }
 
-fn annotations(first: &str, all: &str, container: &str, replaces: Option<&str>) -> Value {
+fn addresses_patch(first: &str, all: &str, container: &str, replaces: Option<&str>) -> Value {
     let mut patch = json!({ "metadata": { "annotations": { POD_IP: first, POD_IPS: all, CONTAINER_ID: container } } });
     if let Some(version) = replaces {
         patch["metadata"]["resourceVersion"] = version.into();

@@ -101,6 +101,7 @@ impl Shared {
         let mut items = Vec::new();
         let mut version = None;
         let mut next = String::new();
+        self.seen.begin(row, scope);
         loop {
             let query = format!("?limit={PAGE}{only}{next}");
             let page = self.link.list(row, namespace.as_deref(), &query).await;
@@ -115,6 +116,7 @@ impl Shared {
                 return Err(half().into());
             }
             if let Value::Array(objects) = page["items"].take() {
+                objects.iter().for_each(|object| self.seen.note(row, object, false));
                 items.extend(
                     objects
                         .into_iter()

@@ -215,3 +215,52 @@ fn as_ipam_plugin_foreign_keys_are_not_judged() {
     let config = Config::parse(document.to_string().as_bytes(), Role::Ipam).unwrap();
     assert_eq!(config.socket, PathBuf::from("/run/b.sock"));
 }
+
+#[test]
+fn what_the_runtime_asks_for_is_read_or_named() {
+    let asked = |more: Value| parse(with(more)).map(|config| config.runtime);
+    let runtime = asked(json!({
+        "runtimeConfig": {
+            "ips": ["10.0.0.1/24", "fd00::1"], "mac": "02:00:00:00:00:01",
+            "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000},
+            "portMappings": [{"hostPort": 8080, "containerPort": 80}, {"hostPort": 0, "containerPort": 81, "protocol": "UDP"}],
+        },
+        "args": {"cni": {"ips": ["10.0.0.9"]}},
+    }));
+    let wanted = Runtime {
+        ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        mac: Some("02:00:00:00:00:01".into()),
+        bandwidth: Some(Bandwidth {
+            ingress_rate: 1000,
+            ingress_burst: 2000,
+            ..Bandwidth::default()
+        }),
+        port_mappings: vec![PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            protocol: "tcp".into(),
+            host_ip: String::new(),
+        }],
+    };
+    assert_eq!(runtime, Ok(wanted));
+    assert_eq!(asked(json!({})), Ok(Runtime::default()));
+    let check = |runtime: Value, wanted: &str| {
+        let error = asked(json!({"runtimeConfig": runtime})).unwrap_err();
+        assert!(error.details.starts_with(wanted), "{error}");
+    };
+    check(json!({"ips": ["10.0.0.1", "10.0.0.2"]}), "runtimeConfig.ips: ");
+    check(
+        json!({"ips": ["x"]}),
+        "runtimeConfig.ips: [\"x\"]; must be a list of addresses",
+    );
+    check(json!({"mac": "01:00:00:00:00:01"}), "runtimeConfig.mac: ");
+    check(json!({"bandwidth": {"ingressRate": -1}}), "runtimeConfig.bandwidth: ");
+    check(
+        json!({"portMappings": [{"hostPort": 1, "containerPort": 0}]}),
+        "runtimeConfig.portMappings: ",
+    );
+    check(
+        json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]}),
+        "runtimeConfig.portMappings: ",
+    );
+}

@@ -9,6 +9,7 @@ use kernel::IpFamily;
 use kernel::nft::*;
 
 use super::endpoint::{accept, drop, goto, jump};
+use super::limits::Limits;
 use super::names::{self, Prefix};
 use super::rule::Stage;
 use super::settings::{Cluster, DenyAction, Nat, ServiceLoop, Settings, ToHost};
@@ -38,6 +39,7 @@ pub(crate) struct Frame<'a> {
     pub settings: &'a Settings,
     pub cluster: &'a Cluster,
     pub nat: &'a Nat,
+    pub limits: &'a Limits,
     /// Families in which a pod may send from a prefix of its own.
     pub spoofable: &'a BTreeSet<IpFamily>,
     /// By prefix of its chains: each direction and stage of host endpoints that there is.
@@ -62,6 +64,7 @@ impl Frame<'_> {
         let mut chains = self.early_chains();
         chains.extend(self.nat_chains());
         chains.extend(self.filter_chains());
+        chains.extend(self.limit_chains());
         // The kernel would call one without rules for each packet.
         chains.retain(|(chain, rules)| chain.base.is_none() || !rules.is_empty());
         chains

@@ -10,6 +10,7 @@ use policy::{Endpoint, EndpointId, Interface};
 use super::base::{FROM_ENDPOINT, Frame, HostDispatch, LOCAL_PODS, TO_ENDPOINT, dispatch_map};
 use super::early::{SOURCES, SPOOFABLE};
 use super::items::Item;
+use super::limits;
 use super::machine::{Around, Filter};
 use super::names::{self, Prefix};
 use super::refused::ChainOwner;
@@ -50,10 +51,12 @@ impl Filter {
     /// The rules that belong to no endpoint, policy or profile.
     fn render_own_rules(&mut self, spoofable: BTreeSet<IpFamily>, hosts: BTreeMap<Prefix, HostDispatch>) {
         let (settings, cluster, nat) = (self.settings.clone(), self.cluster.clone(), self.translations.clone());
+        let limits = self.limits.clone();
         let frame = Frame {
             settings: &settings,
             cluster: &cluster,
             nat: &nat,
+            limits: &limits,
             spoofable: &spoofable,
             hosts: &hosts,
         };
@@ -196,6 +199,12 @@ impl Filter {
         for (map, prefix) in [(FROM_ENDPOINT, Prefix::FromWorkload), (TO_ENDPOINT, Prefix::ToWorkload)] {
             let item = |device: &String| Item::device(device, ElementVerdict::Goto(self.entry(prefix, device)));
             sets.insert((map.into(), Shape::Devices), self.devices.keys().map(item).collect());
+        }
+        for (device, controls) in &self.limits {
+            for (map, prefix) in limits::maps(controls) {
+                let items = sets.entry((map.into(), Shape::Devices)).or_default();
+                items.insert(Item::device(device, ElementVerdict::Goto(names::chain(prefix, device))));
+            }
         }
         for (prefix, dispatch) in hosts {
             let items = dispatch

@@ -42,6 +42,8 @@ pub enum DropCause {
     ToHost,
     /// To an address of services that no service proxy translated.
     ServiceLoop,
+    /// Beyond a limit of the pod.
+    Limit,
     /// A rule without a reason: somebody else wrote it.
     Unknown,
 }
@@ -73,6 +75,7 @@ impl DropCause {
             "invalid" => Self::Invalid,
             "defaultEndpointToHostAction" => Self::ToHost,
             "service loop" => Self::ServiceLoop,
+            other if other.starts_with("limit ") => Self::Limit,
             other if other.starts_with("no profile allows: ") => Self::NoProfile,
             _ => Self::Closed,
         }
@@ -96,6 +99,7 @@ impl DropCause {
             Self::Invalid => "invalid",
             Self::ToHost => "to-host",
             Self::ServiceLoop => "service-loop",
+            Self::Limit => "limit",
             Self::Unknown => "unknown",
         }
     }
@@ -116,6 +120,7 @@ impl DropCause {
             | Self::Invalid
             | Self::ToHost
             | Self::ServiceLoop
+            | Self::Limit
             | Self::Unknown => None,
         }
     }

@@ -148,6 +148,10 @@ impl<'a> Walk<'a> {
             if !rule.matches.iter().all(|part| self.matches(part)) {
                 continue;
             }
+            // The interpreter's packets are few: within every limit.
+            if rule.actions.iter().any(|action| matches!(action, Statement::Over(_))) {
+                continue;
+            }
             self.path.push(format!("{name}: {rule}"));
             if let Some(decision) = rule.actions.iter().find_map(|action| self.act(action)) {
                 return Ending::Decided(decision);
@@ -180,7 +184,12 @@ impl<'a> Walk<'a> {
     /// Does what a rule does besides; some of it decides.
     fn act(&mut self, action: &Statement) -> Option<Decision> {
         match action {
-            Statement::Counter | Statement::Limit { .. } | Statement::Log { .. } | Statement::Nflog { .. } => None,
+            Statement::Counter
+            | Statement::Limit { .. }
+            | Statement::Over(_)
+            | Statement::SetDscp { .. }
+            | Statement::Log { .. }
+            | Statement::Nflog { .. } => None,
             Statement::SetMark { mask, value } => {
                 self.packet.mark = (self.packet.mark & !mask) | value;
                 None

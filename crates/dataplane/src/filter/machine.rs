@@ -13,6 +13,7 @@ use crate::dataplane::LocalEndpoint;
 
 use super::base::{FROM_ENDPOINT, HostDispatch, TO_ENDPOINT};
 use super::items::Item;
+use super::limits::Limits;
 use super::members::{SetMeta, SetUser};
 use super::names::Prefix;
 use super::refused::{ChainOwner, Doubt, Problem};
@@ -26,7 +27,7 @@ pub const TABLE: &str = "calico";
 
 /// Knows what the packet filter should be and what the kernel has, and says what to change.
 ///
-/// Inputs are [`policy`](Self::policy), [`settings`](Self::settings), [`cluster`](Self::cluster), [`nat`](Self::nat),
+/// Inputs are [`policy`](Self::policy), [`settings`](Self::settings), [`cluster`](Self::cluster), [`nat`](Self::nat), [`limits`](Self::limits),
 /// [`endpoint`](Self::endpoint), [`link`](Self::link), [`observed`](Self::observed), [`in_sync`](Self::in_sync),
 /// [`retry`](Self::retry), in any order. After any of them ask for a [`transaction`](Self::transaction), do it, report it with
 /// [`done`](Self::done), and ask again until there is none. If [`wants_look`](Self::wants_look), read the table and report
@@ -40,6 +41,7 @@ pub struct Filter {
     pub(super) settings: Settings,
     pub(super) cluster: Cluster,
     pub(super) translations: Nat,
+    pub(super) limits: Limits,
     pub(super) endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     pub(super) policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub(super) profiles: BTreeMap<String, Arc<Profile>>,
@@ -112,6 +114,7 @@ impl Filter {
             settings,
             cluster: Cluster::default(),
             translations: Nat::default(),
+            limits: Limits::default(),
             endpoints: BTreeMap::new(),
             policies: BTreeMap::new(),
             profiles: BTreeMap::new(),
@@ -226,6 +229,16 @@ impl Filter {
             self.doubt.changed(&ChainOwner::Frame);
             (self.dirty.frame, self.dirty.rules) = (true, true);
             self.translations = nat;
+        }
+    }
+
+    /// Takes limits and marks of pods.
+    pub fn limits(&mut self, limits: Limits) {
+        self.doubt.something_changed();
+        if self.limits != limits {
+            self.doubt.changed(&ChainOwner::Frame);
+            (self.dirty.frame, self.dirty.rules) = (true, true);
+            self.limits = limits;
         }
     }
 

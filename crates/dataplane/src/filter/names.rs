@@ -30,6 +30,9 @@ pub(crate) enum Prefix {
     PolicyOut,
     ProfileIn,
     ProfileOut,
+    LimitFrom,
+    LimitTo,
+    MarkFrom,
 }
 
 impl Prefix {
@@ -49,6 +52,9 @@ impl Prefix {
             Prefix::PolicyOut => "cali-po-",
             Prefix::ProfileIn => "cali-pri-",
             Prefix::ProfileOut => "cali-pro-",
+            Prefix::LimitFrom => "cali-lf-",
+            Prefix::LimitTo => "cali-lt-",
+            Prefix::MarkFrom => "cali-df-",
         }
     }
 }

@@ -84,6 +84,8 @@ impl Statement {
             Self::Masquerade { .. } | Self::SourceNat { .. } | Self::DestinationNat { .. } | Self::Reject => true,
             Self::Counter
             | Self::Limit { .. }
+            | Self::Over(_)
+            | Self::SetDscp { .. }
             | Self::Log { .. }
             | Self::Nflog { .. }
             | Self::SetMark { .. }
@@ -99,13 +101,35 @@ impl Statement {
             Self::Limit { packets: 0, .. } | Self::Limit { burst: 0, .. } => {
                 Err("a limit of 0 packets: at least 1".into())
             }
-            Self::Counter
+            Self::Over(threshold) => threshold.check(),
+            Self::SetDscp { value: 64.., .. } => Err("a DSCP beyond 63".into()),
+            Self::SetDscp { .. }
+            | Self::Counter
             | Self::Limit { .. }
             | Self::Notrack
             | Self::Reject
             | Self::Masquerade { .. }
             | Self::SourceNat { .. }
             | Self::DestinationNat { .. } => Ok(()),
+        }
+    }
+}
+
+impl Threshold {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Packets { per_second: 0, .. } | Self::Packets { burst: 0, .. } => {
+                Err("a threshold of 0 packets: at least 1".into())
+            }
+            Self::Bytes { per_second: 0, .. } => Err("a threshold of 0 bytes: at least 1".into()),
+            Self::Bytes { per_second, burst } if per_second.saturating_add(u64::from(*burst)) > Self::MOST_BYTES => {
+                Err(format!(
+                    "a threshold of {per_second} and {burst} bytes: at most {} in all",
+                    Self::MOST_BYTES
+                ))
+            }
+            Self::Flows(0) => Err("a threshold of 0 flows: at least 1".into()),
+            Self::Packets { .. } | Self::Bytes { .. } | Self::Flows(_) => Ok(()),
         }
     }
 }

@@ -102,6 +102,20 @@ impl Display for Statement {
                     write!(f, " burst {burst} packets")
                 }
             }
+            Statement::Over(Threshold::Packets { per_second, burst }) => {
+                write!(f, "limit rate over {per_second}/second burst {burst} packets")
+            }
+            Statement::Over(Threshold::Bytes { per_second, burst }) => {
+                write!(f, "limit rate over {per_second} bytes/second burst {burst} bytes")
+            }
+            Statement::Over(Threshold::Flows(most)) => write!(f, "ct count over {most}"),
+            Statement::SetDscp { family, value } => {
+                let header = match family {
+                    IpFamily::V4 => "ip",
+                    IpFamily::V6 => "ip6",
+                };
+                write!(f, "{header} dscp set {value}")
+            }
             Statement::Log { prefix } => write!(f, "log prefix {prefix:?}"),
             Statement::Nflog { group, prefix, snaplen } => {
                 write!(f, "log prefix {prefix:?} group {group}")?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kernel::IpFamily;
-use kernel::nft::{Count, CtState, End, Field, KeyType, Match, Rule, Statement, Verdict, Way};
+use kernel::nft::{Count, CtState, End, Field, KeyType, Match, Rule, Statement, Threshold, Verdict, Way};
 
 use crate::conntrack::ENDED;
 
@@ -153,10 +153,47 @@ impl Compiler {
         let expr = match action {
             Statement::Counter => Expr::Counter(Count::default()),
             Statement::Limit { packets, per, burst } => Expr::Limit {
-                packets: (*packets).into(),
+                rate: (*packets).into(),
                 seconds: per.seconds(),
                 burst: *burst,
+                bytes: false,
+                over: false,
             },
+            Statement::Over(Threshold::Packets { per_second, burst }) => Expr::Limit {
+                rate: (*per_second).into(),
+                seconds: 1,
+                burst: *burst,
+                bytes: false,
+                over: true,
+            },
+            Statement::Over(Threshold::Bytes { per_second, burst }) => Expr::Limit {
+                rate: *per_second,
+                seconds: 1,
+                burst: *burst,
+                bytes: true,
+                over: true,
+            },
+            Statement::Over(Threshold::Flows(most)) => Expr::Flows {
+                most: *most,
+                over: true,
+            },
+            Statement::SetDscp { family, value } => {
+                let (mask, bits) = dscp(*family, *value);
+                self.exprs.push(Expr::Payload {
+                    base: NETWORK,
+                    offset: 0,
+                    length: 2,
+                    to: FIRST,
+                });
+                self.mask(Data::new(&mask), Data::new(&bits));
+                Expr::SetPayload {
+                    base: NETWORK,
+                    offset: 0,
+                    length: 2,
+                    from: FIRST,
+                    checksum: (*family == IpFamily::V4).then_some(CHECKSUM_V4),
+                }
+            }
             Statement::Log { prefix } => Expr::Log {
                 group: None,
                 prefix: prefix.clone(),
@@ -445,4 +482,17 @@ fn device_name(way: Way) -> u32 {
 
 fn random(fully: bool) -> u32 {
     if fully { NAT_RANDOM_FULLY } else { 0 }
+}
+
+/// Where an IPv4 header has its checksum.
+pub(super) const CHECKSUM_V4: u32 = 10;
+
+/// The first two bytes of a header: which bits are not the DSCP's, and what the others become.
+pub(super) fn dscp(family: IpFamily, value: u8) -> ([u8; 2], [u8; 2]) {
+    match family {
+        // Version and length; then DSCP and ECN.
+        IpFamily::V4 => ([0xff, 0x03], [0, value << 2]),
+        // Version, then traffic class, then flow label, each at an odd place (RFC 8200 section 3).
+        IpFamily::V6 => ([0xf0, 0x3f], [value >> 2, value << 6]),
+    }
 }

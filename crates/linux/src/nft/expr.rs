@@ -59,8 +59,24 @@ pub(super) enum Expr {
     Verdict { code: i32, chain: Option<String> },
     /// Counts.
     Counter(Count),
-    /// Goes on for so many packets in so many seconds only.
-    Limit { packets: u64, seconds: u64, burst: u32 },
+    /// Goes on for so many packets or bytes in so many seconds only, or for all but these.
+    Limit {
+        rate: u64,
+        seconds: u64,
+        burst: u32,
+        bytes: bool,
+        over: bool,
+    },
+    /// Goes on while there are more flows than this, or not more.
+    Flows { most: u32, over: bool },
+    /// Changes bytes of a packet, and the checksum at this place.
+    SetPayload {
+        base: u32,
+        offset: u32,
+        length: u32,
+        from: Register,
+        checksum: Option<u32>,
+    },
     /// Writes to the log, or to a group of listeners.
     Log {
         group: Option<u16>,
@@ -124,7 +140,9 @@ const NAT_IMPLIED: u32 = 1 | NAT_PORTS;
 pub(super) const NAT_RANDOM_FULLY: u32 = 16;
 
 const FIB_ADDRESS_TYPE: u32 = 3;
-const LIMIT_PACKETS: u32 = 0;
+const LIMIT_BYTES: u32 = 1;
+/// The sum of RFC 1071.
+const CHECKSUM_INET: u32 = 1;
 const LOG_LEVEL_WARNING: u32 = 4;
 
 impl Data {
@@ -180,7 +198,8 @@ impl Expr {
     pub fn write(&self, bytes: &mut Bytes) {
         let name = match self {
             Self::Meta { .. } | Self::SetMeta { .. } => "meta",
-            Self::Payload { .. } => "payload",
+            Self::Payload { .. } | Self::SetPayload { .. } => "payload",
+            Self::Flows { .. } => "connlimit",
             Self::Flow { .. } => "ct",
             Self::Fib { .. } => "fib",
             Self::Bitwise { .. } => "bitwise",
@@ -287,14 +306,39 @@ impl Expr {
                 bytes.put(2, &count.packets.to_be_bytes());
             }
             Self::Limit {
-                packets,
+                rate,
                 seconds,
                 burst,
+                bytes: of_bytes,
+                over,
             } => {
-                bytes.put(1, &packets.to_be_bytes());
+                bytes.put(1, &rate.to_be_bytes());
                 bytes.put(2, &seconds.to_be_bytes());
                 bytes.be32(3, *burst);
-                bytes.be32(4, LIMIT_PACKETS);
+                bytes.be32(4, if *of_bytes { LIMIT_BYTES } else { 0 });
+                if *over {
+                    bytes.be32(5, 1);
+                }
+            }
+            Self::Flows { most, over } => {
+                bytes.be32(1, *most);
+                bytes.be32(2, u32::from(*over));
+            }
+            Self::SetPayload {
+                base,
+                offset,
+                length,
+                from,
+                checksum,
+            } => {
+                bytes.be32(2, *base);
+                bytes.be32(3, *offset);
+                bytes.be32(4, *length);
+                bytes.be32(5, register(from));
+                if let Some(at) = checksum {
+                    bytes.be32(6, CHECKSUM_INET);
+                    bytes.be32(7, *at);
+                }
             }
             Self::Log { group, prefix, snaplen } => {
                 if let Some(group) = group {
@@ -408,6 +452,20 @@ fn read(element: &[u8]) -> Option<Expr> {
             length: number(4)?,
             to: register(1)?,
         },
+        "payload" if number(6).unwrap_or(0) <= CHECKSUM_INET && number(8).unwrap_or(0) == 0 => Expr::SetPayload {
+            base: number(2)?,
+            offset: number(3)?,
+            length: number(4)?,
+            from: register(5)?,
+            checksum: match number(6) {
+                Some(CHECKSUM_INET) => Some(number(7)?),
+                _ => None,
+            },
+        },
+        "connlimit" if number(2).unwrap_or(0) <= 1 => Expr::Flows {
+            most: number(1)?,
+            over: number(2) == Some(1),
+        },
         "ct" if fields[3].is_none() && fields[4].is_none() => Expr::Flow {
             key: number(2)?,
             to: register(1)?,
@@ -453,10 +511,12 @@ fn read(element: &[u8]) -> Option<Expr> {
             bytes: be64(fields[1]?)?,
             packets: be64(fields[2]?)?,
         }),
-        "limit" if number(4).unwrap_or(0) == LIMIT_PACKETS && number(5).unwrap_or(0) == 0 => Expr::Limit {
-            packets: be64(fields[1]?)?,
+        "limit" if number(4).unwrap_or(0) <= LIMIT_BYTES && number(5).unwrap_or(0) <= 1 => Expr::Limit {
+            rate: be64(fields[1]?)?,
             seconds: be64(fields[2]?)?,
             burst: number(3)?,
+            bytes: number(4) == Some(LIMIT_BYTES),
+            over: number(5) == Some(1),
         },
         "log" => {
             let group = match fields[1] {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use kernel::IpFamily;
-use kernel::nft::{CtState, End, Field, KeyType, Match, Per, Rule, SetName, Statement, Verdict, Way};
+use kernel::nft::{CtState, End, Field, KeyType, Match, Per, Rule, SetName, Statement, Threshold, Verdict, Way};
 
 use crate::conntrack::ENDED;
 
@@ -381,14 +381,39 @@ impl<'a> Parser<'a> {
         let action = match self.next()? {
             Expr::Counter(_) => Statement::Counter,
             Expr::Limit {
-                packets,
+                rate,
                 seconds,
                 burst,
+                bytes: false,
+                over: false,
             } => Statement::Limit {
-                packets: u32::try_from(*packets).ok()?,
+                packets: u32::try_from(*rate).ok()?,
                 per: Per::of_seconds(*seconds)?,
                 burst: *burst,
             },
+            Expr::Limit {
+                rate,
+                seconds: 1,
+                burst,
+                bytes,
+                over: true,
+            } => Statement::Over(match bytes {
+                true => Threshold::Bytes {
+                    per_second: *rate,
+                    burst: *burst,
+                },
+                false => Threshold::Packets {
+                    per_second: u32::try_from(*rate).ok()?,
+                    burst: *burst,
+                },
+            }),
+            Expr::Flows { most, over: true } => Statement::Over(Threshold::Flows(*most)),
+            Expr::Payload {
+                base: NETWORK,
+                offset: 0,
+                length: 2,
+                to: 0,
+            } => self.sets_dscp()?,
             Expr::Log {
                 group: None,
                 prefix,
@@ -424,6 +449,32 @@ impl<'a> Parser<'a> {
             _ => return None,
         };
         Some((action, None))
+    }
+
+    fn sets_dscp(&mut self) -> Option<Statement> {
+        let (mask, bits) = self.mask()?;
+        let Expr::SetPayload {
+            base: NETWORK,
+            offset: 0,
+            length: 2,
+            from: 0,
+            checksum,
+        } = self.next()?
+        else {
+            return None;
+        };
+        let checksum = *checksum;
+        IpFamily::BOTH.into_iter().find_map(|family| {
+            let [first, second] = bits.bytes().try_into().ok()?;
+            let value = match family {
+                IpFamily::V4 => second >> 2,
+                IpFamily::V6 => first << 2 | second >> 6,
+            };
+            let expected = dscp(family, value);
+            let has_sum = (family == IpFamily::V4).then_some(CHECKSUM_V4) == checksum;
+            let same = (mask.bytes(), [first, second]) == (&expected.0[..], expected.1);
+            (value < 64 && has_sum && same).then_some(Statement::SetDscp { family, value })
+        })
     }
 
     fn with_immediate(&mut self, first: (Register, Data)) -> Option<Statement> {

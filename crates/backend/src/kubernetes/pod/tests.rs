@@ -131,3 +131,26 @@ fn a_key_leads_back_to_the_pod() {
     let other = Key::namespaced(Kind::WorkloadEndpoint, "shop", "n1-cni-c0ffee-eth0");
     assert_eq!(of_key(&other), None);
 }
+
+#[test]
+fn annotations_that_may_change_while_a_pod_runs_are_in_its_endpoint() {
+    let with = |annotations: Value| {
+        let more = json!({ "metadata": { "annotations": annotations }, "status": { "podIP": "10.0.0.1" } });
+        endpoint(more).expect("it has an address").spec
+    };
+    let spec = with(json!({
+        "cni.projectcalico.org/floatingIPs": "[\"172.16.0.1\", \"fd01::1\"]",
+        "cni.projectcalico.org/allowedSourcePrefixes": "[\"10.9.0.0/16\"]",
+        "kubernetes.io/ingress-bandwidth": "10M",
+        "qos.projectcalico.org/dscp": "EF",
+    }));
+    assert_eq!(spec.ip_nats.len(), 1, "the pod has no IPv6 address");
+    assert_eq!(spec.ip_nats[0].external_ip, IpAddr::from([172, 16, 0, 1]));
+    assert_eq!(spec.allow_spoofed_source_prefixes, ["10.9.0.0/16"]);
+    let limits = spec.qos_controls.expect("there are limits");
+    assert_eq!(limits.ingress_bandwidth, 10_000_000);
+    assert_eq!(limits.dscp.map(|dscp| dscp.value()), Some(46));
+    // What cannot be understood is left out, and the rest of the pod is there.
+    let spec = with(json!({ "kubernetes.io/ingress-bandwidth": "fast", "cni.projectcalico.org/floatingIPs": "x" }));
+    assert_eq!((spec.qos_controls, spec.ip_nats), (None, Vec::new()));
+}

@@ -409,6 +409,31 @@ fn statements() -> Vec<Statement> {
         },
         Statement::SetMark { mask: 0x10, value: 0 },
         Statement::Notrack,
+        Statement::Over(Threshold::Packets {
+            per_second: 10_000,
+            burst: 5,
+        }),
+        Statement::Over(Threshold::Bytes {
+            per_second: 125,
+            burst: u32::MAX,
+        }),
+        Statement::Over(Threshold::Bytes {
+            per_second: Threshold::MOST_BYTES,
+            burst: 0,
+        }),
+        Statement::Over(Threshold::Flows(u32::MAX)),
+        Statement::SetDscp {
+            family: IpFamily::V4,
+            value: 46,
+        },
+        Statement::SetDscp {
+            family: IpFamily::V6,
+            value: 63,
+        },
+        Statement::SetDscp {
+            family: IpFamily::V6,
+            value: 0,
+        },
     ]
 }
 
@@ -518,6 +543,19 @@ pub(super) fn nonsense() -> Vec<Change> {
             burst: 1,
         }],
         vec![Statement::SetMark { mask: 1, value: 2 }],
+        vec![Statement::Over(Threshold::Packets {
+            per_second: 0,
+            burst: 1,
+        })],
+        vec![Statement::Over(Threshold::Bytes {
+            per_second: Threshold::MOST_BYTES,
+            burst: 1,
+        })],
+        vec![Statement::Over(Threshold::Flows(0))],
+        vec![Statement::SetDscp {
+            family: IpFamily::V4,
+            value: 64,
+        }],
         vec![Statement::Reject, Statement::Counter],
         vec![Statement::Reject, Statement::Reject],
         vec![Statement::Masquerade {

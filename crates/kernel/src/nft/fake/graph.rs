@@ -73,6 +73,8 @@ fn may_act(action: &Statement, base: &BaseChain) -> Result<(), Refusal> {
         Statement::Reject => (None, &[Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output]),
         Statement::Counter
         | Statement::Limit { .. }
+        | Statement::Over(_)
+        | Statement::SetDscp { .. }
         | Statement::Log { .. }
         | Statement::Nflog { .. }
         | Statement::SetMark { .. }
