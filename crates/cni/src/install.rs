@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR};
+use crate::config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR, FeatureControl};
 use crate::journal::write_atomically;
 
 /// The names under which runtimes call the plugin.
@@ -51,6 +51,8 @@ pub struct Network {
     pub ipv6: bool,
     /// Chain `portmap` for host ports, as upstream does; its binary must be there.
     pub portmap: bool,
+    /// What pods may ask for besides (`feature_control`).
+    pub features: FeatureControl,
 }
 
 impl Default for Network {
@@ -63,6 +65,7 @@ impl Default for Network {
             ipv4: true,
             ipv6: false,
             portmap: true,
+            features: FeatureControl::default(),
         }
     }
 }
@@ -184,12 +187,20 @@ impl Network {
                 "assign_ipv6": self.ipv6.to_string(),
             },
             "policy": {"type": "k8s"},
+            "capabilities": {"ips": true, "mac": true, "bandwidth": true},
         });
+        if self.features != FeatureControl::default() {
+            calico["feature_control"] = json!(self.features);
+        }
         if self.mtu.is_none() {
             calico
                 .as_object_mut()
                 .expect("it was just written as an object")
                 .remove("mtu");
+        }
+        // Whoever does host ports is told of them, and nobody else.
+        if !self.portmap {
+            calico["capabilities"]["portMappings"] = json!(true);
         }
         let mut plugins = vec![calico];
         if self.portmap {

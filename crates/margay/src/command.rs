@@ -177,6 +177,19 @@ struct CniPaths {
     /// Give pods IPv6 addresses too
     #[arg(long)]
     ipv6: bool,
+    /// What pods may ask for by annotations besides: may be given more than once
+    #[arg(long = "feature", value_name = "NAME")]
+    features: Vec<CniFeature>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CniFeature {
+    /// `ipAddrsNoIpam`: addresses without asking IPAM
+    #[value(name = "ip_addrs_no_ipam")]
+    IpAddrsNoIpam,
+    /// `floatingIPs`: further addresses that lead to the pod
+    #[value(name = "floating_ips")]
+    FloatingIps,
 }
 
 /// Runs as `calicoctl`.
@@ -352,6 +365,10 @@ fn cni(command: CniCommand) -> Result<(), Failure> {
                 state_dir: paths.state_dir,
                 portmap: !paths.no_portmap,
                 ipv6: paths.ipv6,
+                features: cni::config::FeatureControl {
+                    ip_addrs_no_ipam: paths.features.contains(&CniFeature::IpAddrsNoIpam),
+                    floating_ips: paths.features.contains(&CniFeature::FloatingIps),
+                },
                 ..cni::install::Network::default()
             };
             let binary = PathBuf::from("/proc/self/exe");

@@ -138,6 +138,11 @@ impl Shared {
         if let Some(seen) = uid.and_then(|uid| self.seen.pod(namespace, name, uid)) {
             return Ok(seen);
         }
+        tracing::info!(
+            namespace,
+            name,
+            "the watch has not seen this pod waiting for its addresses: it is read"
+        );
         let object = self.read_one(Source::Pods, Some(namespace), name).await?;
         let pod = Pod::of(&object["metadata"]);
         if let Some(uid) = uid.filter(|uid| *uid != pod.uid) {

@@ -26,33 +26,44 @@ pub struct Runtime {
     pub port_mappings: Vec<PortMapping>,
 }
 
-/// Limits. 0 means none, or the default beside a rate.
+/// Limits, under the convention's names or under containerd's, which begin with a capital. 0 means none, or the default beside a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Bandwidth {
     /// Bits per second to the container.
+    #[serde(alias = "IngressRate")]
     pub ingress_rate: u64,
     /// Burst to the container in bits.
+    #[serde(alias = "IngressBurst")]
     pub ingress_burst: u64,
     /// Bits per second from the container.
+    #[serde(alias = "EgressRate")]
     pub egress_rate: u64,
     /// Burst from the container in bits.
+    #[serde(alias = "EgressBurst")]
     pub egress_burst: u64,
 }
 
-/// A port of the host that leads to one of the container.
+/// A port of the host that leads to one of the container; names as for [`Bandwidth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// Port on the host.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// Port of the container.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`, in any case.
-    #[serde(default = "tcp")]
+    #[serde(default = "tcp", alias = "Protocol")]
     pub protocol: String,
     /// Address on the host; empty: any.
-    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "HostIP",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub host_ip: String,
 }
 

@@ -242,7 +242,17 @@ fn what_the_runtime_asks_for_is_read_or_named() {
             host_ip: String::new(),
         }],
     };
-    assert_eq!(runtime, Ok(wanted));
+    assert_eq!(runtime, Ok(wanted.clone()));
+    // containerd's way to write it.
+    let capitals = asked(json!({"runtimeConfig": {
+        "bandwidth": {"IngressRate": 1000, "IngressBurst": 2000, "EgressRate": 0, "EgressBurst": 0},
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+    }}))
+    .unwrap();
+    assert_eq!(
+        (capitals.bandwidth, capitals.port_mappings),
+        (wanted.bandwidth, wanted.port_mappings.clone())
+    );
     assert_eq!(asked(json!({})), Ok(Runtime::default()));
     let check = |runtime: Value, wanted: &str| {
         let error = asked(json!({"runtimeConfig": runtime})).unwrap_err();

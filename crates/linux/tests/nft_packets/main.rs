@@ -3,6 +3,7 @@
 
 #[path = "../ipip_support/mod.rs"]
 mod ipip_support;
+mod limits;
 mod matches;
 mod net;
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use api::Action;
+use api::{Action, QosControls};
 use kernel::IfName;
 use policy::*;
 
@@ -197,5 +197,13 @@ fn example() -> Table {
             pod_port: 80,
         }],
     });
+    let controls = QosControls {
+        egress_bandwidth: 10_000_000,
+        ingress_bandwidth: 20_000_000,
+        ingress_max_connections: 1_000,
+        dscp: api::Dscp::new(46),
+        ..QosControls::default()
+    };
+    filter.limits([("cali1".to_owned(), controls)].into());
     filter.table()
 }
