@@ -8,7 +8,7 @@ use api::FieldProblem;
 use api::annotations::{self, Attachment};
 use cni::protocol::{Request, Role};
 use cni::{Code, Error};
-use datastore::{StoreError, Workload};
+use datastore::{Reason, StoreError, Workload};
 
 use super::CniServer;
 
@@ -56,7 +56,7 @@ impl CniServer {
         let error = match asked {
             Ok(Ok(workload)) => return Ok(workload),
             Ok(Err(error)) => error,
-            Err(_) => StoreError::Unavailable(format!("no answer within {} s", wait.as_secs())),
+            Err(_) => StoreError::unavailable(Reason::TooSlow, format!("no answer within {} s", wait.as_secs())),
         };
         let code = match error {
             StoreError::Refused(_) => Code::Datastore,
