@@ -134,7 +134,7 @@ macro_rules! resources {
         /// A resource of any kind. Its JSON form is the v3 document: `apiVersion` is added at the edge, `kind` is the tag.
         #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(tag = "kind")]
-        #[expect(clippy::large_enum_variant, reason = "workload endpoints are the largest, and by far the most")]
+        #[allow(clippy::large_enum_variant, reason = "workload endpoints are the largest, and by far the most")]
         pub enum Resource {
             $(#[doc = concat!("`", stringify!($variant), "`")] $variant(Object<$spec>),)*
             /// One that is there, but not as an object of its kind must be.

@@ -49,7 +49,7 @@ impl CniServer {
     /// Who of this node has addresses that an update of a block does not know of. With the block gone, everybody may.
     pub(super) fn forgotten_in(&self, block: Option<&IpamBlock>) -> Vec<Id> {
         let mut endpoints = self.endpoints();
-        endpoints.retain(|endpoint| endpoint.phase == Phase::Attached);
+        endpoints.retain(|endpoint| endpoint.phase == Phase::Attached && !endpoint.outside_ipam);
         let is_forgotten = |endpoint: &&Endpoint| match block {
             None => true,
             Some(block) => endpoint.addresses.iter().any(|address| {
@@ -124,8 +124,7 @@ impl CniServer {
             attributes: self.naming().attributes(endpoint),
             ipv4: address.is_ipv4(),
             ipv6: address.is_ipv6(),
-            address: Some(address),
-            namespace: endpoint.args.pod_namespace.clone(),
+            addresses: vec![address],
             ..Want::default()
         }
     }
