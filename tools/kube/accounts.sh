@@ -88,3 +88,15 @@ end_ping() {
 	within 5 grep -q 'packets transmitted' "$3"
 	sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$3" | { read -r sent got && echo $((sent - got)); }
 }
+
+# controllers_on NODE: as a process of it, with little patience for leaked addresses.
+controllers_on() {
+	"$MARGAY" apply -f - <<-END
+		apiVersion: projectcalico.org/v3
+		kind: KubeControllersConfiguration
+		metadata: {name: default}
+		spec: {controllers: {node: {leakGracePeriod: 20s}}}
+	END
+	"$KUBE" exec "$1" "$MARGAY" controllers --host 127.0.0.1 --lease kube-system/margay-controllers >>"$KUBE_STATE/$1/run/margay-controllers.log" 2>&1 &
+	agents="$agents $!"
+}
