@@ -216,6 +216,13 @@ fn a_token_that_is_renewed_is_used_as_soon_as_the_old_one_is_refused() {
             "wrong or expired",
         );
         std::fs::write(&file, "new").expect("it is written");
+        let unusable = api.folder.path().join("unusable");
+        std::fs::write(&unusable, "new\n").expect("it is written");
+        let user = format!("tokenFile: \"{}\"", unusable.display());
+        let other = FakeApi::start(Fault::None).await;
+        let refused = KubernetesStore::with_kubeconfig(None, other.kubeconfig("", &user));
+        let error = list(&refused, Kind::IPPool).await.expect_err("a line's end");
+        assert_said(&error, "Unauthorized", "invalid bearer token");
         let began = std::time::Instant::now();
         eventually("the new token", async || list(&store, Kind::IPPool).await.is_ok()).await;
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt};
+use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::AlertDescription;
 use tower::{BoxError, ServiceBuilder};
@@ -109,7 +109,8 @@ fn shown(url: &Uri) -> String {
 /// Why a request did not get as far as an answer.
 pub fn blame(error: &kube::Error, proxy: Option<&str>) -> ApiError {
     let text = chain(error);
-    if matches!(error, kube::Error::Auth(_)) {
+    // Also a token that cannot be sent, as one with a line's end in it.
+    if matches!(error, kube::Error::Auth(_)) || find::<AuthError>(error).is_some() {
         return ApiError::Unauthorized(text);
     }
     match find::<rustls::Error>(error) {
