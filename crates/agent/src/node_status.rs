@@ -104,7 +104,7 @@ async fn gather(sources: &Sources, spec: &CalicoNodeStatusSpec) -> Result<Calico
     if has(NodeStatusClass::Agent) || has(NodeStatusClass::Bgp) {
         let report = sources.report().await?;
         if has(NodeStatusClass::Agent) {
-            status.agent = agent(&report);
+            status.agent = Box::new(agent(&report));
         }
         if has(NodeStatusClass::Bgp) {
             status.bgp = sessions(&report, now);

@@ -28,8 +28,8 @@ pub struct CalicoNodeStatusStatus {
     /// When the node last said this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_updated: Option<Timestamp>,
-    /// Class `Agent`.
-    pub agent: NodeAgentStatus,
+    /// Class `Agent`. Set apart because it is large, and resources are moved a lot.
+    pub agent: Box<NodeAgentStatus>,
     /// Class `BGP`.
     pub bgp: NodeBgpStatus,
     /// Class `Routes`.
