@@ -79,7 +79,7 @@ fn the_first_rule_that_holds_decides() {
         community: Some(marked),
         ..ANY
     };
-    check(&[refuse.clone()], &[], &[usual]);
+    check(std::slice::from_ref(&refuse), &[], &[usual]);
     check(&[refuse], &[accept(vec![FilterOperation::AddCommunity(marked)])], &[]);
 }
 

@@ -221,7 +221,11 @@ mod tests {
             object("tigera-operator", "tigera-operator"),
         );
         check(&[object("kube-system", "kube-proxy")], &[], None);
-        check(&[node.clone()], &[], Some("DaemonSet kube-system/calico-node"));
+        check(
+            std::slice::from_ref(&node),
+            &[],
+            Some("DaemonSet kube-system/calico-node"),
+        );
         check(&[node], &[operator], Some("scale it to 0 first"));
     }
 

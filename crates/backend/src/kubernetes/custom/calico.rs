@@ -183,8 +183,11 @@ fn others() -> Vec<(Kind, Value)> {
     ]
 }
 
+/// A field, and what it must be.
+type Demand = (&'static str, fn(&Value) -> bool);
+
 /// What upstream's types demand of a spec in v1: fields that must be there, with what they are.
-fn demanded(kind: Kind) -> &'static [(&'static str, fn(&Value) -> bool)] {
+fn demanded(kind: Kind) -> &'static [Demand] {
     match kind {
         Kind::IPAMBlock => &[
             ("allocations", Value::is_array),
