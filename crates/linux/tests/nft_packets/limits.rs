@@ -85,7 +85,7 @@ fn flows_beyond_a_number_do_not_begin() {
     // The kernel looks again for a flow that it has just counted, so its place is not free at once.
     to.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
     let until = std::time::Instant::now() + LIMIT;
-    let mut next = || {
+    let next = || {
         senders[3].send_to(b"x", to.local_addr().unwrap()).unwrap();
         to.recv_from(&mut [0; 8]).is_ok_and(|(_, from)| from.port() == 5003)
     };
