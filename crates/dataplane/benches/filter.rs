@@ -103,7 +103,7 @@ fn policy(index: usize, turn: u32) -> Arc<Policy> {
         tier: "default".to_owned(),
         selector: "all()".to_owned(),
         ingress: (0..10).map(rule).collect(),
-        egress: Vec::new(),
+        egress: Arc::default(),
     })
 }
 
@@ -128,7 +128,7 @@ fn pod(index: usize) -> Arc<Endpoint> {
         labels: Default::default(),
         addresses: vec![std::net::IpAddr::from([192, 168, 0, index as u8])],
         spoofable: Vec::new(),
-        ingress: Direction { tiers: vec![tier] },
+        ingress: Direction { tiers: [tier].into() },
         egress: Direction::default(),
         forward: HostHook::default(),
         pre_dnat: Direction::default(),

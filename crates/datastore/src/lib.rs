@@ -17,8 +17,8 @@ mod trouble;
 pub use memory::MemoryStore;
 pub use modify::{Edit, modify};
 pub use store::{
-    Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Workload, Write, check_key,
-    check_new,
+    Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, Update, WatchEvent, Workload, Write,
+    check_key, check_new,
 };
 pub use syncer::{SyncEvent, Syncer};
 pub use trouble::{Reason, Trouble};

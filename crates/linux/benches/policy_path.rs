@@ -223,8 +223,8 @@ fn program(node: &Ns, pods: usize, policies: usize, own: usize, members: u32) {
     let measured = [1, 2].map(|number| IpAddr::from(Ipv4Addr::new(192, 168, number, 2)));
     let others = u32::try_from(policies.saturating_sub(1)).unwrap().max(1);
     let profile = policy::Profile {
-        ingress: vec![allow(Side::default(), Side::default())],
-        egress: vec![allow(Side::default(), Side::default())],
+        ingress: [allow(Side::default(), Side::default())].into(),
+        egress: [allow(Side::default(), Side::default())].into(),
         missing: false,
     };
     filter.policy(PolicyChange::Profile(PROFILE.into(), Some(Arc::new(profile))));
@@ -292,8 +292,8 @@ fn peers(set: &SetId) -> Policy {
     Policy {
         tier: "default".into(),
         selector: "all()".into(),
-        ingress: vec![rule(side(), Side::default())],
-        egress: vec![rule(Side::default(), side())],
+        ingress: [rule(side(), Side::default())].into(),
+        egress: [rule(Side::default(), side())].into(),
     }
 }
 

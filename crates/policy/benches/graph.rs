@@ -71,8 +71,9 @@ const SHAPES: [Shape; 4] = [
         namespaces: 2_500,
         endpoint: with_own_label,
         policy: of_namespace,
+        // Without a bar: no two endpoints share a label set.
         sync_seconds: None,
-        mib: None,
+        mib: Some(120.0),
         label_micros: Some(20.0),
         local_micros: None,
     },
@@ -86,12 +87,11 @@ const SHAPES: [Shape; 4] = [
         namespaces: 100,
         endpoint: with_marker,
         policy: for_markers,
-        // Without bars: nearly every endpoint has labels of its own, and 50,000 rules are in the state.
-        sync_seconds: None,
-        mib: None,
+        sync_seconds: Some(1.0),
+        mib: Some(120.0),
         label_micros: Some(20.0),
         // 330 policies begin and end to select it.
-        local_micros: None,
+        local_micros: Some(20.0),
     },
     Shape {
         name: "nodes",

@@ -1,6 +1,5 @@
 //! Puts an endpoint together: which of the policies that select it are asked where, in which order.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -65,6 +64,34 @@ impl Bare {
             broken: None,
         }
     }
+
+    /// What kind of endpoint it is.
+    pub fn role(&self) -> Role {
+        match (self.is_host, &self.interface) {
+            (false, _) => Role::Workload,
+            (true, Interface::All) => Role::AllInterfaces,
+            (true, Interface::Named(_) | Interface::WithAddress(_)) => Role::Host,
+        }
+    }
+}
+
+/// Kinds of endpoints, as far as other policies are asked there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Workload,
+    Host,
+    /// A host's, for all its interfaces.
+    AllInterfaces,
+}
+
+/// What an endpoint has from the policies that select it. It is the same for all endpoints of a role that have the same ones.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Applied {
+    ingress: Direction,
+    egress: Direction,
+    forward: HostHook,
+    pre_dnat: Direction,
+    untracked: HostHook,
 }
 
 /// A policy that selects an endpoint.
@@ -108,39 +135,58 @@ pub(crate) fn why_not(key: &Key, facts: &PolicyFacts, tiers: &Tiers) -> Option<S
     problem.map(|problem| problem.what().trim_start().to_owned())
 }
 
-/// The endpoint with all policies that select it. `broken_profile` tells why a profile's rules cannot be understood.
+impl Applied {
+    /// Where which of the policies that select an endpoint are asked.
+    pub fn new(role: Role, mut selecting: Vec<Selecting<'_>>, tiers: &Tiers) -> Self {
+        selecting.retain(|policy| is_asked(policy.facts, role, tiers));
+        selecting.sort_by_cached_key(|policy| place(tiers, policy));
+        let directions = |hooks: &[PolicyHook], gate: Gate| HostHook {
+            ingress: direction(&selecting, tiers, gate, &|facts| {
+                facts.ingress && hooks.contains(&facts.hook)
+            }),
+            egress: direction(&selecting, tiers, gate, &|facts| {
+                facts.egress && hooks.contains(&facts.hook)
+            }),
+        };
+        let normal = directions(&[PolicyHook::Normal, PolicyHook::NormalAndForward], Gate::Final);
+        let on_hosts = |hook: PolicyHook, gate: Gate| match role {
+            Role::Host | Role::AllInterfaces => directions(&[hook], gate),
+            Role::Workload => HostHook::default(),
+        };
+        Self {
+            ingress: normal.ingress,
+            egress: normal.egress,
+            forward: on_hosts(PolicyHook::NormalAndForward, Gate::Final),
+            pre_dnat: on_hosts(PolicyHook::PreDnat, Gate::Early).ingress,
+            untracked: on_hosts(PolicyHook::Untracked, Gate::Early),
+        }
+    }
+}
+
+/// The endpoint with what policies say. `broken_profile` tells why a profile's rules cannot be understood.
 pub(crate) fn assemble(
     bare: &Bare,
     labels: BTreeMap<String, String>,
-    mut selecting: Vec<Selecting<'_>>,
-    tiers: &Tiers,
+    applied: Applied,
     broken_profile: impl Fn(&str) -> Option<String>,
 ) -> Endpoint {
-    selecting.retain(|policy| is_asked(policy.facts, bare, tiers));
-    selecting.sort_by(|a, b| in_order(tiers, a, b));
-    let directions = |hooks: &[PolicyHook], gate: Gate| HostHook {
-        ingress: direction(&selecting, tiers, gate, &|facts| {
-            facts.ingress && hooks.contains(&facts.hook)
-        }),
-        egress: direction(&selecting, tiers, gate, &|facts| {
-            facts.egress && hooks.contains(&facts.hook)
-        }),
-    };
-    let normal = directions(&[PolicyHook::Normal, PolicyHook::NormalAndForward], Gate::Final);
-    let on_hosts = |hook: PolicyHook, gate: Gate| match bare.is_host {
-        true => directions(&[hook], gate),
-        false => HostHook::default(),
-    };
+    let Applied {
+        ingress,
+        egress,
+        forward,
+        pre_dnat,
+        untracked,
+    } = applied;
     Endpoint {
         interface: bare.interface.clone(),
         labels,
         addresses: bare.addresses.clone(),
         spoofable: bare.spoofable.clone(),
-        ingress: normal.ingress,
-        egress: normal.egress,
-        forward: on_hosts(PolicyHook::NormalAndForward, Gate::Final),
-        pre_dnat: on_hosts(PolicyHook::PreDnat, Gate::Early).ingress,
-        untracked: on_hosts(PolicyHook::Untracked, Gate::Early),
+        ingress,
+        egress,
+        forward,
+        pre_dnat,
+        untracked,
         profiles: bare.profiles.clone(),
         closed: bare
             .broken
@@ -150,30 +196,29 @@ pub(crate) fn assemble(
 }
 
 /// Whether a policy that selects an endpoint is asked there. One that cannot be followed is, unless it is a rehearsal.
-pub(crate) fn is_asked(facts: &PolicyFacts, bare: &Bare, tiers: &Tiers) -> bool {
+pub(crate) fn is_asked(facts: &PolicyFacts, role: Role, tiers: &Tiers) -> bool {
     let can_be_followed = || facts.broken().is_none() && tiers.get(&facts.tier).is_some();
-    is_for(facts, bare) && (!facts.staged || can_be_followed()) && (facts.ingress || facts.egress)
+    is_for(facts, role) && (!facts.staged || can_be_followed()) && (facts.ingress || facts.egress)
 }
 
 /// Whether the endpoint is one for which the policy can be asked at all.
-fn is_for(facts: &PolicyFacts, bare: &Bare) -> bool {
+fn is_for(facts: &PolicyFacts, role: Role) -> bool {
     match facts.hook {
         PolicyHook::Normal | PolicyHook::NormalAndForward => true,
-        PolicyHook::PreDnat => bare.is_host,
+        PolicyHook::PreDnat => role != Role::Workload,
         // Upstream: what is for all interfaces has no untracked policy.
-        PolicyHook::Untracked => bare.is_host && bare.interface != Interface::All,
+        PolicyHook::Untracked => role == Role::Host,
     }
 }
 
-/// By tier, those that do not exist first; then by policy. A staged one has the place of the policy that it would be.
-fn in_order(tiers: &Tiers, a: &Selecting<'_>, b: &Selecting<'_>) -> Ordering {
-    fn place<'a>(tiers: &Tiers, policy: &Selecting<'a>) -> impl Ord + use<'a> {
-        let tier = tiers.get(&policy.facts.tier).map(|tier| tier.order);
-        let namespace = &policy.key.namespace;
-        let (kind, name) = subject_of(policy.key);
-        (tier, &*policy.facts.tier, policy.facts.order, name, namespace, kind)
-    }
-    place(tiers, a).cmp(&place(tiers, b))
+/// By tier, those that do not exist first; then by policy. A staged one has the place of the policy that it would be, right after
+/// that one.
+fn place<'a>(tiers: &Tiers, policy: &Selecting<'a>) -> impl Ord + use<'a> {
+    let tier = tiers.get(&policy.facts.tier).map(|tier| tier.order);
+    let namespace = &policy.key.namespace;
+    let (kind, name) = subject_of(policy.key);
+    let place = (tier, &*policy.facts.tier, policy.facts.order, name, namespace, kind);
+    (place, policy.facts.staged, policy.key)
 }
 
 /// Whether the end of a tier may deny.
@@ -192,18 +237,18 @@ fn direction(
     gate: Gate,
     is_asked: &dyn Fn(&PolicyFacts) -> bool,
 ) -> Direction {
-    let mut direction = Direction::default();
+    let mut found: Vec<Tier> = Vec::new();
     for policy in sorted.iter().filter(|policy| is_asked(policy.facts)) {
         let name = &*policy.facts.tier;
-        if direction.tiers.last().is_none_or(|tier| tier.name != name) {
-            direction.tiers.push(Tier {
+        if found.last().is_none_or(|tier| tier.name != name) {
+            found.push(Tier {
                 name: name.to_owned(),
                 policies: Vec::new(),
                 staged: Vec::new(),
                 end: TierEnd::Pass,
             });
         }
-        let Some(tier) = direction.tiers.last_mut() else {
+        let Some(tier) = found.last_mut() else {
             continue;
         };
         let end = match (gate, tiers.get(name)) {
@@ -223,7 +268,7 @@ fn direction(
             }
         }
     }
-    direction
+    Direction { tiers: found.into() }
 }
 
 #[cfg(test)]

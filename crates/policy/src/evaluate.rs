@@ -293,7 +293,7 @@ impl Asked<'_> {
     }
 
     fn tiers(&self, direction: &Direction, trace: &mut Vec<Step>) -> Option<Outcome> {
-        'tiers: for tier in &direction.tiers {
+        'tiers: for tier in direction.tiers.iter() {
             let (policies, end) = self.of_tier(tier);
             for id in policies.iter().copied() {
                 let Some(policy) = self.state.policies.get(id) else {

@@ -11,7 +11,7 @@ use datastore::Update;
 use crate::Graph;
 use crate::evaluate::{Connection, Packet, connection};
 use crate::problem::Problem;
-use crate::state::{EndpointId, Member, PolicyState, Rule, SetKind, Side};
+use crate::state::{EndpointId, Member, PolicyState, SetKind, Side};
 
 /// A cluster as its resources describe it.
 #[derive(Debug)]
@@ -234,16 +234,9 @@ const WITH_PORTS: [u8; 3] = [6, 17, 132];
 /// What makes a difference to the rules of a state: both sides of every boundary between ports, echo requests, the ICMP types
 /// and the protocols that are named.
 fn probes(state: &PolicyState) -> BTreeSet<Service> {
-    let policies = state
-        .policies
-        .values()
-        .flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-    let profiles = state.profiles.values();
-    let profiles = profiles.flat_map(|profile| profile.ingress.iter().chain(&profile.egress));
-    let rules: Vec<&Rule> = policies.chain(profiles).collect();
     let mut ports: BTreeMap<u8, BTreeSet<u16>> = WITH_PORTS.map(|protocol| (protocol, BTreeSet::new())).into();
     let mut probes = BTreeSet::from([Service::Icmp(8, 0)]);
-    for rule in rules {
+    for rule in state.rules() {
         for number in [rule.protocol, rule.not_protocol].into_iter().flatten() {
             if !Protocol::Number(number).has_ports() && ![ICMP, ICMP_V6].contains(&number) {
                 probes.insert(Service::Protocol(number));

@@ -1,5 +1,7 @@
 //! The incremental calculation: what is recorded when something changes. What follows from it is in `flush`.
 
+mod active;
+mod applied;
 mod flush;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,7 +15,7 @@ use datastore::Update;
 
 use crate::assemble::{Bare, missing_tier, replaces};
 use crate::member_facts::MemberFacts;
-use crate::policies::Policies;
+use crate::policies::{Change, Policies};
 use crate::policy_facts::PolicyFacts;
 use crate::population::{Population, Value};
 use crate::problem::Problem;
@@ -68,17 +70,15 @@ struct Here {
     /// Its number in the population.
     item: No,
     bare: Bare,
-    /// Policies that select it, sorted.
-    selecting: Vec<No>,
-    /// Those that are asked.
-    asked: Vec<No>,
+    /// What it has from the policies that select it.
+    applied: No,
 }
 
 /// What changed since the last flush.
 #[derive(Debug, Default)]
 struct Dirty {
     endpoints: BTreeSet<EndpointId>,
-    policies: BTreeSet<No>,
+    policies: BTreeMap<No, Change>,
     tiers: bool,
     /// Profiles with other labels.
     labels: BTreeSet<String>,
@@ -277,8 +277,10 @@ impl Graph {
         let value = value.filter(|value| value.kind() == key.kind);
         self.rehearsed.set(key, value);
         let facts = value.and_then(|value| PolicyFacts::read(key, value));
-        let changed = self.policies.set(key, facts, &mut self.population);
-        self.dirty.policies.extend(changed);
+        if let Some((no, change)) = self.policies.set(key, facts, &mut self.population) {
+            let known = self.dirty.policies.entry(no).or_default();
+            *known = known.and(change);
+        }
     }
 }
 

@@ -79,9 +79,9 @@ impl Index {
     }
 
     /// Those that need one of these labels.
-    pub fn anchored(&self, labels: &[(No, No)]) -> Vec<No> {
+    pub fn anchored<'a>(&self, labels: impl Iterator<Item = &'a (No, No)>) -> Vec<No> {
         let mut found = Vec::new();
-        labels.iter().for_each(|label| self.find(*label, &mut found));
+        labels.for_each(|label| self.find(*label, &mut found));
         found
     }
 
@@ -97,7 +97,7 @@ impl Index {
 }
 
 /// The anchors of a selector, whose texts are held in `symbols` until [`release`].
-pub(crate) fn hold(selector: &Selector, symbols: &mut Table<str>) -> Anchors {
+pub(crate) fn hold(selector: &Selector, symbols: &mut Table<Box<str>>) -> Anchors {
     let needs = needs(selector.expression())?;
     let mut hold = |text: &str| symbols.hold(text).0;
     Some(
@@ -112,7 +112,7 @@ pub(crate) fn hold(selector: &Selector, symbols: &mut Table<str>) -> Anchors {
 }
 
 /// Lets go of the texts of anchors.
-pub(crate) fn release(anchors: &Anchors, symbols: &mut Table<str>) {
+pub(crate) fn release(anchors: &Anchors, symbols: &mut Table<Box<str>>) {
     for anchor in anchors.iter().flatten() {
         match anchor {
             Anchor::Equal(name, value) => {

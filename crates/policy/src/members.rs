@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::state::Member;
 
 /// What is known of a set besides its visible members, which the state has.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Holders {
     /// Members held more than once: how often besides the first time.
     more: HashMap<Member, u32>,
@@ -28,6 +28,32 @@ pub(crate) struct Visible {
 }
 
 impl Holders {
+    /// Takes all members of a set that has none yet; each is there as often as it is held.
+    pub fn fill(&mut self, visible: &mut Visible, mut members: Vec<Member>) {
+        // In this order, what contains others comes right before them.
+        members.sort_unstable();
+        let mut outer: Option<IpNet> = None;
+        let mut shown = Vec::new();
+        for same in members.chunk_by(PartialEq::eq) {
+            let member = &same[0];
+            if same.len() > 1 {
+                self.more.insert(member.clone(), same.len() as u32 - 1);
+            }
+            if let (Some(outer), Member::Net(net)) = (outer, member)
+                && outer.contains(net)
+            {
+                self.hidden.insert(member.clone());
+                continue;
+            }
+            if let (Some(wide), Member::Net(net)) = (wide(member), member) {
+                *self.wide.entry(wide).or_default() += 1;
+                outer = Some(*net);
+            }
+            shown.push(member.clone());
+        }
+        visible.members = shown.into_iter().collect();
+    }
+
     /// One more holds `member`.
     pub fn add(&mut self, visible: &mut Visible, member: &Member) {
         if visible.members.contains(member) || self.hidden.contains(member) {
@@ -142,6 +168,21 @@ mod tests {
         check(&mut set, "-0.0.0.0/0 -::/0", "10.0.0.1/32 11.0.0.0/8 fd00::1/128");
         assert_eq!(set.1.came, set.1.members, "all since the beginning");
         assert!(set.1.went.is_empty());
+    }
+
+    #[test]
+    fn all_at_once_is_as_one_by_one() {
+        let members =
+            "10.0.0.1/32 10.0.0.0/8 10.0.0.1/32 10.0.0.0/16 11.0.0.1/32 12.0.0.0/8 12.1.0.0/16 ::/0 fd00::1/128";
+        let mut single = (Holders::default(), Visible::default());
+        let steps: Vec<String> = members.split(' ').map(|member| format!("+{member}")).collect();
+        let wanted = "10.0.0.0/8 11.0.0.1/32 12.0.0.0/8 ::/0";
+        check(&mut single, &steps.join(" "), wanted);
+        let mut filled = (Holders::default(), Visible::default());
+        let net = |text: &str| Member::Net(text.parse().unwrap());
+        filled.0.fill(&mut filled.1, members.split(' ').map(net).collect());
+        assert_eq!(filled.0, single.0);
+        assert_eq!(filled.1.members, single.1.members);
     }
 
     #[test]

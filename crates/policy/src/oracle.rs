@@ -10,7 +10,7 @@ use api::resource::WorkloadEndpoint;
 use api::{Key, Kind, Resource};
 use ipnet::IpNet;
 
-use crate::assemble::{Bare, Selecting, assemble, is_asked, missing_tier, replaces, why_not};
+use crate::assemble::{Applied, Bare, Selecting, assemble, is_asked, missing_tier, replaces, why_not};
 use crate::member_facts::MemberFacts;
 use crate::policy_facts::PolicyFacts;
 use crate::problem::Problem;
@@ -142,10 +142,11 @@ impl<'a> World<'a> {
                 .collect();
             let asked = selecting
                 .iter()
-                .filter(|policy| is_asked(policy.facts, bare, &self.tiers));
+                .filter(|policy| is_asked(policy.facts, bare.role(), &self.tiers));
             used.extend(asked.map(|policy| policy.key));
             let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
-            let endpoint = assemble(bare, labels, selecting, &self.tiers, broken_profile);
+            let applied = Applied::new(bare.role(), selecting, &self.tiers);
+            let endpoint = assemble(bare, labels, applied, broken_profile);
             state.endpoints.insert(id.clone(), Arc::new(endpoint));
         }
         let mut sets = BTreeMap::new();
@@ -153,13 +154,13 @@ impl<'a> World<'a> {
             let is_used = used.contains(key) || facts.everywhere;
             let reason = why_not(key, facts, &self.tiers);
             if is_used && (reason.is_none() || !facts.staged) {
-                let mut rules = facts.rules(key.namespace.as_deref(), reason.is_some());
+                let mut rules = facts.packed(reason.is_some()).translate(key.namespace.as_deref());
                 sets.append(&mut rules.sets);
                 let policy = Policy {
                     tier: facts.tier.to_string(),
                     selector: facts.selector_text(reason),
-                    ingress: rules.ingress,
-                    egress: rules.egress,
+                    ingress: rules.ingress.into(),
+                    egress: rules.egress.into(),
                 };
                 state.policies.insert(key.clone(), Arc::new(policy));
             }
@@ -168,13 +169,13 @@ impl<'a> World<'a> {
             let facts = self.profiles.get(name);
             let missing = facts.is_none();
             let mut rules = match facts {
-                Some(facts) if facts.broken().is_none() => facts.rules(),
+                Some(facts) if facts.broken().is_none() => facts.rules.translate(None),
                 Some(_) | None => Rules::default(),
             };
             sets.append(&mut rules.sets);
             let profile = Profile {
-                ingress: rules.ingress,
-                egress: rules.egress,
+                ingress: rules.ingress.into(),
+                egress: rules.egress.into(),
                 missing,
             };
             state.profiles.insert(name.clone(), Arc::new(profile));

@@ -1,5 +1,7 @@
 //! What a policy says about itself, with its rules in a compact form.
 
+use std::sync::Arc;
+
 use api::kubernetes::K8sNetworkPolicy;
 use api::{Action, Key, Kind, Order, PerformanceHint, PolicyType, Resource, Selector, StagedAction, Wrong};
 
@@ -12,7 +14,7 @@ pub(crate) struct PolicyFacts {
     pub tier: Box<str>,
     pub order: Order,
     /// Whom it selects. If that cannot be understood: everything that it might have meant.
-    pub selector: Selector,
+    pub selector: Arc<Selector>,
     pub ingress: bool,
     pub egress: bool,
     pub hook: PolicyHook,
@@ -20,7 +22,7 @@ pub(crate) struct PolicyFacts {
     /// Ready on every node, whether or not it selects something there.
     pub everywhere: bool,
     pub problems: Vec<Problem>,
-    rules: PackedRules,
+    pub rules: PackedRules,
 }
 
 /// In place of a tier that cannot be read: no tier has such a name.
@@ -181,7 +183,7 @@ impl PolicyFacts {
         Self {
             tier: written.tier.into(),
             order: written.order,
-            selector,
+            selector: Arc::new(selector),
             ingress: written.types[0],
             egress: written.types[1] && written.hook != PolicyHook::PreDnat,
             hook: written.hook,
@@ -199,14 +201,31 @@ impl PolicyFacts {
             .find(|problem| problem.effect != Effect::NotEnforced)
     }
 
-    /// Its rules over sets. One that cannot be followed denies (`denies`): whoever comes before it decides the same, whatever it
-    /// meant.
-    pub fn rules(&self, namespace: Option<&str>, denies: bool) -> Rules {
+    /// Its rules. One that cannot be followed denies (`denies`): whoever comes before it decides the same, whatever it meant.
+    pub fn packed(&self, denies: bool) -> PackedRules {
         let deny = [api::Rule::any(Action::Deny)];
         match denies {
-            true => rules::translate(&deny, &deny, None),
-            false => self.rules.translate(namespace),
+            true => PackedRules::new(&deny, &deny),
+            false => self.rules.clone(),
         }
+    }
+
+    /// Whether it is asked where, and in the place in which, the other one is.
+    pub fn is_placed_as(&self, other: &Self) -> bool {
+        let Self {
+            tier,
+            order,
+            selector: _,
+            ingress,
+            egress,
+            hook,
+            staged,
+            everywhere: _,
+            problems,
+            rules: _,
+        } = self;
+        (tier, order, ingress, egress) == (&other.tier, &other.order, &other.ingress, &other.egress)
+            && (hook, staged, problems) == (&other.hook, &other.staged, &other.problems)
     }
 
     /// Whom it selects, and why it cannot be followed, for people.
@@ -294,8 +313,8 @@ pub(crate) fn problems(key: &Key, faults: Vec<Fault>, effect: Effect) -> Vec<Pro
 }
 
 /// Rules as text: most policies of a cluster are not needed on a node, and a rule as a value takes 700 bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PackedRules(Box<str>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PackedRules(Arc<str>);
 
 impl PackedRules {
     pub fn new(ingress: &[api::Rule], egress: &[api::Rule]) -> Self {
@@ -320,5 +339,11 @@ impl PackedRules {
             (deny(), deny())
         });
         rules::translate(&ingress, &egress, namespace)
+    }
+}
+
+impl From<&PackedRules> for PackedRules {
+    fn from(rules: &PackedRules) -> Self {
+        rules.clone()
     }
 }

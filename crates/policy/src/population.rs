@@ -1,17 +1,20 @@
 //! Everything that selectors of rules can pick, anywhere in the cluster, in a compact form.
 //!
 //! What has the same labels and profiles is one [`Group`]: selectors are tried on groups, and a replica of a workload that
-//! is known costs no evaluation at all. Texts, label sets, lists of profiles and of ports are kept once each.
+//! is known costs no evaluation at all. Texts, label sets, lists of profiles, ports and sets are kept once each; label sets
+//! and lists of profiles are found by their prints, so that what is known already has none of its texts looked up.
 
 mod groups;
 
-use std::hash::Hash;
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 
 use api::Key;
+use hashbrown::HashTable;
 
 use crate::member_facts::{MemberFacts, NamedPort};
 use crate::nets::Nets;
-use crate::print::{Print, Prints};
+use crate::print::{Print, Printed, Prints};
 use crate::rules::NAMESPACE;
 use crate::table::{ByNo, No, Table};
 
@@ -21,18 +24,20 @@ pub(crate) const NONE: No = No::MAX;
 /// All members that could be in a set.
 #[derive(Debug)]
 pub(crate) struct Population {
-    symbols: Table<str>,
-    /// Sorted by name.
-    labels: Table<[(No, No)]>,
-    profile_lists: Table<[No]>,
-    port_lists: Table<[NamedPort]>,
+    symbols: Table<Box<str>>,
+    /// Sorted by the numbers of their names.
+    labels: Table<Printed<(No, No)>>,
+    profile_lists: Table<Printed<No>>,
+    port_lists: Table<Box<[NamedPort]>>,
+    /// Sets that groups are in.
+    set_lists: Table<Box<[No]>>,
     /// Labels that profiles give, by profile.
     inherited: ByNo<No, Box<[(No, No)]>>,
-    groups: Vec<Group>,
-    group_numbers: ByNo<Print, No>,
-    free_groups: Vec<No>,
+    /// Held by the values that name them.
+    groups: Table<Group>,
     items: Vec<Item>,
-    numbers: ByNo<Print, No>,
+    /// Items by their prints.
+    numbers: HashTable<No>,
     prints: Prints,
     free_items: Vec<No>,
     /// Groups that have items, by namespace.
@@ -42,9 +47,7 @@ pub(crate) struct Population {
     /// Items that are not settled, each once.
     unsettled: Vec<No>,
     /// Items that were without a value at some time since then.
-    gone: Vec<(Print, No)>,
-    /// Room for labels that are being looked up.
-    scratch: Vec<(No, No)>,
+    gone: Vec<No>,
     /// The label whose value is the namespace.
     namespace: No,
 }
@@ -52,20 +55,17 @@ pub(crate) struct Population {
 /// What is picked or not picked together.
 #[derive(Debug)]
 pub(crate) struct Group {
-    print: Print,
     parts: Parts,
-    /// Values that name it.
-    holders: u32,
     /// Its first settled item.
     first: No,
     /// Its place among those of its namespace.
     place: u32,
-    /// Sets that its settled items are in; numbers of sets that are gone may be among them.
-    sets: Box<[No]>,
+    /// The list of sets that its settled items are in; numbers of sets that are gone may be among them.
+    sets: No,
 }
 
 /// Label sets and the list of profiles.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Parts {
     own: No,
     implied: No,
@@ -74,6 +74,7 @@ struct Parts {
 
 #[derive(Debug)]
 struct Item {
+    print: Print,
     value: Option<Value>,
     next: No,
     previous: No,
@@ -98,26 +99,24 @@ pub(crate) struct Settling {
 
 impl Population {
     pub fn new() -> Self {
-        let mut symbols = Table::default();
+        let mut symbols: Table<Box<str>> = Table::default();
         let (namespace, _) = symbols.hold(NAMESPACE);
         Self {
             symbols,
             labels: Table::default(),
             profile_lists: Table::default(),
             port_lists: Table::default(),
+            set_lists: Table::default(),
             inherited: ByNo::default(),
-            groups: Vec::new(),
-            group_numbers: ByNo::default(),
-            free_groups: Vec::new(),
+            groups: Table::default(),
             items: Vec::new(),
-            numbers: ByNo::default(),
+            numbers: HashTable::new(),
             prints: Prints::default(),
             free_items: Vec::new(),
             by_namespace: ByNo::default(),
             before: ByNo::default(),
             unsettled: Vec::new(),
             gone: Vec::new(),
-            scratch: Vec::new(),
             namespace,
         }
     }
@@ -137,70 +136,49 @@ impl Population {
 
     /// The group of what has these labels and profiles.
     fn hold_group(&mut self, facts: &MemberFacts<'_>) -> No {
-        let print = self.prints.of(|hash| {
-            facts.implied.hash(hash);
-            facts.own().for_each(|label| Some(label).hash(hash));
-            None::<(&str, &str)>.hash(hash);
-            facts.profiles.hash(hash);
-        });
-        if let Some(no) = self.group_numbers.get(&print).copied() {
-            self.groups[no as usize].holders += 1;
-            return no;
-        }
-        let implied = facts.implied.iter().flatten();
         let parts = Parts {
-            implied: self.hold_labels(implied.copied()),
+            implied: self.hold_labels(facts.implied.iter().flatten().copied()),
             own: self.hold_labels(facts.own()),
             profiles: self.hold_profiles(&facts.profiles),
         };
-        let group = Group {
-            print,
+        let (no, is_new) = self.groups.hold_or(&parts, || Group {
             parts,
-            holders: 1,
             first: NONE,
             place: 0,
-            sets: Box::default(),
-        };
-        let no = put(&mut self.groups, &mut self.free_groups, group);
-        self.group_numbers.insert(print, no);
+            sets: NONE,
+        });
+        if !is_new {
+            self.release_parts(parts);
+        }
         no
     }
 
     fn hold_labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> No {
-        let mut numbers = std::mem::take(&mut self.scratch);
-        numbers.clear();
-        // As a rule such labels are known, and hold their texts already.
-        let known = labels
-            .clone()
-            .map(|(name, value)| Some((self.symbols.find(name)?, self.symbols.find(value)?)));
-        let all_known = known.into_iter().all(|known| {
-            numbers.extend(known);
-            known.is_some()
-        });
-        numbers.sort_unstable();
-        let set = match all_known.then(|| self.labels.find(&numbers)).flatten() {
-            Some(set) => {
-                self.labels.hold_again(set);
-                set
-            }
-            None => {
-                numbers.clear();
-                numbers.extend(labels.map(|(name, value)| (self.symbols.hold(name).0, self.symbols.hold(value).0)));
-                numbers.sort_unstable();
-                self.labels.hold(&numbers).0
-            }
+        let print = self
+            .prints
+            .of(|printing| labels.clone().for_each(|label| label.hash(printing)));
+        let Self {
+            symbols, labels: known, ..
+        } = self;
+        let make = || {
+            let numbers = labels.map(|(name, value)| (symbols.hold(name).0, symbols.hold(value).0));
+            let mut list: Box<[(No, No)]> = numbers.collect();
+            list.sort_unstable();
+            Printed { print, list }
         };
-        self.scratch = numbers;
-        set
+        known.hold_or(&print, make).0
     }
 
     fn hold_profiles(&mut self, profiles: &[String]) -> No {
-        let names: Vec<No> = profiles.iter().map(|name| self.symbols.hold(name).0).collect();
-        let (list, new) = self.profile_lists.hold(&names);
-        if !new {
-            names.iter().for_each(|name| drop(self.symbols.release(*name)));
-        }
-        list
+        let print = self.prints.of_value(&profiles);
+        let Self {
+            symbols, profile_lists, ..
+        } = self;
+        let make = || Printed {
+            print,
+            list: profiles.iter().map(|name| symbols.hold(name.as_str()).0).collect(),
+        };
+        profile_lists.hold_or(&print, make).0
     }
 
     fn release_symbols(&mut self, labels: &[(No, No)]) {
@@ -213,11 +191,11 @@ impl Population {
     fn release_parts(&mut self, parts: Parts) {
         for labels in [parts.own, parts.implied] {
             if let Some(labels) = self.labels.release(labels) {
-                self.release_symbols(&labels);
+                self.release_symbols(&labels.list);
             }
         }
         if let Some(names) = self.profile_lists.release(parts.profiles) {
-            names.iter().for_each(|name| drop(self.symbols.release(*name)));
+            names.list.iter().for_each(|name| drop(self.symbols.release(*name)));
         }
     }
 
@@ -226,35 +204,51 @@ impl Population {
         if value.ports != NONE {
             self.port_lists.release(value.ports);
         }
-        let group = &mut self.groups[value.group as usize];
-        group.holders -= 1;
-        if group.holders == 0 {
-            let (print, parts) = (group.print, group.parts);
-            group.sets = Box::default();
-            self.group_numbers.remove(&print);
-            self.free_groups.push(value.group);
-            self.release_parts(parts);
+        if let Some(group) = self.groups.release(value.group) {
+            self.release_parts(group.parts);
         }
     }
 
     /// Makes a value the one of `key`; `None`: there is no such thing.
     pub fn set(&mut self, key: &Key, value: Option<Value>) {
-        let key = self.prints.of_value(key);
+        let print = self.prints.of_value(key);
         match value {
             Some(value) => {
-                let (items, free) = (&mut self.items, &mut self.free_items);
-                let number = self.numbers.entry(key);
-                let no = *number.or_insert_with(|| put(items, free, Item::default()));
+                let no = self.place(print).unwrap_or_else(|| self.new_item(print));
                 self.change(no, Some(value));
             }
             None => {
-                if let Some(no) = self.numbers.get(&key).copied()
+                if let Some(no) = self.place(print)
                     && self.change(no, None)
                 {
-                    self.gone.push((key, no));
+                    self.gone.push(no);
                 }
             }
         }
+    }
+
+    fn new_item(&mut self, print: Print) -> No {
+        let item = Item {
+            print,
+            value: None,
+            next: NONE,
+            previous: NONE,
+            is_unsettled: false,
+            was_settled: false,
+        };
+        let no = match self.free_items.pop() {
+            Some(no) => {
+                self.items[no as usize] = item;
+                no
+            }
+            None => {
+                self.items.push(item);
+                (self.items.len() - 1) as No
+            }
+        };
+        let Self { numbers, items, .. } = self;
+        numbers.insert_unique(print.bits(), no, |no| items[*no as usize].print.bits());
+        no
     }
 
     /// Gives an item another value; answers whether it is another one.
@@ -287,7 +281,7 @@ impl Population {
             ports: value.ports,
             nets: value.nets.clone(),
         };
-        self.groups[copy.group as usize].holders += 1;
+        self.groups.hold_again(copy.group);
         if copy.ports != NONE {
             self.port_lists.hold_again(copy.ports);
         }
@@ -305,7 +299,12 @@ impl Population {
     }
 
     fn find(&self, key: &Key) -> Option<No> {
-        self.numbers.get(&self.prints.of_value(key)).copied()
+        self.place(self.prints.of_value(key))
+    }
+
+    fn place(&self, print: Print) -> Option<No> {
+        let is_it = |no: &No| self.items[*no as usize].print == print;
+        self.numbers.find(print.bits(), is_it).copied()
     }
 
     /// What changed since the last time: to be settled one by one, then [`Population::forget_gone`].
@@ -330,7 +329,7 @@ impl Population {
 
     /// Makes a settled item one of its group's.
     pub fn link(&mut self, item: No, group: No) {
-        let first = self.groups[group as usize].first;
+        let first = self.groups.get(group).first;
         if first == NONE {
             self.enter_namespace(group);
         } else {
@@ -338,59 +337,49 @@ impl Population {
         }
         self.items[item as usize].next = first;
         self.items[item as usize].previous = NONE;
-        self.groups[group as usize].first = item;
+        self.groups.get_mut(group).first = item;
     }
 
     /// Takes an item out of its former group. Call before it is linked to another one.
     pub fn unlink(&mut self, item: No, group: No) {
         let Item { next, previous, .. } = self.items[item as usize];
         match previous {
-            NONE => self.groups[group as usize].first = next,
+            NONE => self.groups.get_mut(group).first = next,
             previous => self.items[previous as usize].next = next,
         }
         if next != NONE {
             self.items[next as usize].previous = previous;
         }
-        if self.groups[group as usize].first == NONE {
-            self.groups[group as usize].sets = Box::default();
+        if next == NONE && previous == NONE {
+            self.set_sets(group, &[]);
             self.leave_namespace(group);
         }
     }
 
     /// Forgets items that are gone. All must be settled.
     pub fn forget_gone(&mut self) {
-        for (key, no) in std::mem::take(&mut self.gone) {
-            // It may have come back, or be in the list twice.
-            if self.numbers.get(&key) != Some(&no) || self.items[no as usize].value.is_some() {
+        for no in std::mem::take(&mut self.gone) {
+            let item = &self.items[no as usize];
+            if item.value.is_some() {
                 continue;
             }
-            self.numbers.remove(&key);
-            self.free_items.push(no);
+            // It may be in the list twice.
+            if let Ok(place) = self.numbers.find_entry(item.print.bits(), |other| *other == no) {
+                place.remove();
+                self.free_items.push(no);
+            }
         }
     }
 }
 
-impl Default for Item {
-    fn default() -> Self {
-        Self {
-            value: None,
-            next: NONE,
-            previous: NONE,
-            is_unsettled: false,
-            was_settled: false,
-        }
+impl Borrow<Parts> for Group {
+    fn borrow(&self) -> &Parts {
+        &self.parts
     }
 }
 
-fn put<T>(list: &mut Vec<T>, free: &mut Vec<No>, value: T) -> No {
-    match free.pop() {
-        Some(no) => {
-            list[no as usize] = value;
-            no
-        }
-        None => {
-            list.push(value);
-            (list.len() - 1) as No
-        }
+impl Hash for Group {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts.hash(state);
     }
 }

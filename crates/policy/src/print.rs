@@ -3,6 +3,7 @@
 //! Names and labels of a cluster as texts would take more memory than all else. That any two of a million agree in their
 //! prints is less likely than 1 to 10^26, and nobody outside knows the keys, so that no two can be made to.
 
+use std::borrow::Borrow;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 
 use crate::table::{Mix, Seed};
@@ -10,6 +11,13 @@ use crate::table::{Mix, Seed};
 /// The print of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Print([u32; 4]);
+
+/// A list that is known by the print of what it was made from.
+#[derive(Debug)]
+pub(crate) struct Printed<T> {
+    pub print: Print,
+    pub list: Box<[T]>,
+}
 
 /// Makes prints. Only those of one maker can be compared.
 #[derive(Debug, Default)]
@@ -39,6 +47,26 @@ impl Prints {
         write(&mut printing);
         let [a, b] = [printing.strong.finish(), printing.quick.finish()];
         Print([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
+    }
+}
+
+impl Print {
+    /// Some bits of it, which are a hash already.
+    pub fn bits(self) -> u64 {
+        let Self([a, b, ..]) = self;
+        u64::from(a) | u64::from(b) << 32
+    }
+}
+
+impl<T> Borrow<Print> for Printed<T> {
+    fn borrow(&self) -> &Print {
+        &self.print
+    }
+}
+
+impl<T> Hash for Printed<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Hash::hash(&self.print, state);
     }
 }
 

@@ -6,7 +6,7 @@ use api::{Action, Key, Kind, ProfileSpec};
 
 use crate::policy_facts::{PackedRules, problems};
 use crate::problem::{Effect, Problem};
-use crate::rules::{Rules, check};
+use crate::rules::check;
 
 /// Upstream's profile that allows everything. It exists without a resource.
 const ALLOW_ALL: &str = "projectcalico-default-allow";
@@ -18,7 +18,7 @@ pub(crate) struct Profiles(BTreeMap<Box<str>, ProfileFacts>);
 /// The rules of a profile, compact, and what is wrong with them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ProfileFacts {
-    rules: PackedRules,
+    pub rules: PackedRules,
     pub problems: Vec<Problem>,
 }
 
@@ -78,10 +78,5 @@ impl ProfileFacts {
     /// Why it cannot be followed, if so.
     pub fn broken(&self) -> Option<&Problem> {
         self.problems.iter().find(|problem| problem.effect == Effect::Closed)
-    }
-
-    /// Its rules over sets.
-    pub fn rules(&self) -> Rules {
-        self.rules.translate(None)
     }
 }

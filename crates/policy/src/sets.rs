@@ -94,7 +94,7 @@ impl Sets {
             && !population.is_linked(group)
         {
             let sets = self.of_group(group, population);
-            population.set_sets(group, sets);
+            population.set_sets(group, &sets);
         }
         // Who stays does not go and come back.
         if let (Some(group), Some(value)) = (new_group, population.value_of(item)) {
@@ -127,7 +127,7 @@ impl Sets {
                 }
             }
         }
-        population.set_sets(group, sets);
+        population.set_sets(group, &sets);
     }
 
     /// The sets that pick a group, except those that wait to be filled.
@@ -193,54 +193,64 @@ impl Sets {
         state: &mut BTreeMap<SetId, Set>,
         slices: impl Fn(&Service) -> Vec<&'a Slice>,
     ) {
-        let mut picked: BTreeMap<No, Vec<No>> = BTreeMap::new();
+        let fresh = std::mem::take(&mut self.fresh);
+        // Groups, each with a set that picks it.
+        let mut picked: Vec<(No, No)> = Vec::new();
         let mut anywhere = Index::default();
-        for set in std::mem::take(&mut self.fresh) {
-            let Some(active) = self.active.get(&set) else {
+        for set in &fresh {
+            let Some(active) = self.active.get(set) else {
                 continue;
             };
             match &active.def {
                 SetDef::Selected(selector) | SetDef::NamedPort { selector, .. } => {
-                    self.index.insert(set, &active.anchors);
+                    self.index.insert(*set, &active.anchors);
                     match namespace_of(selector.expression()) {
                         Some(namespace) => {
                             let groups = population.groups_in(namespace);
-                            for group in groups.filter(|group| population.matches(*group, selector)) {
-                                picked.entry(group).or_default().push(set);
-                            }
+                            let groups = groups.filter(|group| population.matches(*group, selector));
+                            picked.extend(groups.map(|group| (group, *set)));
                         }
-                        None => anywhere.insert(set, &active.anchors),
+                        None => anywhere.insert(*set, &active.anchors),
                     }
                 }
                 SetDef::Service(service) | SetDef::ServicePorts(service) => {
                     let service = service.clone();
                     for slice in slices(&service) {
-                        self.contribute_slice(set, slice, true, state);
+                        self.contribute_slice(*set, slice, true, state);
                     }
-                    self.by_service.entry(service).or_default().insert(set);
+                    self.by_service.entry(service).or_default().insert(*set);
                 }
             }
         }
         if !anywhere.is_empty() {
-            for (group, mut sets) in population.candidates(&anywhere) {
-                sets.retain(|set| self.picks(*set, group, population));
-                if !sets.is_empty() {
-                    picked.entry(group).or_default().extend(sets);
-                }
-            }
+            population.candidates(&anywhere, |group, sets| {
+                let sets = sets.iter().filter(|set| self.picks(**set, group, population));
+                picked.extend(sets.map(|set| (group, *set)));
+            });
         }
-        for (group, new) in picked {
-            for set in &new {
-                for value in population.values(group) {
-                    self.contribute(*set, value, population, state, Holders::add);
+        picked.sort_unstable();
+        let mut members: ByNo<No, Vec<Member>> = ByNo::default();
+        let mut sets = Vec::new();
+        for new in picked.chunk_by(|(a, _), (b, _)| a == b) {
+            let group = new[0].0;
+            let old = population.sets(group).iter();
+            sets.clear();
+            sets.extend(old.filter(|set| self.active.contains_key(*set)));
+            for (_, set) in new {
+                sets.push(*set);
+                if let Some(active) = self.active.get(set) {
+                    let members = members.entry(*set).or_default();
+                    for value in population.values(group) {
+                        population.members(value, &active.def, |member| members.push(member));
+                    }
                 }
             }
-            let old = population
-                .sets(group)
-                .iter()
-                .filter(|set| self.active.contains_key(*set));
-            let sets = old.copied().chain(new).collect();
-            population.set_sets(group, sets);
+            population.set_sets(group, &sets);
+        }
+        for (set, members) in members {
+            if let (Some(active), Some(visible)) = (self.active.get_mut(&set), self.open.get_mut(&set)) {
+                active.holders.fill(visible, members);
+            }
         }
     }
 
@@ -322,12 +332,9 @@ impl Sets {
         for group in groups {
             let sets = population.sets(group);
             if sets.iter().any(|set| !self.active.contains_key(set)) {
-                let kept = sets
-                    .iter()
-                    .copied()
-                    .filter(|set| self.active.contains_key(set))
-                    .collect();
-                population.set_sets(group, kept);
+                let kept = sets.iter().copied().filter(|set| self.active.contains_key(set));
+                let kept: Vec<No> = kept.collect();
+                population.set_sets(group, &kept);
             }
         }
     }

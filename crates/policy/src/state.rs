@@ -23,6 +23,15 @@ pub struct PolicyState {
     pub sets: BTreeMap<SetId, Set>,
 }
 
+impl PolicyState {
+    /// All rules of policies and profiles.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        let of_policies = self.policies.values().flat_map(|policy| policy.rules());
+        let of_profiles = self.profiles.values().flat_map(|profile| profile.rules());
+        of_policies.chain(of_profiles)
+    }
+}
+
 /// One difference between two states. `None` means gone. In a list of changes referents come before what refers to them,
 /// removals the other way round and last.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +100,7 @@ pub enum Interface {
 }
 
 /// Both directions of a host endpoint's hook.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostHook {
     /// To the endpoint.
     pub ingress: Direction,
@@ -100,14 +109,14 @@ pub struct HostHook {
 }
 
 /// The tiers that apply in one direction, in order. A tier none of whose policies applies here is left out.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Direction {
-    /// Tiers, the first one asked first.
-    pub tiers: Vec<Tier>,
+    /// Tiers, the first one asked first. Endpoints with the same policies share them.
+    pub tiers: Arc<[Tier]>,
 }
 
 /// The policies of one tier that apply.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
     /// Its name.
     pub name: String,
@@ -142,7 +151,7 @@ pub enum TierEnd {
 /// A policy by kind, namespace and name.
 pub type PolicyId = Key;
 
-/// The rules of a policy.
+/// The rules of a policy. Equal ones are shared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// Its tier.
@@ -150,24 +159,38 @@ pub struct Policy {
     /// Its selector in canonical form: for people.
     pub selector: String,
     /// For packets to an endpoint, in order.
-    pub ingress: Vec<Rule>,
+    pub ingress: Arc<[Rule]>,
     /// For packets from an endpoint, in order.
-    pub egress: Vec<Rule>,
+    pub egress: Arc<[Rule]>,
+}
+
+impl Policy {
+    /// The rules of both directions.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.ingress.iter().chain(&*self.egress)
+    }
 }
 
 /// The rules of a profile. They are the same kind of rules; `Pass` is not possible.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// For packets to an endpoint, in order.
-    pub ingress: Vec<Rule>,
+    pub ingress: Arc<[Rule]>,
     /// For packets from an endpoint, in order.
-    pub egress: Vec<Rule>,
+    pub egress: Arc<[Rule]>,
     /// It does not exist: it has no rules, so what reaches it is denied at the end.
     pub missing: bool,
 }
 
+impl Profile {
+    /// The rules of both directions.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.ingress.iter().chain(&*self.egress)
+    }
+}
+
 /// One rule. All its parts must match.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Which rule of the policy as written this comes from, from 0: some become several.
     pub index: usize,
@@ -219,7 +242,7 @@ pub enum Family {
 }
 
 /// One side of a packet. All parts must match; an empty part matches everything.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Side {
     /// In one of these.
     pub nets: Vec<IpNet>,

@@ -1,8 +1,10 @@
 //! Values that occur often, each kept once, counted, and named by a number.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
-use std::sync::Arc;
+
+use hashbrown::HashTable;
 
 /// Names a value of a [`Table`].
 pub(crate) type No = u32;
@@ -66,42 +68,54 @@ impl Hasher for Mix {
 }
 
 /// Values by number. A value lives as long as somebody holds its number.
+///
+/// Values are looked up by what they borrow as, which must hash as they do.
 #[derive(Debug)]
-pub(crate) struct Table<T: ?Sized> {
-    numbers: HashMap<Arc<T>, No, Seed>,
-    entries: Vec<Entry<T>>,
+pub(crate) struct Table<V> {
+    numbers: HashTable<No>,
+    entries: Vec<Entry<V>>,
     free: Vec<No>,
+    seed: Seed,
 }
 
 #[derive(Debug)]
-struct Entry<T: ?Sized> {
-    value: Option<Arc<T>>,
+struct Entry<V> {
+    value: Option<V>,
     holders: u32,
 }
 
-impl<T: ?Sized> Default for Table<T> {
+impl<V> Default for Table<V> {
     fn default() -> Self {
         Self {
-            numbers: HashMap::default(),
+            numbers: HashTable::new(),
             entries: Vec::new(),
             free: Vec::new(),
+            seed: Seed::default(),
         }
     }
 }
 
-impl<T: ?Sized + Hash + Eq> Table<T> {
+impl<V: Hash> Table<V> {
     /// The number of a value, which the caller holds from now on; and whether the value is new.
-    pub fn hold(&mut self, value: &T) -> (No, bool)
+    pub fn hold<Q: Hash + Eq + ?Sized>(&mut self, value: &Q) -> (No, bool)
     where
-        for<'a> Arc<T>: From<&'a T>,
+        V: Borrow<Q> + for<'a> From<&'a Q>,
     {
-        if let Some(no) = self.numbers.get(value) {
-            self.entries[*no as usize].holders += 1;
-            return (*no, false);
+        self.hold_or(value, || value.into())
+    }
+
+    /// As [`Table::hold`], for values that are not made from their key alone.
+    pub fn hold_or<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, make: impl FnOnce() -> V) -> (No, bool)
+    where
+        V: Borrow<Q>,
+    {
+        let hash = self.seed.hash_one(key);
+        if let Some(no) = self.place(hash, key) {
+            self.hold_again(no);
+            return (no, false);
         }
-        let value: Arc<T> = value.into();
         let entry = Entry {
-            value: Some(value.clone()),
+            value: Some(make()),
             holders: 1,
         };
         let no = match self.free.pop() {
@@ -114,7 +128,10 @@ impl<T: ?Sized + Hash + Eq> Table<T> {
                 (self.entries.len() - 1) as No
             }
         };
-        self.numbers.insert(value, no);
+        let Self {
+            numbers, entries, seed, ..
+        } = self;
+        numbers.insert_unique(hash, no, |no| seed.hash_one(entries[*no as usize].value()));
         (no, true)
     }
 
@@ -124,33 +141,60 @@ impl<T: ?Sized + Hash + Eq> Table<T> {
     }
 
     /// Lets go of a number; the last one to do so gets the value back.
-    pub fn release(&mut self, no: No) -> Option<Arc<T>> {
+    pub fn release(&mut self, no: No) -> Option<V> {
         let entry = &mut self.entries[no as usize];
         entry.holders -= 1;
         if entry.holders > 0 {
             return None;
         }
         let value = entry.value.take()?;
-        self.numbers.remove(&value);
+        if let Ok(place) = self
+            .numbers
+            .find_entry(self.seed.hash_one(&value), |other| *other == no)
+        {
+            place.remove();
+        }
         self.free.push(no);
         Some(value)
     }
 
     /// The number of a value that somebody holds.
-    pub fn find(&self, value: &T) -> Option<No> {
-        self.numbers.get(value).copied()
+    pub fn find<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<No>
+    where
+        V: Borrow<Q>,
+    {
+        self.place(self.seed.hash_one(key), key)
     }
 
     /// All values, by number.
-    pub fn iter(&self) -> impl Iterator<Item = (No, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (No, &V)> {
         let entries = self.entries.iter().enumerate();
-        entries.filter_map(|(no, entry)| Some((no as No, entry.value.as_deref()?)))
+        entries.filter_map(|(no, entry)| Some((no as No, entry.value.as_ref()?)))
     }
 
     /// The value of a number that the caller holds.
-    pub fn get(&self, no: No) -> &T {
-        let value = self.entries[no as usize].value.as_ref();
+    pub fn get(&self, no: No) -> &V {
+        self.entries[no as usize].value()
+    }
+
+    /// The value of a number that the caller holds. What it borrows as stays the same.
+    pub fn get_mut(&mut self, no: No) -> &mut V {
+        let value = self.entries[no as usize].value.as_mut();
         value.expect("a number that is held has a value")
+    }
+
+    fn place<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<No>
+    where
+        V: Borrow<Q>,
+    {
+        let is_it = |no: &No| self.entries[*no as usize].value().borrow() == key;
+        self.numbers.find(hash, is_it).copied()
+    }
+}
+
+impl<V> Entry<V> {
+    fn value(&self) -> &V {
+        self.value.as_ref().expect("a number that is held has a value")
     }
 }
 
@@ -160,12 +204,12 @@ mod tests {
 
     #[test]
     fn a_value_lives_as_long_as_it_is_held() {
-        let mut table: Table<str> = Table::default();
+        let mut table: Table<Box<str>> = Table::default();
         let (a, new) = table.hold("a");
         assert!(new);
         assert_eq!(table.hold("a"), (a, false));
         let (b, _) = table.hold("b");
-        assert_eq!((table.get(a), table.get(b)), ("a", "b"));
+        assert_eq!((&**table.get(a), &**table.get(b)), ("a", "b"));
         assert!(table.release(a).is_none());
         assert_eq!(table.release(a).as_deref(), Some("a"));
         assert_eq!(table.find("a"), None);

@@ -51,7 +51,7 @@ pub fn concerned(state: &PolicyState, changes: &[PolicyChange]) -> BTreeSet<Endp
         ];
         let asks = directions
             .into_iter()
-            .flat_map(|direction| &direction.tiers)
+            .flat_map(|direction| direction.tiers.iter())
             .flat_map(|tier| &tier.policies)
             .any(|policy| policies.contains(policy));
         if asks || endpoint.profiles.iter().any(|profile| profiles.contains(profile)) {
@@ -264,11 +264,11 @@ mod tests {
             ..Side::default()
         };
         let policy = Policy {
-            ingress: vec![allow(from_web, &[(5432, 5432)])],
+            ingress: [allow(from_web, &[(5432, 5432)])].into(),
             ..Policy::default()
         };
         state.policies.insert(np("db"), Arc::new(policy));
-        let everything = || vec![allow(Side::default(), &[])];
+        let everything = || [allow(Side::default(), &[])].into();
         let open = policy::Profile {
             ingress: everything(),
             egress: everything(),

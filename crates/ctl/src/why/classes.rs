@@ -111,15 +111,8 @@ fn sets_of(state: &PolicyState, address: IpAddr) -> Vec<(SetId, Vec<(u8, u16)>)>
     found
 }
 
-fn rules(state: &PolicyState) -> impl Iterator<Item = &Rule> {
-    let policies = state.policies.values();
-    let of_policies = policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-    let profiles = state.profiles.values();
-    of_policies.chain(profiles.flat_map(|profile| profile.ingress.iter().chain(&profile.egress)))
-}
-
 fn literal_nets(state: &PolicyState) -> BTreeSet<IpNet> {
-    let sides = rules(state).flat_map(|rule| [&rule.source, &rule.destination]);
+    let sides = state.rules().flat_map(|rule| [&rule.source, &rule.destination]);
     sides
         .flat_map(|side| side.nets.iter().chain(&side.not_nets))
         .copied()

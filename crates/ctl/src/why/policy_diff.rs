@@ -229,7 +229,7 @@ fn reason(state: &PolicyState, verdict: &Verdict) -> String {
                 Way::Ingress => &endpoint.ingress,
                 Way::Egress => &endpoint.egress,
             });
-            let tiers = direction.into_iter().flat_map(|direction| &direction.tiers);
+            let tiers = direction.into_iter().flat_map(|direction| direction.tiers.iter());
             let policies = tiers.filter(|of| of.name == *tier).flat_map(|of| &of.policies);
             let policies: Vec<String> = policies.map(ToString::to_string).collect();
             format!(

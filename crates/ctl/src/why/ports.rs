@@ -34,22 +34,10 @@ impl Probe {
         cuts.starts.entry(TCP).or_default();
         cuts.starts.entry(UDP).or_default();
         for state in states {
-            let policies = state.policies.values();
-            let of_policies = policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-            let profiles = state.profiles.values();
-            let of_profiles = profiles.flat_map(|profile| profile.ingress.iter().chain(&profile.egress));
-            for rule in of_policies.chain(of_profiles) {
-                cuts.protocols(rule);
-            }
+            state.rules().for_each(|rule| cuts.protocols(rule));
         }
         for state in states {
-            let policies = state.policies.values();
-            let of_policies = policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-            let profiles = state.profiles.values();
-            let of_profiles = profiles.flat_map(|profile| profile.ingress.iter().chain(&profile.egress));
-            for rule in of_policies.chain(of_profiles) {
-                cuts.rule(state, rule);
-            }
+            state.rules().for_each(|rule| cuts.rule(state, rule));
         }
         cuts.probes()
     }

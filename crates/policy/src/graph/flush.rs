@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::Key;
+
+use super::active::{ActiveRules, SharedRules, Written};
+use super::applied::{AppliedLists, Selected, Sources};
 use super::{Dirty, Graph, Here};
-use crate::assemble::{Bare, Selecting, assemble, is_asked, why_not};
+use crate::assemble::{Bare, Role, assemble, why_not};
 use crate::policy_facts::PolicyFacts;
-use crate::rules::Rules;
-use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, PolicyId, Profile};
+use crate::state::{Endpoint, EndpointId, Policy, PolicyChange, Profile};
 use crate::table::{ByNo, No};
 
 /// With more policies changed than this, endpoints look for theirs; with fewer, policies for their endpoints.
@@ -16,12 +19,13 @@ const FEW: usize = 4;
 /// What endpoints of this node use.
 #[derive(Debug, Default)]
 pub(super) struct Used {
+    pub applied: AppliedLists,
     /// By how many endpoints.
-    policies: ByNo<No, u32>,
     profiles: BTreeMap<String, u32>,
-    /// What is in the state, with the sets that its rules hold.
-    active_policies: ByNo<No, (PolicyId, Box<[No]>)>,
-    active_profiles: BTreeMap<String, Box<[No]>>,
+    rules: ActiveRules,
+    /// What is in the state, with the rules that it holds.
+    active_policies: ByNo<No, (Arc<Key>, Written)>,
+    active_profiles: BTreeMap<String, Option<Written>>,
 }
 
 /// Who has to be looked at again in a flush.
@@ -46,9 +50,8 @@ impl Graph {
     pub fn flush(&mut self) -> Vec<PolicyChange> {
         let dirty = std::mem::take(&mut self.dirty);
         let heirs = self.settle(&dirty);
-        let tiers = dirty.tiers;
-        let mut again = self.look_again(dirty, &heirs);
-        if tiers {
+        let mut again = self.look_again(&dirty, &heirs);
+        if dirty.tiers {
             // Whether a policy's tier exists decides whether it can be followed.
             again.policies.extend(self.used.active_policies.keys());
             again.policies.extend(self.policies.everywhere());
@@ -100,70 +103,110 @@ impl Graph {
     }
 
     /// Finds out for which endpoints something may be different, and works out anew which policies select them.
-    fn look_again(&mut self, dirty: Dirty, heirs: &BTreeSet<No>) -> Again {
+    fn look_again(&mut self, dirty: &Dirty, heirs: &BTreeSet<No>) -> Again {
         let mut again = Again {
-            endpoints: dirty.endpoints,
-            policies: dirty.policies,
-            profiles: dirty.profiles,
+            endpoints: dirty.endpoints.clone(),
+            policies: dirty.policies.keys().copied().collect(),
+            profiles: dirty.profiles.clone(),
         };
-        for id in &again.endpoints {
+        for id in &dirty.endpoints {
             // One that is gone gives back what it used in `endpoint`.
             if let (Some(bare), Some(item)) = (self.bare(id), self.population.item_of(&id.key())) {
-                let selecting = self.selecting(item);
-                match self.here.get_mut(id) {
-                    Some(here) => {
-                        here.bare = bare;
-                        here.item = item;
-                        here.selecting = selecting;
-                    }
-                    None => {
-                        let asked = Vec::new();
-                        let here = Here {
-                            item,
-                            bare,
-                            selecting,
-                            asked,
-                        };
-                        self.here.insert(id.clone(), here);
-                    }
+                let policies = self.selecting(item);
+                let applied = self.apply_to(bare.role(), policies, &mut again.policies);
+                let here = Here { item, bare, applied };
+                if let Some(old) = self.here.insert(id.clone(), here) {
+                    self.used.applied.release(old.applied, &mut again.policies);
                 }
             }
         }
-        let all = again.policies.len() > FEW;
-        if again.policies.is_empty() && again.profiles.is_empty() && heirs.is_empty() && !dirty.tiers {
-            return again;
-        }
-        let Self {
-            here,
-            population,
-            policies,
-            ..
-        } = self;
-        for (id, here) in here {
-            let Some(group) = population.group_of(here.item).filter(|_| !again.endpoints.contains(id)) else {
-                continue;
-            };
-            let mut is_other = dirty.tiers || here.bare.profiles.iter().any(|name| again.profiles.contains(name));
-            if all || heirs.contains(&group) {
-                here.selecting = policies.selecting(group, population);
-                is_other = true;
-            } else {
-                for no in &again.policies {
-                    let place = here.selecting.binary_search(no);
-                    match (place, policies.selects(*no, group, population)) {
-                        (Ok(place), false) => drop(here.selecting.remove(place)),
-                        (Err(place), true) => here.selecting.insert(place, *no),
-                        (Ok(_), true) => {}
-                        (Err(_), false) => continue,
-                    }
-                    is_other = true;
+        self.reselect(dirty, heirs, &mut again);
+        let moved = dirty.policies.iter().filter(|(_, change)| change.place);
+        let moved: Vec<No> = moved.map(|(no, _)| *no).collect();
+        let is_concerned = |selected: &Selected| {
+            let mut moved = moved.iter();
+            dirty.tiers || moved.any(|no| selected.policies.binary_search(no).is_ok())
+        };
+        let mut sources = Sources {
+            policies: &self.policies,
+            tiers: &self.tiers,
+            noted: &mut again.policies,
+        };
+        let different = match dirty.tiers || !moved.is_empty() {
+            true => self.used.applied.refresh(is_concerned, &mut sources),
+            false => BTreeSet::new(),
+        };
+        if !different.is_empty() || !again.profiles.is_empty() {
+            for (id, here) in &self.here {
+                let mut profiles = here.bare.profiles.iter();
+                if different.contains(&here.applied) || profiles.any(|name| again.profiles.contains(name)) {
+                    again.endpoints.insert(id.clone());
                 }
-            }
-            if is_other {
-                again.endpoints.insert(id.clone());
             }
         }
         again
+    }
+
+    /// Works out anew which policies select endpoints that did not change themselves.
+    fn reselect(&mut self, dirty: &Dirty, heirs: &BTreeSet<No>, again: &mut Again) {
+        let changed = dirty.policies.iter().filter(|(_, change)| change.selector);
+        let changed: Vec<No> = changed.map(|(no, _)| *no).collect();
+        if changed.is_empty() && heirs.is_empty() {
+            return;
+        }
+        let mut found = Vec::new();
+        for (id, here) in &self.here {
+            let Some(group) = self.population.group_of(here.item) else {
+                continue;
+            };
+            if dirty.endpoints.contains(id) {
+                continue;
+            }
+            let old = &self.used.applied.selected(here.applied).policies;
+            let new = if changed.len() > FEW || heirs.contains(&group) {
+                self.policies.selecting(group, &self.population)
+            } else {
+                let mut new = old.to_vec();
+                for no in &changed {
+                    let selects = self.policies.selects(*no, group, &self.population);
+                    match (new.binary_search(no), selects) {
+                        (Ok(place), false) => drop(new.remove(place)),
+                        (Err(place), true) => new.insert(place, *no),
+                        (Ok(_), true) | (Err(_), false) => {}
+                    }
+                }
+                new
+            };
+            // One that inherits other labels has them, whatever its policies are.
+            if **old != *new || heirs.contains(&group) {
+                found.push((id.clone(), new));
+            }
+        }
+        for (id, policies) in found {
+            if let Some(here) = self.here.get(&id) {
+                let (role, old) = (here.bare.role(), here.applied);
+                let applied = self.apply_to(role, policies, &mut again.policies);
+                self.used.applied.release(old, &mut again.policies);
+                if let Some(here) = self.here.get_mut(&id) {
+                    here.applied = applied;
+                }
+            }
+            again.endpoints.insert(id);
+        }
+    }
+
+    /// What an endpoint has from policies.
+    fn apply_to(&mut self, role: Role, policies: Vec<No>, noted: &mut BTreeSet<No>) -> No {
+        let selected = Selected {
+            role,
+            policies: policies.into(),
+        };
+        let mut sources = Sources {
+            policies: &self.policies,
+            tiers: &self.tiers,
+            noted,
+        };
+        self.used.applied.hold(selected, &mut sources)
     }
 
     /// The policies that select an item.
@@ -194,14 +237,12 @@ impl Graph {
     /// Puts an endpoint together again, and counts what it uses.
     fn endpoint(&mut self, id: EndpointId, again: &mut Again, changes: &mut Changes) {
         let old = self.state.endpoints.get(&id).cloned();
-        let old_asked = self.here.get_mut(&id).map(|here| std::mem::take(&mut here.asked));
-        if !self.exists(&id) {
-            self.here.remove(&id);
+        if !self.exists(&id)
+            && let Some(here) = self.here.remove(&id)
+        {
+            self.used.applied.release(here.applied, &mut again.policies);
         }
-        let (new, asked) = self.assembled(&id).unzip();
-        let asked = asked.unwrap_or_default();
-        let policies = &mut self.used.policies;
-        count(policies, &asked, &old_asked.unwrap_or_default(), &mut again.policies);
+        let new = self.assembled(&id);
         let profiles = |endpoint: Option<&Endpoint>| endpoint.map(|it| it.profiles.clone()).unwrap_or_default();
         let (new_profiles, old_profiles) = (profiles(new.as_ref()), profiles(old.as_deref()));
         count(
@@ -210,9 +251,6 @@ impl Graph {
             &old_profiles,
             &mut again.profiles,
         );
-        if let Some(here) = self.here.get_mut(&id) {
-            here.asked = asked;
-        }
         match new {
             Some(new) if old.is_some_and(|old| *old == new) => {}
             Some(new) => {
@@ -236,63 +274,54 @@ impl Graph {
         }
     }
 
-    /// An endpoint with its policies, and those that are asked.
-    fn assembled(&self, id: &EndpointId) -> Option<(Endpoint, Vec<No>)> {
+    /// An endpoint with its policies.
+    fn assembled(&self, id: &EndpointId) -> Option<Endpoint> {
         let here = self.here.get(id)?;
-        let policies = here
-            .selecting
-            .iter()
-            .filter_map(|no| Some((*no, self.policies.get(*no)?)));
-        let asked = policies
-            .clone()
-            .filter(|(_, policy)| is_asked(&policy.facts, &here.bare, &self.tiers));
-        let asked = asked.map(|(no, _)| no).collect();
-        let selecting = policies.map(|(_, policy)| Selecting {
-            key: &policy.key,
-            facts: &policy.facts,
-        });
         let group = self.population.group_of(here.item);
         let labels = group
             .map(|group| self.population.label_texts(group))
             .unwrap_or_default();
+        let applied = self.used.applied.applied(here.applied).clone();
         let broken_profile = |name: &str| Some(self.profiles.get(name)?.broken()?.reason());
-        let endpoint = assemble(&here.bare, labels, selecting.collect(), &self.tiers, broken_profile);
-        Some((endpoint, asked))
+        Some(assemble(&here.bare, labels, applied, broken_profile))
     }
 
     /// Brings a policy into the state, or out of it.
     fn active_policy(&mut self, no: No, changes: &mut Changes) {
-        let is_used = self.used.policies.contains_key(&no);
+        let is_used = self.used.applied.uses(no);
         let policy = self.policies.get(no);
         let reason = policy.and_then(|policy| why_not(&policy.key, &policy.facts, &self.tiers));
         let is_wanted = |facts: &PolicyFacts| (is_used || facts.everywhere) && (reason.is_none() || !facts.staged);
         let policy = policy.filter(|policy| is_wanted(&policy.facts));
         let old = self.used.active_policies.remove(&no);
         let Some(policy) = policy else {
-            if let Some((id, sets)) = old {
-                sets.iter().for_each(|set| self.sets.release(*set));
-                self.state.policies.remove(&id);
-                changes.gone.push(PolicyChange::Policy(id, None));
+            if let Some((id, written)) = old {
+                self.used.rules.release(&written, &mut self.sets);
+                self.state.policies.remove(&*id);
+                changes.gone.push(PolicyChange::Policy((*id).clone(), None));
             }
             return;
         };
         let id = policy.key.clone();
-        let rules = policy.facts.rules(id.namespace.as_deref(), reason.is_some());
-        let (tier, selector) = (policy.facts.tier.to_string(), policy.facts.selector_text(reason));
-        let sets = self.hold(&rules);
-        let old_sets = old.map(|(_, sets)| sets).unwrap_or_default();
-        old_sets.iter().for_each(|set| self.sets.release(*set));
-        self.used.active_policies.insert(no, (id.clone(), sets));
+        let written = Written {
+            rules: policy.facts.packed(reason.is_some()),
+            namespace: id.namespace.clone(),
+        };
+        let rules = self.used.rules.hold(&written, &mut self.sets, &mut self.population);
+        if let Some((_, old)) = old {
+            self.used.rules.release(&old, &mut self.sets);
+        }
+        self.used.active_policies.insert(no, (id.clone(), written));
         let new = Policy {
-            tier,
-            selector,
+            tier: policy.facts.tier.to_string(),
+            selector: policy.facts.selector_text(reason),
             ingress: rules.ingress,
             egress: rules.egress,
         };
-        if self.state.policies.get(&id).is_none_or(|old| **old != new) {
+        if self.state.policies.get(&*id).is_none_or(|old| **old != new) {
             let new = Arc::new(new);
-            self.state.policies.insert(id.clone(), new.clone());
-            changes.changed.push(PolicyChange::Policy(id, Some(new)));
+            self.state.policies.insert((*id).clone(), new.clone());
+            changes.changed.push(PolicyChange::Policy((*id).clone(), Some(new)));
         }
     }
 
@@ -300,8 +329,8 @@ impl Graph {
     fn active_profile(&mut self, name: String, changes: &mut Changes) {
         let old = self.used.active_profiles.remove(&name);
         if !self.used.profiles.contains_key(&name) {
-            if let Some(sets) = old {
-                sets.iter().for_each(|set| self.sets.release(*set));
+            if let Some(written) = old {
+                self.release_rules(written);
                 self.state.profiles.remove(&name);
                 changes.gone.push(PolicyChange::Profile(name, None));
             }
@@ -309,11 +338,16 @@ impl Graph {
         }
         let facts = self.profiles.get(&name);
         let missing = facts.is_none();
-        let facts = facts.filter(|facts| facts.broken().is_none());
-        let rules = facts.map(|facts| facts.rules()).unwrap_or_default();
-        let sets = self.hold(&rules);
-        old.unwrap_or_default().iter().for_each(|set| self.sets.release(*set));
-        self.used.active_profiles.insert(name.clone(), sets);
+        let written = facts.filter(|facts| facts.broken().is_none()).map(|facts| Written {
+            rules: facts.rules,
+            namespace: None,
+        });
+        let rules = match &written {
+            Some(written) => self.used.rules.hold(written, &mut self.sets, &mut self.population),
+            None => SharedRules::default(),
+        };
+        self.release_rules(old.flatten());
+        self.used.active_profiles.insert(name.clone(), written);
         let new = Profile {
             ingress: rules.ingress,
             egress: rules.egress,
@@ -326,64 +360,38 @@ impl Graph {
         }
     }
 
-    fn hold(&mut self, rules: &Rules) -> Box<[No]> {
-        let sets = rules.sets.iter();
-        sets.map(|(id, def)| self.sets.hold(id, def, &mut self.population))
-            .collect()
+    fn release_rules(&mut self, written: Option<Written>) {
+        if let Some(written) = written {
+            self.used.rules.release(&written, &mut self.sets);
+        }
     }
 }
 
 impl EndpointId {
     /// The key of its resource.
-    pub fn key(&self) -> api::Key {
+    pub fn key(&self) -> Key {
         match self {
             EndpointId::Workload(key) => key.clone(),
-            EndpointId::Host(name) => api::Key::cluster(api::Kind::HostEndpoint, name),
+            EndpointId::Host(name) => Key::cluster(api::Kind::HostEndpoint, name),
         }
     }
 }
 
-/// Counts by how many something is used; what began or ceased to be is noted.
-fn count<K: Clone + Ord>(counts: &mut impl Counts<K>, new: &[K], old: &[K], noted: &mut BTreeSet<K>) {
-    for key in new {
-        if counts.up(key) == 1 {
-            noted.insert(key.clone());
+/// Counts by how many profiles are used; what began or ceased to be is noted.
+fn count(counts: &mut BTreeMap<String, u32>, new: &[String], old: &[String], noted: &mut BTreeSet<String>) {
+    for name in new {
+        let count = counts.entry(name.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            noted.insert(name.clone());
         }
     }
-    for key in old {
-        if counts.down(key) == 0 {
-            noted.insert(key.clone());
+    for name in old {
+        let Some(count) = counts.get_mut(name) else { continue };
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(name);
+            noted.insert(name.clone());
         }
     }
 }
-
-/// Numbers that are kept while they are not 0.
-trait Counts<K> {
-    fn up(&mut self, key: &K) -> u32;
-    fn down(&mut self, key: &K) -> u32;
-}
-
-macro_rules! counts {
-    ($key:ty, $map:ty) => {
-        impl Counts<$key> for $map {
-            fn up(&mut self, key: &$key) -> u32 {
-                let count = self.entry(key.clone()).or_default();
-                *count += 1;
-                *count
-            }
-
-            fn down(&mut self, key: &$key) -> u32 {
-                let Some(count) = self.get_mut(key) else { return 0 };
-                *count -= 1;
-                let left = *count;
-                if left == 0 {
-                    self.remove(key);
-                }
-                left
-            }
-        }
-    };
-}
-
-counts!(No, ByNo<No, u32>);
-counts!(String, BTreeMap<String, u32>);

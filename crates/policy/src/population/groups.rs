@@ -39,14 +39,14 @@ impl Population {
 
     /// Groups with items that inherit from one of these profiles.
     pub fn heirs<'a>(&self, profiles: impl Iterator<Item = &'a String>) -> Vec<No> {
-        let profiles: Vec<No> = profiles.filter_map(|name| self.symbols.find(name)).collect();
+        let profiles: Vec<No> = profiles.filter_map(|name| self.symbols.find(name.as_str())).collect();
         let mut is_heir: ByNo<No, bool> = ByNo::default();
         let groups = self.linked_groups();
         groups
             .filter(|no| {
-                let list = self.groups[*no as usize].parts.profiles;
+                let list = self.groups.get(*no).parts.profiles;
                 *is_heir.entry(list).or_insert_with(|| {
-                    let names = self.profile_lists.get(list);
+                    let names = &self.profile_lists.get(list).list;
                     names.iter().any(|name| profiles.contains(name))
                 })
             })
@@ -55,8 +55,8 @@ impl Population {
 
     /// Groups that have items.
     pub fn linked_groups(&self) -> impl Iterator<Item = No> {
-        let groups = self.groups.iter().enumerate();
-        groups.filter(|(_, group)| group.first != NONE).map(|(no, _)| no as No)
+        let groups = self.groups.iter();
+        groups.filter(|(_, group)| group.first != NONE).map(|(no, _)| no)
     }
 
     /// Groups that have items and may be in a namespace: those that say so, and those that say nothing about it.
@@ -67,16 +67,16 @@ impl Population {
     }
 
     fn namespace_of(&self, group: No) -> No {
-        let Parts { implied, own, .. } = self.groups[group as usize].parts;
+        let Parts { implied, own, .. } = self.groups.get(group).parts;
         let labels = [implied, own].into_iter();
-        let mut named = labels.filter_map(|no| find_label(self.labels.get(no), self.namespace));
+        let mut named = labels.filter_map(|no| find_label(&self.labels.get(no).list, self.namespace));
         named.next().unwrap_or(NONE)
     }
 
     pub(super) fn enter_namespace(&mut self, group: No) {
         let namespace = self.namespace_of(group);
         let groups = self.by_namespace.entry(namespace).or_default();
-        self.groups[group as usize].place = groups.len() as u32;
+        self.groups.get_mut(group).place = groups.len() as u32;
         groups.push(group);
     }
 
@@ -85,10 +85,10 @@ impl Population {
         let Some(groups) = self.by_namespace.get_mut(&namespace) else {
             return;
         };
-        let place = self.groups[group as usize].place;
+        let place = self.groups.get(group).place;
         groups.swap_remove(place as usize);
         match groups.get(place as usize) {
-            Some(moved) => self.groups[*moved as usize].place = place,
+            Some(moved) => self.groups.get_mut(*moved).place = place,
             None if groups.is_empty() => drop(self.by_namespace.remove(&namespace)),
             None => {}
         }
@@ -96,65 +96,79 @@ impl Population {
 
     /// Whether a group has items.
     pub fn is_linked(&self, group: No) -> bool {
-        self.groups[group as usize].first != NONE
+        self.groups.get(group).first != NONE
     }
 
     /// The sets of a group.
     pub fn sets(&self, group: No) -> &[No] {
-        &self.groups[group as usize].sets
+        match self.groups.get(group).sets {
+            NONE => &[],
+            list => self.set_lists.get(list),
+        }
     }
 
     /// Makes these the sets of a group.
-    pub fn set_sets(&mut self, group: No, sets: Vec<No>) {
-        self.groups[group as usize].sets = sets.into();
+    pub fn set_sets(&mut self, group: No, sets: &[No]) {
+        let new = match sets {
+            [] => NONE,
+            sets => self.set_lists.hold(sets).0,
+        };
+        let old = std::mem::replace(&mut self.groups.get_mut(group).sets, new);
+        if old != NONE {
+            self.set_lists.release(old);
+        }
     }
 
     /// Values of the settled items of a group.
     pub fn values(&self, group: No) -> impl Iterator<Item = &Value> {
-        let first = self.groups[group as usize].first;
+        let first = self.groups.get(group).first;
         let items = std::iter::successors(Some(first).filter(|no| *no != NONE), |no| {
             Some(self.items[*no as usize].next).filter(|no| *no != NONE)
         });
         items.filter_map(|no| self.items[no as usize].value.as_ref())
     }
 
-    /// For each group with items, what an index finds by its labels, as far as it finds anything.
-    pub fn candidates(&self, index: &Index) -> Vec<(No, Vec<No>)> {
-        let of_labels: Vec<(No, Vec<No>)> = self
+    /// For each group with items, what an index finds by its labels, sorted, as far as it finds anything.
+    pub fn candidates(&self, index: &Index, mut visit: impl FnMut(No, &[No])) {
+        let of_labels = self
             .labels
             .iter()
-            .map(|(no, labels)| (no, index.anchored(labels)))
-            .collect();
+            .map(|(no, labels)| (no, index.anchored(labels.list.iter())));
         let of_lists = self.profile_lists.iter().map(|(no, profiles)| {
-            let inherited = profiles.iter().filter_map(|profile| self.inherited.get(profile));
-            (no, inherited.flat_map(|labels| index.anchored(labels)).collect())
+            let inherited = profiles.list.iter().filter_map(|profile| self.inherited.get(profile));
+            (no, index.anchored(inherited.flatten()))
         });
-        let (of_labels, of_lists) = (by_number(of_labels.into_iter()), by_number(of_lists));
-        let always = index.always();
-        let mut found = Vec::new();
+        let (of_labels, of_lists) = (by_number(of_labels), by_number(of_lists));
+        let finds_none = |lists: &[Vec<No>]| lists.iter().all(Vec::is_empty);
+        if index.always().is_empty() && finds_none(&of_labels) && finds_none(&of_lists) {
+            return;
+        }
+        let mut candidates = Vec::new();
         for group in self.linked_groups() {
-            let key = self.groups[group as usize].parts;
-            let parts = [
-                always,
+            let key = self.groups.get(group).parts;
+            candidates.clear();
+            for part in [
+                index.always(),
                 find(&of_labels, key.implied),
                 find(&of_labels, key.own),
                 find(&of_lists, key.profiles),
-            ];
-            if parts.iter().any(|part| !part.is_empty()) {
-                let mut candidates = parts.concat();
+            ] {
+                candidates.extend_from_slice(part);
+            }
+            if !candidates.is_empty() {
                 candidates.sort_unstable();
                 candidates.dedup();
-                found.push((group, candidates));
+                visit(group, &candidates);
             }
         }
-        found
     }
 
     /// All labels of a group by number; inherited ones that its own replace are among them.
     pub fn label_numbers(&self, group: No) -> impl Iterator<Item = (No, No)> {
-        let key = self.groups[group as usize].parts;
-        let own = [key.implied, key.own].into_iter().flat_map(|no| self.labels.get(no));
-        let profiles = self.profile_lists.get(key.profiles).iter();
+        let key = self.groups.get(group).parts;
+        let own = [key.implied, key.own].into_iter();
+        let own = own.flat_map(|no| &self.labels.get(no).list);
+        let profiles = self.profile_lists.get(key.profiles).list.iter();
         let inherited = profiles.filter_map(|profile| self.inherited.get(profile)).flatten();
         own.chain(inherited).copied()
     }
@@ -165,8 +179,8 @@ impl Population {
         for (name, value) in self.label_numbers(group) {
             // The first one wins.
             labels
-                .entry(self.symbols.get(name).to_owned())
-                .or_insert_with(|| self.symbols.get(value).to_owned());
+                .entry(self.symbols.get(name).to_string())
+                .or_insert_with(|| self.symbols.get(value).to_string());
         }
         labels
     }
@@ -180,7 +194,7 @@ impl Population {
     }
 
     /// The texts, for anchors of selectors.
-    pub fn symbols(&mut self) -> &mut Table<str> {
+    pub fn symbols(&mut self) -> &mut Table<Box<str>> {
         &mut self.symbols
     }
 
@@ -189,7 +203,7 @@ impl Population {
         match def {
             SetDef::Selected(_) => value.nets.each(|net| visit(Member::Net(net))),
             SetDef::NamedPort { name, protocol, .. } => {
-                let ports = match value.ports {
+                let ports: &[_] = match value.ports {
                     NONE => &[],
                     list => self.port_lists.get(list),
                 };
@@ -227,15 +241,15 @@ impl Labels for GroupLabels<'_> {
             ..
         } = self.population;
         let name = symbols.find(name)?;
-        let key = groups[self.group as usize].parts;
-        let own = || find_label(labels.get(key.own), name);
+        let key = groups.get(self.group).parts;
+        let own = || find_label(&labels.get(key.own).list, name);
         let from_profiles = || {
-            let profiles = profile_lists.get(key.profiles).iter();
+            let profiles = profile_lists.get(key.profiles).list.iter();
             profiles
                 .filter_map(|profile| inherited.get(profile))
                 .find_map(|labels| find_label(labels, name))
         };
-        let value = find_label(labels.get(key.implied), name)
+        let value = find_label(&labels.get(key.implied).list, name)
             .or_else(own)
             .or_else(from_profiles)?;
         Some(symbols.get(value))

@@ -265,7 +265,7 @@ fn check(resource: Resource, closed: &[&str], field: &str) {
             assert!(why.contains(&format!(" {field}: `")), "{why}");
             seen.push(name(id));
         }
-        let mut tiers = endpoint.ingress.tiers.iter().chain(&endpoint.egress.tiers);
+        let mut tiers = endpoint.ingress.tiers.iter().chain(endpoint.egress.tiers.iter());
         if tiers.any(|tier| tier.policies.contains(&policy)) {
             seen.push(name(id));
         }

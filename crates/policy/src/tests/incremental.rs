@@ -20,10 +20,13 @@ fn incremental_agrees_with_from_scratch() {
         Some(seed) => seed..seed + 1,
         None => 0..number("MARGAY_SEQUENCES").unwrap_or(600),
     };
-    for seed in seeds {
+    for seed in seeds.chain(FAILED_ONCE) {
         sequence(seed);
     }
 }
+
+/// A staged policy and the one that it is about, in a history that numbers the staged one first.
+const FAILED_ONCE: [u64; 1] = [1497];
 
 /// One thing that the graph is told.
 enum Told {
@@ -146,13 +149,7 @@ fn assert_ordered(at: &str, changes: &[PolicyChange]) {
 
 /// At no time does anything refer to what is not there.
 fn assert_no_dangling(at: &str, state: &PolicyState) {
-    let policies = state
-        .policies
-        .values()
-        .flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-    let profiles = state.profiles.values();
-    let profiles = profiles.flat_map(|profile| profile.ingress.iter().chain(&profile.egress));
-    for rule in policies.chain(profiles) {
+    for rule in state.rules() {
         for side in [&rule.source, &rule.destination] {
             let sets: [&[SetId]; 5] = [
                 &side.sets,
@@ -176,7 +173,7 @@ fn assert_no_dangling(at: &str, state: &PolicyState) {
             &endpoint.untracked.ingress,
             &endpoint.untracked.egress,
         ];
-        for tier in hooks.into_iter().flat_map(|direction| &direction.tiers) {
+        for tier in hooks.into_iter().flat_map(|direction| direction.tiers.iter()) {
             for id in tier.policies.iter().chain(tier.staged.iter().map(|staged| &staged.id)) {
                 assert!(state.policies.contains_key(id), "{at}: {id}");
             }

@@ -28,9 +28,7 @@ fn a_rule_misses_something_exactly_if_it_does_not_match() {
         let locals = (0..3).map(|_| workload(random)).collect();
         let state = compute("n1", &locals, resources.values());
         let policies = state.policies.values();
-        let rules: Vec<&Rule> = policies
-            .flat_map(|policy| policy.ingress.iter().chain(&policy.egress))
-            .collect();
+        let rules: Vec<&Rule> = policies.flat_map(|policy| policy.rules()).collect();
         for rule in rules {
             for _ in 0..4 {
                 let packet = packet(random);

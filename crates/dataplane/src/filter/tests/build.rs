@@ -64,12 +64,12 @@ pub fn pod(device: &str, addresses: &[&str]) -> Endpoint {
 
 pub fn tier(name: &str, policies: &[PolicyId], end: TierEnd) -> Direction {
     Direction {
-        tiers: vec![Tier {
+        tiers: Arc::new([Tier {
             name: name.to_owned(),
             policies: policies.to_vec(),
             staged: Vec::new(),
             end,
-        }],
+        }]),
     }
 }
 

@@ -89,8 +89,8 @@ fn set(table: &Table, kind: &str, name: &str) -> String {
 fn example() -> Table {
     let mut state = PolicyState::default();
     let namespace = Profile {
-        ingress: vec![rule(Action::Allow)],
-        egress: vec![rule(Action::Allow)],
+        ingress: [rule(Action::Allow)].into(),
+        egress: [rule(Action::Allow)].into(),
         missing: false,
     };
     state.profiles.insert("kns.default".into(), Arc::new(namespace));
@@ -157,7 +157,8 @@ fn example() -> Table {
         tier("security", &[gnp("threats")], TierEnd::Deny).tiers,
         tier("default", &[np("db")], TierEnd::Deny).tiers,
     ]
-    .concat();
+    .concat()
+    .into();
     state.endpoints.insert(wep("cali2"), Arc::new(db));
     let mut host = endpoint(Interface::Named("eth0".into()));
     host.ingress = tier("default", &[gnp("hosts")], TierEnd::Deny);

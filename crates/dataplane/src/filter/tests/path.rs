@@ -27,8 +27,8 @@ const DROPPED: Decision = Decision::Dropped;
 pub fn open_pods() -> PolicyState {
     let mut state = PolicyState::default();
     let open = Profile {
-        ingress: vec![rule(Action::Allow)],
-        egress: vec![rule(Action::Allow)],
+        ingress: [rule(Action::Allow)].into(),
+        egress: [rule(Action::Allow)].into(),
         missing: false,
     };
     state.profiles.insert("open".into(), Arc::new(open));

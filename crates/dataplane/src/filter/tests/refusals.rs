@@ -170,8 +170,8 @@ fn a_pod_has_a_chain_where_its_profile_does_not_decide_alone() {
         ..rule(Action::Allow)
     };
     let profile = |egress: &[Rule]| Profile {
-        ingress: vec![rule(Action::Allow)],
-        egress: egress.to_vec(),
+        ingress: [rule(Action::Allow)].into(),
+        egress: egress.into(),
         ..Profile::default()
     };
     filter.policy(PolicyChange::Profile(

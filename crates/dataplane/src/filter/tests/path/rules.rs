@@ -104,7 +104,7 @@ fn rules_without_protocol_treat_each_protocol_in_its_way() {
     };
     let mut state = open_pods();
     let profile = Profile {
-        ingress: vec![not_web],
+        ingress: [not_web].into(),
         ..Profile::default()
     };
     state.profiles.insert("open".into(), Arc::new(profile));
