@@ -95,6 +95,42 @@ captured() {
 	sed 's/^/    /' "$work/seen"
 }
 
+# group NAME NODE COUNT: a Deployment of pods that sleep.
+group() {
+	kubectl apply -f - <<-END
+		apiVersion: apps/v1
+		kind: Deployment
+		metadata: {name: $1}
+		spec:
+		  replicas: $3
+		  selector: {matchLabels: {group: $1}}
+		  template:
+		    metadata: {labels: {group: $1}}
+		    spec:
+		      nodeName: $2
+		      terminationGracePeriodSeconds: 0
+		      containers:
+		      - {name: main, image: "localhost/busybox:1", imagePullPolicy: Never, command: [sleep, "100000"]}
+	END
+}
+whole() { kubectl rollout status "deployment/$1" --timeout "${2:-90s}"; }
+# process_of NODE ADDRESS: a process of the pod with this address.
+process_of() {
+	# shellcheck disable=SC2016 # expanded in the node
+	"$KUBE" exec "$1" sh -c 'for p in /proc/[0-9]*; do
+		[ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "sleep 100000 " ] ||
+			! nsenter -t "${p#/proc/}" -n ip -4 -o address show dev eth0 | grep -q "inet $1/" || { echo "${p#/proc/}"; break; }
+	done' - "$2"
+}
+# From a process's network on a node; ends by itself when it is told SIGINT, and then prints what was lost.
+ping_for_ever() { "$KUBE" exec "$1" nsenter -t "$2" -n ping -i 0.1 -W 1 "$3" >"$4" & }
+# end_ping NODE ADDRESS FILE: how many packets were lost.
+end_ping() {
+	"$KUBE" exec "$1" pkill -INT -f "ping -i 0.1 -W 1 $2\$" || true
+	within 5 grep -q 'packets transmitted' "$3"
+	sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$3" | { read -r sent got && echo $((sent - got)); }
+}
+
 # Agents as processes of their nodes, with an account that has no more than an agent needs.
 agent_account() {
 	domain=${GROUP%/*}

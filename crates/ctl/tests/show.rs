@@ -303,7 +303,7 @@ fn a_wrong_word_is_explained() {
          clusterinformations, ipamblocks, blockaffinities, ipamhandles, ipamconfigurations, networkpolicies, \
          globalnetworkpolicies, stagednetworkpolicies, stagedglobalnetworkpolicies, stagedkubernetesnetworkpolicies, tiers, \
          networksets, globalnetworksets, hostendpoints, kubernetesendpointslices, \
-         kubecontrollersconfigurations, ipreservations\nexit 2",
+         kubecontrollersconfigurations, ipreservations, caliconodestatuses, bgpfilters\nexit 2",
     );
     cluster.check(
         "get nodes -o xml",
