@@ -157,6 +157,12 @@ impl PolicyFacts {
         if wrong.is_in_doubt("spec.order") {
             facts.order = Order::whole(i32::MIN);
         }
+        let may_forward = ["spec.applyOnForward", "spec.preDNAT", "spec.doNotTrack"]
+            .into_iter()
+            .any(|field| wrong.is_in_doubt(field));
+        if facts.hook == PolicyHook::Normal && may_forward {
+            facts.hook = PolicyHook::NormalAndForward;
+        }
         if ["spec.types", "spec.ingress", "spec.egress"]
             .into_iter()
             .any(|field| wrong.is_in_doubt(field))

@@ -383,6 +383,22 @@ fn a_host_endpoint_that_cannot_be_read_is_closed_where_failsafe_ports_are_known(
 }
 
 #[test]
+fn a_policy_that_may_be_for_forwarded_packets_denies_them() {
+    let host = || Resource::from(build::host("host", "n1", "eth0"));
+    let policy = |field: &str, value: serde_json::Value| spoilt(Parts::default().global("p"), field, value);
+    for field in ["applyOnForward", "preDNAT", "doNotTrack"] {
+        check_hooks([policy(field, 5.into()), host()], "denied, denied, goes on, goes on");
+    }
+    check_hooks(
+        [policy("order", serde_json::json!({})), host()],
+        "denied, goes on, goes on, goes on",
+    );
+    let key = api::Key::cluster(api::Kind::GlobalNetworkPolicy, "p");
+    let nothing = api::Wrong::unreadable(&key, "no JSON", serde_json::Value::Null);
+    check_hooks([nothing.into(), host()], "denied, denied, goes on, goes on");
+}
+
+#[test]
 fn a_policy_that_cannot_be_read_denies_whom_it_may_select_in_its_directions() {
     let parts = || Parts {
         selector: "role == 'db'".into(),
