@@ -207,16 +207,17 @@ impl Desk {
 
     /// The same thing twice in a short time means that the picture has not followed yet, or that the store does not keep what
     /// is written as it was written. Neither gets better by doing it again at once.
-    fn without_repetitions(&mut self, now: Timestamp, mut actions: Vec<Action>) -> Vec<Action> {
+    fn without_repetitions(&mut self, now: Timestamp, actions: Vec<Action>) -> Vec<Action> {
         self.recent.retain(|(at, _)| now < later(*at, RETRY));
-        let before = actions.len();
-        actions.retain(|action| !self.recent.iter().any(|(_, known)| known == action));
-        if actions.len() < before {
+        let is_recent = |action: &Action| self.recent.iter().any(|(_, known)| known == action);
+        let (again, new): (Vec<Action>, Vec<Action>) = actions.into_iter().partition(is_recent);
+        if !again.is_empty() {
             let soon = later(now, RETRY);
             self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         }
-        self.recent.extend(actions.iter().map(|action| (now, action.clone())));
-        actions
+        again.iter().for_each(|action| self.not_done(action));
+        self.recent.extend(new.iter().map(|action| (now, action.clone())));
+        new
     }
 
     fn collect(&mut self, now: Timestamp, grace: Option<SignedDuration>) -> Vec<Action> {

@@ -229,6 +229,7 @@ fn note(desk: &mut Desk, work: &mut Work, now: Timestamp, action: &Action, resul
         Ok(Outcome::Nothing(why)) => {
             counts.nothing += 1;
             tracing::debug!("{action}: {why}");
+            desk.not_done(action);
         }
         Err(error) => {
             counts.failed += 1;

@@ -1,6 +1,6 @@
 use api::{
-    ClusterInformation, ClusterInformationSpec, ControllersConfig, KubeControllersConfiguration, Node,
-    NodeControllerConfig, NodeSpec, Resource,
+    ClusterInformation, ClusterInformationSpec, ControllersConfig, GlobalNetworkPolicy, GlobalNetworkPolicySpec,
+    KubeControllersConfiguration, Node, NodeControllerConfig, NodeSpec, Resource,
 };
 use datastore::StoreError;
 
@@ -96,6 +96,30 @@ fn nothing_is_decided_twice_in_a_row_however_often_things_change() {
     desk.follow();
     desk.lead();
     assert_eq!(verbs(&desk.decide(next)), FIRST);
+}
+
+#[test]
+fn what_was_not_said_of_an_object_is_said_soon() {
+    let mut desk = desk();
+    desk.sync(SyncEvent::InSync);
+    desk.lead();
+    let spec = GlobalNetworkPolicySpec {
+        selector: "role ==".into(),
+        ..GlobalNetworkPolicySpec::default()
+    };
+    put(&mut desk, GlobalNetworkPolicy::new("p", spec));
+    let said = |actions: Vec<Action>| actions.into_iter().find(|action| action.verb() == "judge");
+    let judgement = said(desk.decide(at(0))).unwrap();
+    // It was another one by then, or the datastore could not be reached; and other things change meanwhile.
+    desk.not_done(&judgement);
+    put(&mut desk, Node::new("n", NodeSpec::default()));
+    assert_eq!(said(desk.decide(at(1))), None);
+    let next = desk.next_wakeup().unwrap();
+    assert!(next <= at(6), "{next}");
+    assert_eq!(said(desk.decide(next)), Some(judgement));
+    // Once it is said, it is not said again.
+    put(&mut desk, Node::new("m", NodeSpec::default()));
+    assert_eq!(said(desk.decide(at(60))), None);
 }
 
 #[test]
