@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{ClusterInformationSpec, IpPoolSpec, Kind, KubeControllersConfigurationSpec};
+use api::{ClusterInformationSpec, IpPoolSpec, Kind, KubeControllersConfigurationSpec, Resource};
 use datastore::{SyncEvent, Update};
 use ipam::{Collector, Suspect};
 use jiff::{SignedDuration, Timestamp};
@@ -108,7 +108,12 @@ impl Desk {
         self.changed |= matters(update.key.kind) || update.key.kind == Kind::IPAMBlock && self.waits_for_blocks();
         let is_configuration = update.key.kind == Kind::KubeControllersConfiguration;
         self.world.apply(update);
-        if is_configuration {
+        if is_configuration && self.has_wrong_configuration() {
+            // What was in force stays so. If that is not known, nothing is done that it may forbid.
+            if self.sync == Sync::Connecting {
+                self.settings.node = None;
+            }
+        } else if is_configuration {
             let config = self.world.get::<KubeControllersConfigurationSpec>("default");
             let (settings, _) = self.environment.merge(config.map(|config| &config.spec));
             if settings.node != self.settings.node {
@@ -117,6 +122,11 @@ impl Desk {
             }
             self.settings = settings;
         }
+    }
+
+    fn has_wrong_configuration(&self) -> bool {
+        let mut all = self.world.of_kind(Kind::KubeControllersConfiguration);
+        all.any(|config| matches!(config, Resource::Wrong(wrong) if wrong.metadata().name == "default"))
     }
 
     /// Whether a pool's deletion waits for its blocks to go.
@@ -234,7 +244,10 @@ impl Desk {
     /// The configuration object is there, and its status says what is in force.
     fn configuration(&self) -> Vec<Action> {
         let Some(config) = self.world.get::<KubeControllersConfigurationSpec>("default") else {
-            return vec![Action::CreateConfiguration];
+            return match self.has_wrong_configuration() {
+                true => Vec::new(),
+                false => vec![Action::CreateConfiguration],
+            };
         };
         let (_, status) = self.environment.merge(Some(&config.spec));
         match config.status.as_ref() == Some(&status) {

@@ -1,6 +1,6 @@
 use api::{
     ClusterInformation, ClusterInformationSpec, ControllersConfig, GlobalNetworkPolicy, GlobalNetworkPolicySpec,
-    KubeControllersConfiguration, Node, NodeControllerConfig, NodeSpec, Resource,
+    KubeControllersConfiguration, Node, NodeControllerConfig, NodeSpec,
 };
 use datastore::StoreError;
 
@@ -159,6 +159,31 @@ fn the_configuration_is_live_and_its_status_is_written() {
         KubeControllersConfiguration::new("default", KubeControllersConfigurationSpec::default()),
     );
     assert_eq!(desk.settings().node, None);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_changes_nothing() {
+    let config = |spec: serde_json::Value| -> Resource {
+        let object = serde_json::json!({ "kind": "KubeControllersConfiguration", "metadata": { "name": "default" }, "spec": spec });
+        serde_json::from_value(object).unwrap()
+    };
+    let node = serde_json::json!({ "hostEndpoint": { "autoCreate": "Enabled" } });
+    let right = config(serde_json::json!({ "controllers": { "node": node } }));
+    let wrong = config(serde_json::json!({ "controllers": 5 }));
+    assert!(matches!(wrong, Resource::Wrong(_)));
+    let creates = |desk: &Desk| desk.settings().node.as_ref().map(|node| node.auto_create);
+    let mut desk = self::desk();
+    put(&mut desk, right.clone());
+    desk.sync(SyncEvent::InSync);
+    put(&mut desk, wrong.clone());
+    assert_eq!((creates(&desk), desk.configuration()), (Some(true), vec![]));
+    // Whoever starts with it does not know whether host endpoints are to be deleted.
+    let mut desk = self::desk();
+    put(&mut desk, wrong);
+    desk.sync(SyncEvent::InSync);
+    assert_eq!((creates(&desk), desk.configuration()), (None, vec![]));
+    put(&mut desk, right);
+    assert_eq!(creates(&desk), Some(true));
 }
 
 #[test]
