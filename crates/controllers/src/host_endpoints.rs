@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::names::is_subdomain;
-use api::{HostEndpoint, HostEndpointSpec, HostEndpointTemplate, Node, NodeSpec, Selector};
+use api::{HostEndpoint, HostEndpointSpec, HostEndpointTemplate, Kind, Node, NodeSpec, Resource, Selector};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
@@ -52,6 +52,15 @@ pub fn decide(settings: &NodeSettings, world: &World, attendance: &Attendance) -
                     gone: Some(node.clone()).filter(|_| settings.auto_create && gone),
                 });
             }
+        }
+    }
+    // Writing over one that cannot be read is refused.
+    for current in world.of_kind(Kind::HostEndpoint) {
+        let name = &current.metadata().name;
+        if matches!(current, Resource::Wrong(_)) && wanted.remove(name).is_some() {
+            problems.push(format!(
+                "HostEndpoint({name}) cannot be read: put it right, or delete it"
+            ));
         }
     }
     actions.extend(

@@ -1,4 +1,4 @@
-use api::{Resource, document};
+use api::document;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -118,6 +118,26 @@ fn those_that_are_not_automatic_are_never_touched() {
             "HostEndpoint(n1-auto-hep) is in the way of an automatic one: rename it, or give it the label \
              projectcalico.org/created-by=calico-kube-controllers",
         ],
+    );
+}
+
+#[test]
+fn one_that_cannot_be_read_is_not_written_over() {
+    let wrong = serde_json::json!({ "kind": "HostEndpoint", "metadata": { "name": "n1-auto-hep" },
+        "spec": { "node": "n1", "interfaceName": 5 } });
+    let mut world: World = resources("").into_iter().collect();
+    let wrong: Resource = serde_json::from_value(wrong).unwrap();
+    world.apply(datastore::Update {
+        key: wrong.key(),
+        value: Some(wrong),
+    });
+    let config = settings(serde_json::json!({"autoCreate": "Enabled"}));
+    let (actions, problems) = decide(&config, &world, &Attendance::default());
+    let put: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    assert_eq!(put, ["put-host-endpoint n2-auto-hep"]);
+    assert_eq!(
+        problems,
+        ["HostEndpoint(n1-auto-hep) cannot be read: put it right, or delete it"]
     );
 }
 
