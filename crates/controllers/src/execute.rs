@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use api::{
     BuiltInTier, Condition, ConditionStatus, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus,
-    IpamBlock, IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
+    IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
     KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, TIER_FINALIZER, Tier, WorkloadEndpoint,
 };
 use datastore::{Edit, News, Scope, SharedStore, StoreError, modify};
@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use crate::action::{Action, Judgement};
 use crate::host_endpoints::{differs, is_automatic};
 use crate::ipam_gc::pods;
+use crate::pools::is_block_in;
 use crate::tiers::READY;
 
 /// How old a list of a namespace's pods may be that a release is based on, when many are released in a row.
@@ -322,11 +323,8 @@ impl Executor {
     }
 
     async fn has_blocks(&self, cidr: IpNet) -> Result<bool, StoreError> {
-        let mut items = self.store.list(&Scope::Kind(Kind::IPAMBlock)).await?.items.into_iter();
-        Ok(items.any(|stored| match IpamBlock::try_from(stored.resource) {
-            Ok(block) => cidr.contains(&block.spec.cidr),
-            Err(_) => false,
-        }))
+        let items = self.store.list(&Scope::Kind(Kind::IPAMBlock)).await?.items;
+        Ok(items.iter().any(|stored| is_block_in(cidr, &stored.resource)))
     }
 
     /// In a condition where the object keeps one, else as news of it.

@@ -8,9 +8,8 @@
 
 use std::cmp::Reverse;
 
-use api::{
-    Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, IpamBlockSpec, Kind, Resource,
-};
+use api::names::parse_block_name;
+use api::{Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, Kind, Resource};
 use ipnet::IpNet;
 
 use crate::action::{Action, Judgement};
@@ -139,16 +138,24 @@ fn finalize(pool: &IpPool, in_force: bool, world: &World) -> Option<Action> {
 }
 
 fn has_blocks(cidr: IpNet, world: &World) -> bool {
-    world
-        .all::<IpamBlockSpec>()
-        .any(|block| cidr.contains(&block.spec.cidr))
+    world.of_kind(Kind::IPAMBlock).any(|block| is_block_in(cidr, block))
+}
+
+/// Whether a block is one of a pool with this range. One that cannot be read is where its name says.
+pub fn is_block_in(cidr: IpNet, block: &Resource) -> bool {
+    let range = match block {
+        Resource::IPAMBlock(block) => Some(block.spec.cidr),
+        other => parse_block_name(&other.metadata().name),
+    };
+    range.is_none_or(|range| cidr.contains(&range))
 }
 
 #[cfg(test)]
 mod tests {
-    use api::IpamBlock;
+    use api::{IpamBlock, IpamBlockSpec};
     use ipam::{Block, Owner};
     use jiff::Timestamp;
+    use serde_json::json;
 
     use super::*;
 
@@ -244,5 +251,20 @@ mod tests {
             value: Some(block.into()),
         });
         check(true, &deleting, &["judge-pool a Terminating", "retire-pool a"]);
+        // One that cannot be read is there all the same.
+        let wrong = |name: &str| -> World {
+            let block = json!({ "kind": "IPAMBlock", "metadata": { "name": name }, "spec": 5 });
+            let block: Resource = serde_json::from_value(block).unwrap();
+            let mut world = world(&["a 10.0.0.0/16 3 held deleting"]);
+            world.apply(datastore::Update {
+                key: block.key(),
+                value: Some(block),
+            });
+            world
+        };
+        let waits = ["judge-pool a Terminating", "retire-pool a"];
+        check(true, &wrong("10-0-0-0-26"), &waits);
+        let elsewhere = ["hold-pool a false", "judge-pool a Terminating"];
+        check(true, &wrong("10-9-0-0-26"), &elsewhere);
     }
 }
