@@ -25,9 +25,12 @@ const POLICIES: [Kind; 5] = [
 
 /// What to do about tiers.
 pub fn decide(world: &World, finalizers: bool) -> Vec<Action> {
-    let missing = BuiltInTier::ALL
-        .into_iter()
-        .filter(|tier| world.get::<TierSpec>(tier.name).is_none());
+    // One that cannot be read is there, and cannot be created.
+    let there: BTreeSet<&str> = world
+        .of_kind(Kind::Tier)
+        .map(|tier| tier.metadata().name.as_str())
+        .collect();
+    let missing = BuiltInTier::ALL.into_iter().filter(|tier| !there.contains(tier.name));
     let mut actions: Vec<Action> = missing.map(Action::CreateTier).collect();
     let used: BTreeSet<&str> = POLICIES
         .into_iter()
@@ -87,6 +90,7 @@ fn judge(tier: &Tier, is_used: bool) -> Judgement {
 mod tests {
     use api::{GlobalNetworkPolicy, GlobalNetworkPolicySpec, Resource};
     use jiff::Timestamp;
+    use serde_json::json;
 
     use super::*;
 
@@ -123,6 +127,14 @@ mod tests {
                 "create-tier kube-baseline",
                 "judge-tier default OK",
             ],
+        );
+        let wrong = json!({ "kind": "Tier", "metadata": { "name": "kube-admin" }, "spec": { "order": "first" } });
+        let wrong: Resource = serde_json::from_value(wrong).unwrap();
+        assert!(matches!(wrong, Resource::Wrong(_)));
+        check(
+            false,
+            vec![wrong],
+            &["create-tier default", "create-tier kube-baseline"],
         );
     }
 
