@@ -23,7 +23,7 @@ pub struct Options {
     /// How pods' packets cross the network: IPIP, IPIPCrossSubnet or None [IPIP]
     #[arg(long, value_name = "KIND")]
     pub encapsulation: Option<String>,
-    /// Routes between nodes by BGP: Enabled [Enabled]
+    /// Routes between nodes by BGP: Enabled, or Disabled: agents write them from the datastore [Enabled]
     #[arg(long, value_name = "STATE")]
     pub bgp: Option<String>,
     /// Where resources are kept: kubernetes [kubernetes]
