@@ -31,7 +31,7 @@ struct Calicoctl {
     /// Log level (kept for scripts; commands log nothing)
     #[arg(short, long, global = true, default_value = "panic", value_name = "LEVEL")]
     log_level: String,
-    /// Context of the kubeconfig (kept for scripts; the embedded store has none)
+    /// Context of the kubeconfig (kept for scripts; its current context is used)
     #[arg(long, global = true)]
     context: Option<String>,
     /// Configuration file (kept for scripts; settings come from the environment)
