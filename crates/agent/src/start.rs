@@ -252,6 +252,8 @@ async fn serve(
     );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
     if config.work == Work::PolicyOnly {
+        // Nobody reads these here: what is sent is not to pile up.
+        drop((claims_in, news, lost));
         let pods = policy_only::follow(config.node_name, config.interface_prefix, store, events);
         tasks.spawn("the pods", never_fails(pods));
         return tokio::select! {

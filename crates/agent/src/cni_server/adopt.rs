@@ -18,21 +18,24 @@ use datastore::Scope;
 
 use super::CniServer;
 use super::add::as_stored;
-use super::ports::{HostDevice, LocalEndpoint};
+use super::ports::{AllocError, HostDevice, LocalEndpoint};
 
-/// How long to wait before the datastore is asked again.
+/// How long to wait before the datastore is asked again, at first.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses, each of which is twice the one before.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The usual name of upstream's network: what a handle begins with where none is stored.
 const NETWORK: &str = "k8s-pod-network";
 
 impl CniServer {
     /// Takes over the pods of this node that are not in the journal, if there are devices of such. Waits for the datastore then,
-    /// however long that takes; without such devices it asks nobody. Answers what the dataplane has to know.
-    pub async fn adopt(&self) -> Vec<(String, LocalEndpoint)> {
-        let (mut said, mut adopted) = (false, Vec::new());
+    /// however long that takes; without such devices it asks nobody. `program` gets what the dataplane has to know of each,
+    /// before anybody can detach it.
+    pub async fn adopt(&self, mut program: impl FnMut(String, LocalEndpoint)) {
+        let (mut said, mut pause) = (false, PAUSE);
         loop {
-            match self.try_to_adopt(&mut adopted).await {
-                Ok(()) => return adopted,
+            match self.try_to_adopt(&mut program).await {
+                Ok(()) => return,
                 Err(why) if said => tracing::debug!(why, "cni: pods of another plugin wait to be taken over"),
                 Err(why) => tracing::warn!(
                     why,
@@ -40,11 +43,12 @@ impl CniServer {
                 ),
             }
             said = true;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
-    async fn try_to_adopt(&self, adopted: &mut Vec<(String, LocalEndpoint)>) -> Result<(), String> {
+    async fn try_to_adopt(&self, program: &mut impl FnMut(String, LocalEndpoint)) -> Result<(), String> {
         // Devices first: whoever attaches remembers before it makes one.
         let devices = self.shared.parts.pods.devices(&self.naming().prefix).await?;
         let known: BTreeSet<String> = self
@@ -69,7 +73,7 @@ impl CniServer {
                 continue;
             }
             if let Some(device) = unknown.remove(&endpoint.spec.interface_name) {
-                adopted.extend(self.adopt_one(&device, endpoint).await?);
+                self.adopt_one(&device, endpoint, program).await?;
             }
         }
         for device in unknown.keys() {
@@ -81,34 +85,32 @@ impl CniServer {
         Ok(())
     }
 
-    /// `None`: it cannot be taken over, or is another's by now.
+    /// Leaves it as it is if it cannot be taken over, or is another's by now. An error is one that passes.
     async fn adopt_one(
         &self,
         device: &HostDevice,
         found: WorkloadEndpoint,
-    ) -> Result<Option<(String, LocalEndpoint)>, String> {
+        program: &mut impl FnMut(String, LocalEndpoint),
+    ) -> Result<(), String> {
         let Some(endpoint) = self.record_of(device, &found).await? else {
             tracing::warn!(
                 device = device.name, pod = %found.key(),
                 "cni: this pod's container is not known, so it cannot be taken over: delete the pod, its successor will be ours"
             );
-            return Ok(None);
+            return Ok(());
         };
         let id = endpoint.id();
         let _attachment = self.hold_attachment(&id).await;
         let _device = self.hold_device(endpoint.host_device.as_deref()).await;
-        let leaving = self
-            .journal()
-            .pending(&id)
-            .map_err(|error| error.to_string())?
-            .is_some();
+        // A note that cannot be read is one of a deletion, too.
+        let leaving = !matches!(self.journal().pending(&id), Ok(None));
         if leaving || self.recorded(&id).is_some() {
-            return Ok(None);
+            return Ok(());
         }
         // The mark first: a device that has it and no record is found again.
         if let Err(why) = self.shared.parts.pods.mark(&device.name, &endpoint.alias).await {
             tracing::warn!(device = device.name, why, "cni: not taken over");
-            return Ok(None);
+            return Ok(());
         }
         let begun = self.records().and_then(|records| records.begin(&endpoint));
         // Nobody waits for the disk: with the power the pod would be gone too, and after a crash it is found again.
@@ -116,8 +118,10 @@ impl CniServer {
         self.remember(&endpoint);
         self.settle_records();
         tracing::info!(%id, device = device.name, handle = endpoint.handle, "cni: a pod of another plugin was taken over");
-        let local = self.naming().local(&endpoint);
-        Ok(local.map(|local| (id.to_string(), as_stored(local, Some(found)))))
+        if let Some(local) = self.naming().local(&endpoint) {
+            program(id.to_string(), as_stored(local, Some(found)));
+        }
+        Ok(())
     }
 
     /// The record that an ADD would have left; `None` if nobody says which container it is.
@@ -125,8 +129,13 @@ impl CniServer {
         let addresses: Vec<_> = found.spec.ip_networks.iter().map(|net| net.addr()).collect();
         let mut handle = None;
         for address in &addresses {
-            let holder = self.shared.parts.allocator.holder(*address).await;
-            handle = handle.or(holder.map_err(|error| error.to_string())?);
+            match self.shared.parts.allocator.holder(*address).await {
+                Ok(holder) => handle = handle.or(holder),
+                Err(AllocError::TryAgain(why)) => return Err(why),
+                Err(error) => {
+                    tracing::warn!(device = device.name, %address, %error, "cni: who has this address cannot be told");
+                }
+            }
         }
         // Containers have no dot in their names; networks may have.
         let by_handle = handle.as_deref().and_then(|handle| handle.rsplit_once('.'));
@@ -179,6 +188,13 @@ mod tests {
     use super::super::fakes::World;
     use super::*;
 
+    /// Takes over, and answers what the dataplane was told.
+    async fn adopt(server: &CniServer) -> Vec<(String, LocalEndpoint)> {
+        let mut adopted = Vec::new();
+        server.adopt(|id, local| adopted.push((id, local))).await;
+        adopted
+    }
+
     /// What Calico has left on the node: a pod's device, its allocation and its WorkloadEndpoint. Answers the device.
     async fn calico_pod(world: &World, server: &CniServer, container: &str, pod: &str, address: [u8; 4]) -> String {
         let request = world.request(cni::protocol::Verb::Add, container, pod);
@@ -206,7 +222,7 @@ mod tests {
             .devices
             .insert("cali-nobodys".into(), (String::new(), Vec::new()));
 
-        let adopted = server.adopt().await;
+        let adopted = adopt(&server).await;
         let [(id, local)] = adopted.as_slice() else {
             panic!("{adopted:?}")
         };
@@ -222,14 +238,14 @@ mod tests {
             "",
             "what nobody names is left alone"
         );
-        assert_eq!(server.adopt().await, [], "once is enough");
+        assert_eq!(adopt(&server).await, [], "once is enough");
 
         // The next agent has it from the journal.
         let server = world.server().await;
         let recorded = server.endpoints();
         assert_eq!(recorded.len(), 1);
         assert_eq!((recorded[0].handle.as_str(), recorded[0].adopted), ("net.c1", true));
-        assert_eq!(server.adopt().await, []);
+        assert_eq!(adopt(&server).await, []);
 
         world.del(&server, "c1", "p").await;
         world.state().devices.remove("cali-nobodys");
@@ -261,7 +277,7 @@ mod tests {
         let anothers = calico_pod(&world, &server, "c5", "t", [10, 0, 0, 11]).await;
         world.state().devices.get_mut(&anothers).unwrap().0 = "margay:c6/eth0".into();
 
-        let adopted = server.adopt().await;
+        let adopted = adopt(&server).await;
         let ids: Vec<&str> = adopted.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(ids, ["c3/eth0"]);
         let alias = |device: &String| world.state().devices[device].0.clone();
@@ -279,7 +295,7 @@ mod tests {
         std::fs::remove_dir_all(world.journal().dir()).unwrap();
         let server = world.server().await;
         assert_eq!(server.endpoints(), []);
-        let ids: Vec<String> = server.adopt().await.into_iter().map(|(id, _)| id).collect();
+        let ids: Vec<String> = adopt(&server).await.into_iter().map(|(id, _)| id).collect();
         assert_eq!(ids, ["a/eth0"]);
         world.del(&server, "a", "p").await;
         world.assert_empty(&server).await;
@@ -291,6 +307,6 @@ mod tests {
         let server = world.server().await;
         world.add(&server, "a", "p").await.unwrap();
         world.fail(&["list", "holder"]);
-        assert_eq!(server.adopt().await, []);
+        assert_eq!(adopt(&server).await, []);
     }
 }

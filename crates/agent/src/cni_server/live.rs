@@ -145,7 +145,9 @@ async fn recover(
 
 /// Takes over what other plugins attached, then lets the loop sweep and enforce: it knows all pods now. Never ends.
 async fn adopt(server: &CniServer, events: &mpsc::UnboundedSender<Event>, all: bool) {
-    hand_over(server.adopt().await, events);
+    server
+        .adopt(|id, endpoint| hand_over(vec![(id, endpoint)], events))
+        .await;
     let _ = events.send(Event::EndpointsLoaded { all });
     std::future::pending().await
 }

@@ -49,6 +49,8 @@ impl CniServer {
         loop {
             // Addresses first: others could be given them.
             for id in std::mem::take(&mut forgotten) {
+                // Whoever detaches the container right now comes first: its addresses are not forgotten, but given back.
+                let _attachment = self.hold_attachment(&id).await;
                 if !self.reclaim(&id).await {
                     forgotten.insert(id);
                 }

@@ -370,11 +370,13 @@ impl Reader {
             true => None,
             false => convert::resource(row, groups, event.object),
         };
-        if row.source != Source::Custom && !self.news.is_news(&key, value.as_ref()) {
-            return Ok(None);
-        }
+        let is_news = row.source == Source::Custom || self.news.is_news(&key, value.as_ref());
+        // Also what had become nothing before it was deleted.
         if deleted {
             self.news.0.remove(&key);
+        }
+        if !is_news {
+            return Ok(None);
         }
         Ok(Some(Change {
             revision: number,
