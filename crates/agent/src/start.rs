@@ -250,6 +250,10 @@ async fn serve(
         "the node's status",
         never_fails(node_status::keep(store.clone(), sources.clone(), wishes)),
     );
+    tasks.spawn(
+        "news of refused rules",
+        never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused)),
+    );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
     if config.work == Work::PolicyOnly {
         // Nobody reads these here: what is sent is not to pile up.
@@ -268,10 +272,6 @@ async fn serve(
     tasks.spawn(
         "the last known state",
         never_fails(last_known::keep(config.state_dir.clone(), news)),
-    );
-    tasks.spawn(
-        "news of refused rules",
-        never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused)),
     );
     let membership = Membership {
         config: config.clone(),
