@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::IpFamily;
 use kernel::nft::*;
@@ -75,10 +75,19 @@ impl Net {
         rules.iter().map(|rule| rule.count.unwrap().packets).collect()
     }
 
+    /// A socket at an address. A program that another test begins at this moment holds what was open here until it is executed,
+    /// so an address that was just closed may be in use for a while.
     pub fn udp(&self, ns: &Ns, address: &str, port: u16) -> UdpSocket {
-        let socket = ns
-            .run(|| UdpSocket::bind(SocketAddr::new(address.parse().unwrap(), port)))
-            .unwrap();
+        let at = SocketAddr::new(address.parse().unwrap(), port);
+        let until = Instant::now() + LIMIT;
+        let socket = loop {
+            match ns.run(|| UdpSocket::bind(at)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                    std::thread::yield_now()
+                }
+                bound => break bound.unwrap(),
+            }
+        };
         socket.set_read_timeout(Some(LIMIT)).unwrap();
         socket
     }
