@@ -4,17 +4,18 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use kernel::{KernelError, KernelEvent, Link, Mac, Neighbor};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::neighbour::NeighbourMessage;
-use tokio::io::unix::AsyncFd;
 
 use crate::decode::{self, Names};
 use crate::encode;
 use crate::notify::Notifications;
-use crate::request::{self, Failure, Messages, Socket};
+use crate::request::{self, Failure, Socket};
+use crate::stream::{self, Source};
 
 /// A subscribed socket and what is needed to understand its messages.
 pub(crate) struct Listener {
@@ -24,8 +25,6 @@ pub(crate) struct Listener {
 
 /// Room for some 20,000 route notifications while the agent is busy.
 const RECEIVE_BUFFER: i32 = 16 << 20;
-/// Datagrams read before the events so far are handed out.
-const AT_ONCE: usize = 64;
 
 /// Subscribes in the calling thread's namespace.
 pub(crate) fn open() -> Result<Listener, KernelError> {
@@ -62,66 +61,30 @@ fn subscribe(buffer: i32) -> io::Result<Listener> {
 impl Listener {
     /// As a stream; must be called inside a tokio runtime.
     pub fn into_stream(self) -> Result<BoxStream<'static, KernelEvent>, KernelError> {
-        // SAFETY: the descriptor is owned by the value that is moved in, and stays the same until that is dropped.
-        let socket = unsafe { AsyncFd::register(self.socket) };
-        let socket = socket.map_err(|error| KernelError::Broken(error.to_string()))?;
-        let pump = Pump {
-            socket,
-            view: self.view,
-            queue: VecDeque::new(),
-            buffer: vec![0; 64 * 1024],
-            ended: false,
-        };
-        Ok(Box::pin(stream::unfold(pump, Pump::next)))
+        stream::events(self).map_err(|error| KernelError::Broken(error.to_string()))
     }
 }
 
-struct Pump {
-    socket: AsyncFd<Notifications>,
-    view: View,
-    queue: VecDeque<KernelEvent>,
-    buffer: Vec<u8>,
-    ended: bool,
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
 }
 
-impl Pump {
-    async fn next(mut self) -> Option<(KernelEvent, Self)> {
-        loop {
-            if let Some(event) = self.queue.pop_front() {
-                return Some((event, self));
-            }
-            if self.ended {
-                return None;
-            }
-            self.read().await;
+impl Source for Listener {
+    type Event = KernelEvent;
+    const LOST: KernelEvent = KernelEvent::Resync;
+    const AT_ONCE: usize = 64;
+
+    fn receive(&mut self, events: &mut VecDeque<KernelEvent>) -> io::Result<()> {
+        for message in self.socket.receive()? {
+            self.view.take(&message, events);
         }
+        Ok(())
     }
 
-    /// Waits for notifications and reads a handful.
-    async fn read(&mut self) {
-        let Ok(mut ready) = self.socket.readable_mut().await else {
-            self.ended = true;
-            return;
-        };
-        for _ in 0..AT_ONCE {
-            let result = ready.try_io(|socket| socket.get_ref().receive(&mut self.buffer));
-            match result {
-                Ok(Ok(length)) => {
-                    for message in Messages(&self.buffer[..length]) {
-                        self.view.take(&message, &mut self.queue);
-                    }
-                }
-                Ok(Err(error)) => {
-                    // ENOBUFS: the buffer was full and notifications are lost. Anything else is the end.
-                    self.ended = error.raw_os_error() != Some(libc::ENOBUFS) || self.view.refresh().is_err();
-                    self.queue.push_back(KernelEvent::Resync);
-                    if self.ended {
-                        return;
-                    }
-                }
-                Err(_would_block) => return,
-            }
-        }
+    fn recover(&mut self) -> bool {
+        self.view.refresh().is_ok()
     }
 }
 

@@ -13,7 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use crate::decode::{self, Names};
 use crate::encode::{canonical, route_dump};
 use crate::notify::Notifications;
-use crate::request::{Failure, Messages, Socket};
+use crate::request::{Failure, Socket};
 use crate::sockopt::{self, Filter};
 
 /// The routes of others: key to protocol.
@@ -112,10 +112,9 @@ impl ForeignRoutes {
 
     fn drain(&mut self) {
         let names = Names::new();
-        let mut buffer = vec![0; 32 * 1024];
         loop {
-            let length = match self.socket.receive(&mut buffer) {
-                Ok(length) => length,
+            let messages = match self.socket.receive() {
+                Ok(messages) => messages,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Notifications were lost: only a dump helps. The error is cleared by having been told.
                 Err(_) => {
@@ -123,7 +122,7 @@ impl ForeignRoutes {
                     return;
                 }
             };
-            for message in Messages(&buffer[..length]) {
+            for message in messages {
                 let Some(route) = decode::route(message.payload, &names) else {
                     continue;
                 };

@@ -25,6 +25,7 @@ mod notify;
 pub mod pod;
 pub mod request;
 mod sockopt;
+mod stream;
 pub mod sysctl;
 pub mod tcp;
 

@@ -18,7 +18,7 @@ use crate::decode;
 use crate::encode;
 pub use crate::encode::LinkSettings;
 use crate::notify::Notifications;
-use crate::request::{self, Failure, Messages, Request, Socket};
+use crate::request::{self, Failure, Request, Socket};
 
 /// One end of a veth pair to be made.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +138,7 @@ pub fn delete_and_go_on(socket: &mut Socket, name: &IfName) -> Result<bool, Kern
         return Ok(false);
     };
     let broken = |error: io::Error| KernelError::Broken(error.to_string());
-    let gone = Notifications::open(&[libc::RTNLGRP_LINK], 1 << 20, &[]).map_err(broken)?;
+    let mut gone = Notifications::open(&[libc::RTNLGRP_LINK], 1 << 20, &[]).map_err(broken)?;
     let mut worker = Socket::open().map_err(broken)?;
     let (done, answer) = mpsc::sync_channel(1);
     thread::Builder::new()
@@ -149,13 +149,12 @@ pub fn delete_and_go_on(socket: &mut Socket, name: &IfName) -> Result<bool, Kern
             let _ = done.send(result);
         })
         .map_err(broken)?;
-    let mut buffer = vec![0; 32 * 1024];
     loop {
-        while let Ok(length) = gone.receive(&mut buffer) {
+        while let Ok(mut messages) = gone.receive() {
             let is_it = |message: &request::Message<'_>| {
                 message.kind == RTM_DELLINK && decode::link(message.payload).is_some_and(|link| link.index == index)
             };
-            if Messages(&buffer[..length]).any(|message| is_it(&message)) {
+            if messages.any(|message| is_it(&message)) {
                 return Ok(true);
             }
         }

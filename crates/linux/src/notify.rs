@@ -5,10 +5,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
+use crate::request::Messages;
 use crate::sockopt::{self, Filter};
 
 /// A non-blocking netlink socket that has joined groups, in the namespace of the thread that opened it.
-pub(crate) struct Notifications(netlink_sys::Socket);
+pub(crate) struct Notifications {
+    socket: netlink_sys::Socket,
+    buffer: Vec<u8>,
+}
+
+/// Room for a datagram.
+const DATAGRAM: usize = 64 * 1024;
 
 impl Notifications {
     /// Joins `groups` (`RTNLGRP_*`), with a receive buffer of so many bytes; `filter` drops before buffering.
@@ -25,37 +32,41 @@ impl Notifications {
         let mut socket = netlink_sys::Socket::new(family)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
-        let notifications = Self(socket);
+        let notifications = Self {
+            socket,
+            buffer: vec![0; DATAGRAM],
+        };
         sockopt::receive_buffer(notifications.as_fd(), bytes);
         if !filter.is_empty() {
             sockopt::attach_filter(notifications.as_fd(), filter)?;
         }
         for group in groups {
-            notifications.0.add_membership(*group)?;
+            notifications.socket.add_membership(*group)?;
         }
         Ok(notifications)
     }
 
-    /// One datagram into `buffer`; its length. `WouldBlock`: none waits. `ENOBUFS`: some were lost.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.recv(&mut &mut *buffer, 0) {
+    /// The messages of the next datagram. `WouldBlock`: none waits. `ENOBUFS`: some were lost.
+    pub fn receive(&mut self) -> io::Result<Messages<'_>> {
+        let length = loop {
+            match self.socket.recv(&mut &mut *self.buffer, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                result => break result?,
             }
-        }
+        };
+        Ok(Messages(&self.buffer[..length]))
     }
 }
 
 impl AsFd for Notifications {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.0` and is open as long as the borrow of `self` lasts.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+        // SAFETY: the descriptor belongs to `self.socket` and is open as long as the borrow of `self` lasts.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }
 
 impl AsRawFd for Notifications {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }

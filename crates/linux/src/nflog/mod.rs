@@ -5,14 +5,14 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use kernel::IfName;
-use tokio::io::unix::AsyncFd;
 
 use crate::decode::Attributes;
 use crate::nfnetlink::{GENERIC, Socket, Target, ULOG, be32, text};
 use crate::request::{Failure, Messages};
 use crate::sockopt;
+use crate::stream::{self, Source};
 
 mod packet;
 
@@ -80,8 +80,6 @@ const PACKET: u16 = ULOG << 8;
 const GATHER: u32 = 32 * 1024;
 /// Room for what comes while the reader is busy.
 const RECEIVE_BUFFER: i32 = 8 << 20;
-/// Datagrams read before the packets so far are handed out.
-const AT_ONCE: usize = 16;
 
 /// Listens to a group in the calling thread's namespace. Must be called inside a tokio runtime. A group has one listener:
 /// another is refused (EBUSY).
@@ -106,14 +104,7 @@ pub fn listen(settings: NflogSettings) -> Result<BoxStream<'static, NflogEvent>,
         bytes.be32(4, settings.wait);
     })?;
     socket.set_non_blocking().map_err(broken)?;
-    // SAFETY: the descriptor is owned by the value that is moved in, and stays the same until that is dropped.
-    let socket = unsafe { AsyncFd::register(Listener(socket)) }.map_err(|error| broken(error.into()))?;
-    let pump = Pump {
-        socket,
-        queue: VecDeque::new(),
-        ended: false,
-    };
-    Ok(Box::pin(stream::unfold(pump, Pump::next)))
+    stream::events(Listener(socket)).map_err(broken)
 }
 
 struct Listener(Socket);
@@ -124,51 +115,13 @@ impl AsRawFd for Listener {
     }
 }
 
-struct Pump {
-    socket: AsyncFd<Listener>,
-    queue: VecDeque<NflogEvent>,
-    ended: bool,
-}
+impl Source for Listener {
+    type Event = NflogEvent;
+    const LOST: NflogEvent = NflogEvent::Lost;
+    const AT_ONCE: usize = 16;
 
-impl Pump {
-    async fn next(mut self) -> Option<(NflogEvent, Self)> {
-        loop {
-            if let Some(event) = self.queue.pop_front() {
-                return Some((event, self));
-            }
-            if self.ended {
-                return None;
-            }
-            self.read().await;
-        }
-    }
-
-    /// Waits for packets and reads a handful of datagrams.
-    async fn read(&mut self) {
-        let Ok(mut ready) = self.socket.readable_mut().await else {
-            self.ended = true;
-            return;
-        };
-        for _ in 0..AT_ONCE {
-            let queue = &mut self.queue;
-            match ready.try_io(|socket| {
-                socket
-                    .get_mut()
-                    .0
-                    .take(|socket, datagram| read_all(socket, datagram, queue))
-            }) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    // ENOBUFS: the buffer was full and packets are lost. Anything else is the end.
-                    self.ended = error.raw_os_error() != Some(libc::ENOBUFS);
-                    self.queue.push_back(NflogEvent::Lost);
-                    if self.ended {
-                        return;
-                    }
-                }
-                Err(_would_block) => return,
-            }
-        }
+    fn receive(&mut self, events: &mut VecDeque<NflogEvent>) -> io::Result<()> {
+        self.0.take(|socket, datagram| read_all(socket, datagram, events))
     }
 }
 

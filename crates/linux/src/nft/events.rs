@@ -5,24 +5,23 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use kernel::nft::{Generation, NftEvent, TableName};
-use tokio::io::unix::AsyncFd;
 
 use super::encode::{INET, NEW_GENERATION};
 use crate::decode::Attributes;
 use crate::nfnetlink::{GENERIC, NFTABLES, be32, text};
 use crate::notify::Notifications;
-use crate::request::{Message, Messages};
+use crate::request::Message;
 use crate::sockopt::{Filter, JUMP_EQ, LOAD_WORD, RETURN};
+use crate::stream::{self, Source};
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;
 /// Room for the announcements of some thousand objects.
 const RECEIVE_BUFFER: i32 = 8 << 20;
-/// Datagrams read before the events so far are handed out.
-const AT_ONCE: usize = 64;
 /// Where the number of the asking socket is in a message.
 const PORT_AT: u32 = 12;
 const KEEP_ALL: u32 = 0x4_0000;
@@ -50,68 +49,41 @@ fn generation(message: &Message<'_>) -> Option<Generation> {
 
 /// As a stream; must be called inside a tokio runtime.
 pub(super) fn stream(socket: Notifications, table: TableName) -> io::Result<BoxStream<'static, NftEvent>> {
-    // SAFETY: the descriptor is owned by the value that is moved in, and stays the same until that is dropped.
-    let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
-    let pump = Pump {
+    stream::events(Listener {
         socket,
         table,
         touched: false,
-        queue: VecDeque::new(),
-        buffer: vec![0; 64 * 1024],
-        ended: false,
-    };
-    Ok(Box::pin(stream::unfold(pump, Pump::next)))
+    })
 }
 
-struct Pump {
-    socket: AsyncFd<Notifications>,
+struct Listener {
+    socket: Notifications,
     table: TableName,
     /// The transaction that is being announced is about our table.
     touched: bool,
-    queue: VecDeque<NftEvent>,
-    buffer: Vec<u8>,
-    ended: bool,
 }
 
-impl Pump {
-    async fn next(mut self) -> Option<(NftEvent, Self)> {
-        loop {
-            if let Some(event) = self.queue.pop_front() {
-                return Some((event, self));
-            }
-            if self.ended {
-                return None;
-            }
-            self.read().await;
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Source for Listener {
+    type Event = NftEvent;
+    const LOST: NftEvent = NftEvent::Resync;
+    const AT_ONCE: usize = 64;
+
+    fn receive(&mut self, events: &mut VecDeque<NftEvent>) -> io::Result<()> {
+        for message in self.socket.receive()? {
+            events.extend(take(&message, &self.table, &mut self.touched));
         }
+        Ok(())
     }
 
-    /// Waits for notifications and reads a handful.
-    async fn read(&mut self) {
-        let Ok(mut ready) = self.socket.readable_mut().await else {
-            self.ended = true;
-            return;
-        };
-        for _ in 0..AT_ONCE {
-            match ready.try_io(|socket| socket.get_ref().receive(&mut self.buffer)) {
-                Ok(Ok(length)) => {
-                    for message in Messages(&self.buffer[..length]) {
-                        let event = take(&message, &self.table, &mut self.touched);
-                        self.queue.extend(event);
-                    }
-                }
-                Ok(Err(error)) => {
-                    // ENOBUFS: the buffer was full and notifications are lost. Anything else is the end.
-                    self.ended = error.raw_os_error() != Some(libc::ENOBUFS);
-                    self.touched = false;
-                    self.queue.push_back(NftEvent::Resync);
-                    if self.ended {
-                        return;
-                    }
-                }
-                Err(_would_block) => return,
-            }
-        }
+    fn recover(&mut self) -> bool {
+        self.touched = false;
+        true
     }
 }
 
