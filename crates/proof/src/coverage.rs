@@ -9,7 +9,7 @@ use policy::evaluate::{Hook, Outcome, Owner, Step, Verdict, Way};
 
 use crate::case::Case;
 use crate::journey::Journey;
-use crate::packet::Packet;
+use crate::packet::{ICMP, ICMP_V6, Packet, SCTP, TCP, UDP, UDPLITE, WITHOUT_PORTS};
 
 /// Something that decided, or let a packet go on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,11 +86,7 @@ impl Coverage {
         for besides in &journey.besides {
             self.other(besides);
         }
-        self.other(&format!(
-            "protocol {} in IPv{}",
-            packet.seen.protocol,
-            if packet.seen.source.is_ipv4() { 4 } else { 6 }
-        ));
+        self.count(protocol(packet.seen.protocol, packet.seen.source.is_ipv4()));
     }
 
     /// Takes over what another one has counted.
@@ -251,7 +247,17 @@ fn required() -> Vec<Reason> {
                 .map(|end| Reason::Other(format!("end of tier {tier}: {end}"))),
         );
     }
+    for is_ipv4 in [true, false] {
+        let icmp = if is_ipv4 { ICMP } else { ICMP_V6 };
+        let met = [TCP, UDP, SCTP, UDPLITE, icmp, WITHOUT_PORTS];
+        required.extend(met.map(|number| protocol(number, is_ipv4)));
+    }
     required
+}
+
+fn protocol(number: u8, is_ipv4: bool) -> Reason {
+    let version = if is_ipv4 { 4 } else { 6 };
+    Reason::Other(format!("protocol {number} in IPv{version}"))
 }
 
 /// A rule as it was written.

@@ -36,6 +36,8 @@ pub const UDPLITE: u8 = 136;
 pub const ICMP: u8 = 1;
 /// ICMPv6.
 pub const ICMP_V6: u8 = 58;
+/// A protocol without ports, of which nothing is known.
+pub const WITHOUT_PORTS: u8 = 99;
 /// Questions of ICMP and ICMPv6, which begin flows: echo, timestamp; echo, node information.
 pub const QUESTIONS: [[u8; 2]; 2] = [[8, 13], [128, 139]];
 
@@ -165,7 +167,7 @@ fn anywhere(random: &mut Random) -> Packet {
 
 /// Any packet between two addresses.
 fn between(random: &mut Random, source: IpAddr, destination: IpAddr) -> evaluate::Packet {
-    let mut protocol = random.pick(&[TCP, TCP, UDP, UDP, SCTP, UDPLITE, ICMP, 99]);
+    let mut protocol = random.pick(&[TCP, TCP, UDP, UDP, SCTP, UDPLITE, ICMP, WITHOUT_PORTS]);
     let family = usize::from(source.is_ipv6());
     if protocol == ICMP && source.is_ipv6() {
         protocol = ICMP_V6;
