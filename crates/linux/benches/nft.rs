@@ -2,12 +2,13 @@
 //!
 //!     cargo bench -p linux --bench nft [-- ROUNDS]
 //!
-//! Beside each figure stands the same transaction encoded before the clock starts and sent without our code: what the kernel
-//! alone takes. Both take turns. Ends with exit code 1 if a bar is missed.
+//! Beside each figure stand the same transaction encoded before the clock starts and sent without our code, which is what the
+//! kernel alone takes (they take turns), and the `nft` program doing the same. Ends with exit code 1 if a bar is missed.
 #![allow(clippy::unwrap_used, reason = "not production code")]
 
+use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -32,6 +33,8 @@ struct Figure {
     values: Vec<(&'static str, f64, Option<f64>)>,
     /// The same for the kernel alone.
     raw: Vec<f64>,
+    /// The same for the program `nft`: its p50.
+    tool: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     let figures = runtime.block_on(measure(rounds));
-    println!("| figure | ours | bar | kernel alone |\n|---|---|---|---|");
+    println!("| figure | ours | bar | kernel alone | nft |\n|---|---|---|---|---|");
     let mut missed = Vec::new();
     for figure in &figures {
         let alone = |at: usize| match figure.raw.get(at) {
@@ -65,12 +68,13 @@ fn main() -> ExitCode {
             .collect();
         let raw = figure.raw.iter().map(|value| format!("{value:.3}")).collect();
         println!(
-            "| {} ({}) | {} | {} | {} |",
+            "| {} ({}) | {} | {} | {} | {} |",
             figure.name,
             figure.unit,
             join(ours),
             join(bars),
-            join(raw)
+            join(raw),
+            figure.tool.map(|tool| format!("{tool:.3}")).unwrap_or_default()
         );
         for (at, (what, value, bar)) in figure.values.iter().enumerate() {
             if bar.is_some_and(|bar| *value > bar) {
@@ -95,7 +99,11 @@ async fn measure(rounds: u32) -> Vec<Figure> {
     let mut kernel = LiveNft::open().unwrap();
     let mut figures = Vec::new();
     figures.push(from_nothing(&mut kernel).await);
-    figures.push(one_element("one element added", &mut kernel, rounds).await);
+    let command = |verb| format!("{verb} element inet margay cali-set-7 {{ 11.255.0.1 }}\n");
+    figures.push(Figure {
+        tool: Some(by_nft_and_back(&command("add"), &command("delete"))),
+        ..one_element("one element added", &mut kernel, rounds).await
+    });
     figures.push(one_entry("one map entry added", &mut kernel, rounds).await);
     figures.push(one_chain(&mut kernel, rounds).await);
     figures.extend(resync(&mut kernel).await);
@@ -126,11 +134,16 @@ async fn from_nothing(kernel: &mut LiveNft) -> Figure {
         kernel.apply(&whole).await.unwrap();
         taken.0.push((cpu() - before).as_secs_f64());
     }
+    let listing = format!(
+        "delete table inet margay\n{}",
+        nft(&["list", "table", "inet", "margay"], "")
+    );
     Figure {
         name: "whole state from nothing",
         unit: "CPU s",
         values: vec![("p50", quantile(&mut taken.0, 0.5), Some(0.6))],
         raw: vec![quantile(&mut taken.1, 0.5)],
+        tool: Some(by_nft(&listing, 3, Unit::CpuSeconds)),
     }
 }
 
@@ -173,7 +186,12 @@ async fn one_chain(kernel: &mut LiveNft, rounds: u32) -> Figure {
         (transaction(changes), transaction(vec![]))
     };
     let (mut ours, mut raw) = turns(kernel, rounds, change).await;
-    latency("one chain of 10 rules rewritten", &mut ours, &mut raw, (1.0, 5.0))
+    let listing = nft(&["list", "chain", "inet", "margay", "cali-policy-7"], "");
+    let command = format!("flush chain inet margay cali-policy-7\n{listing}");
+    Figure {
+        tool: Some(by_nft(&command, 20, Unit::Milliseconds)),
+        ..latency("one chain of 10 rules rewritten", &mut ours, &mut raw, (1.0, 5.0))
+    }
 }
 
 /// Milliseconds of a transaction, ours and prepared, which take turns; each is undone afterwards.
@@ -209,37 +227,82 @@ fn latency(name: &'static str, ours: &mut [f64], raw: &mut [f64], (p50, p99): (f
             ("p99", quantile(ours, 0.99), Some(p99)),
         ],
         raw: vec![quantile(raw, 0.5), quantile(raw, 0.99)],
+        tool: None,
     }
 }
 
+/// Reading all of it back and comparing it, as the agent does when it was told that something has changed or may have.
 async fn resync(kernel: &mut LiveNft) -> Vec<Figure> {
-    let known = kernel.generation().await.unwrap();
-    let mut alone = Vec::new();
-    let mut whole = Vec::new();
-    let mut counted = Vec::new();
+    let known = kernel.read(&table()).await.unwrap().unwrap();
+    assert_eq!(known.sets.len(), SETS as usize + 1);
+    let (mut whole, mut counted, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
         let before = cpu();
-        assert_eq!(kernel.generation().await.unwrap(), known);
-        alone.push((cpu() - before).as_secs_f64());
-        let before = cpu();
-        let state = kernel.read(&table()).await.unwrap().unwrap();
+        assert!(kernel.read(&table()).await.unwrap().unwrap() == known);
         whole.push((cpu() - before).as_secs_f64());
-        assert_eq!(state.sets.len(), SETS as usize + 1);
         let before = cpu();
         assert_eq!(kernel.rules(&table()).await.unwrap().len(), CHAINS as usize + 1);
         counted.push((cpu() - before).as_secs_f64());
     }
-    let figure = |name, values: &mut Vec<f64>, bar| Figure {
+    for _ in 0..3 {
+        let before = children();
+        nft(&["-j", "list", "table", "inet", "margay"], "");
+        listed.push((children() - before).as_secs_f64());
+    }
+    let figure = |name, values: &mut Vec<f64>, bar, tool| Figure {
         name,
         unit: "CPU s",
         values: vec![("p50", quantile(values, 0.5), bar)],
         raw: vec![],
+        tool,
     };
+    let listed = Some(quantile(&mut listed, 0.5));
     vec![
-        figure("resync without a change", &mut alone, Some(0.3)),
-        figure("reading the whole table back", &mut whole, None),
-        figure("reading all rules and counters", &mut counted, None),
+        figure("resync without a change", &mut whole, Some(0.3), listed),
+        figure("reading all rules and counters", &mut counted, None, None),
     ]
+}
+
+/// Runs `nft`, with commands from its standard input if there are arguments for that; what it prints.
+fn nft(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "nft {arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+enum Unit {
+    CpuSeconds,
+    Milliseconds,
+}
+
+/// The median of what `nft -f` takes for these commands.
+fn by_nft(commands: &str, rounds: u32, unit: Unit) -> f64 {
+    let round = |_| {
+        let (before, start) = (children(), Instant::now());
+        nft(&["-f", "-"], commands);
+        match unit {
+            Unit::CpuSeconds => (children() - before).as_secs_f64(),
+            Unit::Milliseconds => start.elapsed().as_secs_f64() * 1e3,
+        }
+    };
+    quantile(&mut (0..rounds).map(round).collect::<Vec<_>>(), 0.5)
+}
+
+/// The same, in milliseconds, for commands that are undone by others each time.
+fn by_nft_and_back(commands: &str, back: &str) -> f64 {
+    let round = |_| {
+        let taken = by_nft(commands, 1, Unit::Milliseconds);
+        nft(&["-f", "-"], back);
+        taken
+    };
+    quantile(&mut (0..20).map(round).collect::<Vec<_>>(), 0.5)
 }
 
 fn whole() -> Vec<Change> {
@@ -368,7 +431,16 @@ fn address(number: u32) -> Element {
 
 /// What the process spent on processors, kernel work for it included.
 fn cpu() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    spent(UsageWho::RUSAGE_SELF)
+}
+
+/// The same of the programs that it has run.
+fn children() -> Duration {
+    spent(UsageWho::RUSAGE_CHILDREN)
+}
+
+fn spent(who: UsageWho) -> Duration {
+    let usage = getrusage(who).unwrap();
     let time =
         |value: nix::sys::time::TimeVal| Duration::from_micros((value.tv_sec() * 1_000_000 + value.tv_usec()) as u64);
     time(usage.user_time()) + time(usage.system_time())
