@@ -26,6 +26,7 @@ use super::error::{ApiError, Asked};
 use super::group::Groups;
 use super::link::{History, Link, wait};
 use super::outage::Outage;
+use super::patience::Patience;
 use super::position::ABSENT;
 use super::table::{ROWS, Row, Source};
 use super::workload::Seen;
@@ -35,11 +36,9 @@ const LIMITS: Limits = Limits {
     changes: 1024,
     size: 2 << 20,
 };
-/// How long trouble may last before the followers hear of it.
-const QUIET: Duration = Duration::from_secs(60);
 /// How much later than it promised the server may end a watch.
 const GRACE: Duration = Duration::from_secs(20);
-/// A watch that lived shorter counts as a failure even if it ended well.
+/// A watch that lived shorter counts as a failure however it ended.
 const SHORT: Duration = Duration::from_secs(1);
 /// How often is looked for what the server does not have.
 const ABSENT_AGAIN: Duration = Duration::from_secs(60);
@@ -136,30 +135,29 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, reader: Read
         row,
         log,
         suspicious: false,
+        opened: None,
         history: link_history,
         count,
         reader,
     };
-    let mut trouble: Option<(Instant, u32)> = None;
+    let mut patience = Patience::default();
     let reason = loop {
-        let (began, before) = (Instant::now(), watch.reader.at);
+        let before = watch.reader.at;
+        watch.opened = None;
         let ended = watch.once().await;
-        if watch.reader.at != before || (ended.is_ok() && began.elapsed() > SHORT) {
-            trouble = None;
-        }
-        let (since, failures) = *trouble.get_or_insert((Instant::now(), 0));
-        trouble = Some((since, failures + 1));
+        let lived = watch.opened.is_some_and(|opened| opened.elapsed() > SHORT);
+        let failures = patience.ended(Instant::now(), watch.reader.at != before || lived);
         let error = match ended {
             Ok(()) => ApiError::Half("watches end at once".into()),
             Err(error) => error,
         };
-        if !error.passes() || since.elapsed() > QUIET {
+        let Some(failures) = failures.filter(|_| error.passes()) else {
             break error;
-        }
+        };
         tracing::debug!(row = ROWS[row].id, %error, failures, "a watch ended; going on");
         watch.suspicious = true;
         watch.link.outage(|outage, now| outage.watch(row, now, Some(&error)));
-        tokio::time::sleep(wait(failures + 1)).await;
+        tokio::time::sleep(wait(failures)).await;
     };
     // One kind is enough to know it of all: of another one the versions may not show it, and yet mean something else now.
     if let ApiError::WentBack { to, .. } = reason
@@ -196,6 +194,8 @@ struct Watch {
     log: ChangeLog<Resource>,
     /// The last request did not end as it should have: the server may have been started again, with data from a backup.
     suspicious: bool,
+    /// When the server began to answer the request.
+    opened: Option<Instant>,
     /// Changes when somebody finds that the server's data are from before.
     history: watch::Receiver<History>,
     /// In which history the versions here were read.
@@ -230,6 +230,7 @@ impl Watch {
         let opened = self.open().await;
         self.link.outage(|outage, now| outage.heard(now, &opened));
         let (mut lines, groups, until) = opened?;
+        self.opened = Some(Instant::now());
         self.link.outage(|outage, now| outage.watch(self.row, now, None));
         loop {
             let line = tokio::select! {

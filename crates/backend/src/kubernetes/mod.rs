@@ -18,6 +18,7 @@ mod link;
 mod node;
 mod node_network;
 mod outage;
+mod patience;
 mod pod;
 mod position;
 mod read;
