@@ -18,7 +18,7 @@ use crate::address::Family;
 use crate::affinity::{self, Claim};
 use crate::cache::Facts;
 use crate::fetch::{ATTEMPTS, At, read_live, typed, update};
-use crate::pools::{PoolChoice, block_of, choose, is_enabled, pool_of};
+use crate::pools::{PoolChoice, block_of, choose, pool_of};
 use crate::round::{Job, Swap};
 use crate::search::{Search, Terms};
 use crate::{Block, Ipam, IpamError, Ordinal, Owner, Preview, Reservations, handle};
@@ -393,8 +393,8 @@ impl Ipam {
         let facts = self.facts().await?;
         let owner = owner_of(&request.host, request.intended_use)?;
         check_handle(&request.handle)?;
-        let pool =
-            pool_of(&facts.pools, request.ip).filter(|pool| is_enabled(pool) && pool.spec.allows(request.intended_use));
+        let pool = pool_of(&facts.pools, request.ip)
+            .filter(|pool| pool.is_allocatable() && pool.spec.allows(request.intended_use));
         let cidr = pool
             .and_then(|pool| block_of(pool, request.ip))
             .ok_or(IpamError::NotInPool { ip: request.ip })?;

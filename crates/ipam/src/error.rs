@@ -74,6 +74,8 @@ pub enum PoolProblem {
     NotFound(String),
     /// The pool is disabled or being deleted.
     Disabled(String),
+    /// A pool that another one stands in the way of has no new addresses.
+    Overlaps(String),
     /// The requested pool is of the other family.
     OtherFamily(String),
     /// The pool is used only where it is named.
@@ -94,6 +96,7 @@ impl fmt::Display for PoolProblem {
             PoolProblem::None => write!(f, "there is none of this address family"),
             PoolProblem::NotFound(pool) => write!(f, "{pool} does not exist"),
             PoolProblem::Disabled(pool) => write!(f, "{pool} is disabled"),
+            PoolProblem::Overlaps(pool) => write!(f, "{pool} overlaps another pool, which is in force"),
             PoolProblem::OtherFamily(pool) => write!(f, "{pool} is of the other address family"),
             PoolProblem::Manual(pool) => write!(f, "{pool} is used only where it is named"),
             PoolProblem::NodeSelector(pool) => write!(f, "the nodeSelector of {pool} does not match this node"),

@@ -56,7 +56,8 @@ fn asked_for<'a>(pools: &'a [IpPool], choice: &PoolChoice<'_>) -> Result<Vec<&'a
             .find(|pool| pool.metadata.name == *wanted || Some(pool.spec.cidr) == cidr)
         {
             None => problems.push(PoolProblem::NotFound(wanted.clone())),
-            Some(pool) if !is_enabled(pool) => problems.push(PoolProblem::Disabled(name(pool))),
+            Some(pool) if pool.overlaps() => problems.push(PoolProblem::Overlaps(name(pool))),
+            Some(pool) if !pool.is_allocatable() => problems.push(PoolProblem::Disabled(name(pool))),
             Some(pool) if Family::of(&pool.spec.cidr) != choice.family => {
                 problems.push(PoolProblem::OtherFamily(name(pool)));
             }
@@ -88,7 +89,10 @@ fn unasked<'a>(pools: &'a [IpPool], choice: &PoolChoice<'_>) -> Result<Vec<&'a I
 }
 
 fn problem(pool: &IpPool, choice: &PoolChoice<'_>) -> Option<PoolProblem> {
-    if !is_enabled(pool) {
+    if pool.overlaps() {
+        return Some(PoolProblem::Overlaps(name(pool)));
+    }
+    if !pool.is_allocatable() {
         return Some(PoolProblem::Disabled(name(pool)));
     }
     if pool.spec.assignment_mode.unwrap_or_default() != AssignmentMode::Automatic {
@@ -104,11 +108,6 @@ fn problem(pool: &IpPool, choice: &PoolChoice<'_>) -> Option<PoolProblem> {
         Ok(false) => Some(PoolProblem::NamespaceSelector(name(pool))),
         Ok(true) => None,
     }
-}
-
-/// Whether new addresses may come from a pool at all.
-pub(crate) fn is_enabled(pool: &IpPool) -> bool {
-    !pool.spec.disabled && pool.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether a pool is meant for a node with these labels. A selector that does not parse selects every node, so that
@@ -138,12 +137,12 @@ fn name(pool: &IpPool) -> String {
     pool.metadata.name.clone()
 }
 
-/// The pool that contains an address: the most specific one if pools are nested.
+/// The pool that contains an address: the one in force, or the most specific one where that has not been said.
 pub(crate) fn pool_of(pools: &[IpPool], address: IpAddr) -> Option<&IpPool> {
     pools
         .iter()
         .filter(|pool| pool.spec.cidr.contains(&address))
-        .max_by_key(|pool| pool.spec.cidr.prefix_len())
+        .max_by_key(|pool| (!pool.overlaps(), pool.spec.cidr.prefix_len()))
 }
 
 /// The block of a pool around an address.
@@ -153,7 +152,8 @@ pub(crate) fn block_of(pool: &IpPool, address: IpAddr) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use api::IpPoolSpec;
+    use api::{IpPoolSpec, IpPoolStatus};
+    use serde_json::json;
 
     use super::*;
 
@@ -162,9 +162,11 @@ mod tests {
         let mut words = text.split_whitespace();
         let name = words.next().unwrap();
         let mut spec = IpPoolSpec::new(words.next().unwrap().parse().unwrap());
+        let mut status = None;
         for word in words {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("disabled", _) => spec.disabled = true,
+                ("overlaps", _) => status = Some(overlap()),
                 ("manual", _) => spec.assignment_mode = Some(AssignmentMode::Manual),
                 ("node", label) => spec.node_selector = Some(format!("has({label})")),
                 ("namespace", label) => spec.namespace_selector = Some(format!("has({label})")),
@@ -174,7 +176,15 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        IpPool::new(name, spec)
+        let mut pool = IpPool::new(name, spec);
+        pool.status = status;
+        pool
+    }
+
+    fn overlap() -> IpPoolStatus {
+        let condition = json!({ "type": "Allocatable", "status": "False", "reason": "CIDROverlap", "message": "",
+            "lastTransitionTime": "2026-01-02T03:04:05Z" });
+        serde_json::from_value(json!({ "conditions": [condition] })).unwrap()
     }
 
     /// The names chosen for a workload on a node with label `rack` in a namespace with label `team`.
@@ -213,6 +223,17 @@ mod tests {
             &["a 10.1.0.0/16 disabled", "b 10.2.0.0/16 manual", "c 10.3.0.0/16"],
             &[],
             "c",
+        );
+        check(&["a 10.3.0.0/17 overlaps", "c 10.3.0.0/16"], &[], "c");
+        check(
+            &["a 10.3.0.0/17 overlaps"],
+            &[],
+            "!a overlaps another pool, which is in force",
+        );
+        check(
+            &["a 10.3.0.0/17 overlaps"],
+            &["a"],
+            "!a overlaps another pool, which is in force",
         );
         check(
             &[

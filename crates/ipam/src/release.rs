@@ -14,7 +14,7 @@ use crate::block::clean_handle;
 use crate::cache::Facts;
 use crate::fetch::{ATTEMPTS, At, list_live, read, read_live, update};
 use crate::handle::{self, write_or_delete};
-use crate::pools::{block_of, is_enabled, pool_of, selects_every_node, selects_node};
+use crate::pools::{block_of, pool_of, selects_every_node, selects_node};
 use crate::search::{Search, Terms};
 use crate::{Block, Family, Ipam, IpamError, Ordinal, Owner, PoolChoice, ReleaseOutcome, Reservations, choose};
 
@@ -333,7 +333,8 @@ impl Ipam {
 
     /// A block that has become empty goes back if its pool no longer selects its node. A failure is left to the next time.
     async fn release_if_unselected(&self, now: Timestamp, facts: &Facts, owner: Owner, cidr: IpNet) {
-        let pool = pool_of(&facts.pools, cidr.network()).filter(|pool| is_enabled(pool) && !selects_every_node(pool));
+        let pool =
+            pool_of(&facts.pools, cidr.network()).filter(|pool| pool.is_allocatable() && !selects_every_node(pool));
         let (Owner::Host(host), Some(pool)) = (&owner, pool) else {
             return;
         };
@@ -566,7 +567,7 @@ const MOST_IN_RANGE: usize = 65_536;
 
 /// The blocks in `range`, which must lie in a pool and be no smaller than one of its blocks.
 fn blocks_of(pools: &[IpPool], range: IpNet) -> Result<Vec<IpNet>, IpamError> {
-    let pool = pool_of(pools, range.network()).filter(|pool| is_enabled(pool) && pool.spec.cidr.contains(&range));
+    let pool = pool_of(pools, range.network()).filter(|pool| pool.is_allocatable() && pool.spec.cidr.contains(&range));
     let pool = pool.ok_or(IpamError::NotInPool { ip: range.network() })?;
     let too_small = || IpamError::InvalidRequest(format!("{range} is smaller than a block of {}", pool.metadata.name));
     let blocks = range.trunc().subnets(pool.spec.block_len()).map_err(|_| too_small())?;

@@ -12,7 +12,7 @@ use crate::address::{Family, Walk, fnv1_32};
 use crate::affinity::{self, Claim, ReleaseIf};
 use crate::cache::Facts;
 use crate::fetch::{ATTEMPTS, At, list_live, read_live};
-use crate::pools::{is_enabled, pool_of, selects_node};
+use crate::pools::{pool_of, selects_node};
 use crate::{Block, Ipam, IpamError, Owner, ReleaseOutcome, Reservations};
 
 /// A block is left alone for so long after it was claimed, so that two owners do not take it from each other before
@@ -389,7 +389,7 @@ impl Ipam {
             cooldown: facts.cooldown(),
         };
         for cidr in claims {
-            let pool = pool_of(&facts.pools, cidr.network()).filter(|pool| is_enabled(pool));
+            let pool = pool_of(&facts.pools, cidr.network()).filter(|pool| pool.is_allocatable());
             if pool.is_none_or(|pool| selects_node(pool, labels)) {
                 continue;
             }

@@ -94,7 +94,7 @@ impl Ipam {
             .filter(|pool| {
                 let named = |wanted: &String| *wanted == pool.metadata.name || *wanted == pool.spec.cidr.to_string();
                 tunnel.pools.iter().any(named)
-                    && crate::pools::is_enabled(pool)
+                    && pool.is_allocatable()
                     && crate::pools::selects_node(pool, &tunnel.node_labels)
                     && pool.spec.allows(AllowedUse::Tunnel)
             })

@@ -15,7 +15,7 @@ const DEFAULT: &str = "info";
 #[derive(Args)]
 pub struct Log {
     /// What to log: a level, or a filter such as `info,bgp=debug` [default: logSeverityScreen of the FelixConfiguration (controllers: of the KubeControllersConfiguration), or info]
-    #[arg(long, env = "MARGAY_LOG", global = true, value_name = "FILTER")]
+    #[arg(long, env = "MARGAY_LOG", global = true, value_name = "FILTER", value_parser = readable)]
     log: Option<String>,
     /// How to log
     #[arg(
@@ -31,9 +31,20 @@ pub struct Log {
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     /// Lines for people
+    #[value(alias = "")]
     Text,
     /// One JSON object a line
     Json,
+}
+
+/// A filter as it was given, if it can be read. A variable that is set to nothing means the default.
+fn readable(filter: &str) -> Result<String, String> {
+    match EnvFilter::try_new(filter) {
+        Ok(_) => Ok(filter.to_owned()),
+        Err(error) => Err(format!(
+            "{error}: a level (error, warn, info, debug, trace, off) or a filter such as info,bgp=debug"
+        )),
+    }
 }
 
 /// Changes the level of a running process to what the datastore says, or back (`None`). Does nothing if the flag or its
@@ -58,7 +69,6 @@ impl Log {
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        // A variable that is set to nothing means the default.
         let given = self.log.as_deref().filter(|filter| !filter.is_empty());
         let filter = given.and_then(|given| EnvFilter::try_new(given).ok());
         let filter = filter.unwrap_or_else(|| at(DEFAULT));

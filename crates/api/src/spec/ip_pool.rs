@@ -159,13 +159,20 @@ impl IpPoolStatus {
 pub const IP_POOL_FINALIZER: &str = "projectcalico.org/ippool-finalizer";
 
 impl Object<IpPoolSpec> {
-    /// Whether addresses may be allocated: it is neither disabled nor being deleted, and no condition forbids it.
+    /// Whether addresses may be allocated: it is neither disabled nor being deleted, nor was it found to overlap another pool.
     pub fn is_allocatable(&self) -> bool {
-        let conditions = self.status.iter().flat_map(|status| &status.conditions);
-        let mut about = conditions.filter(|condition| condition.kind == IpPoolStatus::ALLOCATABLE);
-        !self.spec.disabled
-            && self.metadata.deletion_timestamp.is_none()
-            && about.all(|condition| condition.status != ConditionStatus::False)
+        !self.spec.disabled && self.metadata.deletion_timestamp.is_none() && !self.overlaps()
+    }
+
+    /// Whether a condition says that another pool, which is in force, has some of its addresses. (What other conditions say is
+    /// seen in the pool itself, and they may be from before it was changed.)
+    pub fn overlaps(&self) -> bool {
+        let mut conditions = self.status.iter().flat_map(|status| &status.conditions);
+        conditions.any(|condition| {
+            condition.kind == IpPoolStatus::ALLOCATABLE
+                && condition.status == ConditionStatus::False
+                && condition.reason == IpPoolStatus::CIDR_OVERLAP
+        })
     }
 }
 

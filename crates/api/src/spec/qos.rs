@@ -19,7 +19,7 @@ pub struct QosControls {
     /// Bits per second within a burst to the workload, 1010 to 1.01 * 10^15; default the line's.
     #[serde(skip_serializing_if = "is_zero")]
     pub ingress_peakrate: u64,
-    /// Burst at the peak rate to the workload in bytes, 1000 to 10^8; default the MTU.
+    /// Burst at the peak rate to the workload in bytes, 1000 to 10^8; default 65536.
     #[serde(skip_serializing_if = "is_zero")]
     pub ingress_minburst: u64,
     /// Bits per second from the workload, 1000 to 10^15.
@@ -31,7 +31,7 @@ pub struct QosControls {
     /// Bits per second within a burst from the workload, 1010 to 1.01 * 10^15; default the line's.
     #[serde(skip_serializing_if = "is_zero")]
     pub egress_peakrate: u64,
-    /// Burst at the peak rate from the workload in bytes, 1000 to 10^8; default the MTU.
+    /// Burst at the peak rate from the workload in bytes, 1000 to 10^8; default 65536.
     #[serde(skip_serializing_if = "is_zero")]
     pub egress_minburst: u64,
     /// Packets per second to the workload, 1 to 10000.

@@ -218,6 +218,11 @@ fn a_condition_stops_allocation() {
         conditions: vec![condition(ConditionStatus::False, IpPoolStatus::CIDR_OVERLAP)],
     });
     assert!(!pool.is_allocatable());
+    // It may be from before the pool was enabled again.
+    pool.status = Some(IpPoolStatus {
+        conditions: vec![condition(ConditionStatus::False, IpPoolStatus::POOL_DISABLED)],
+    });
+    assert!(pool.is_allocatable());
     pool.status = None;
     pool.spec.disabled = true;
     assert!(!pool.is_allocatable());
