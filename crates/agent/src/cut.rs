@@ -7,11 +7,15 @@
 //! again is forgotten, and begins anew. So are the flows of a pod that is gone: its address will be another pod's. Reading the kernel's flows takes long where there are many; it happens beside the loop,
 //! which judges some at a time. Never touches flows of other zones, nor those that another flow has announced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kernel::IfName;
 use linux::conntrack::{Conntrack, Flow, FlowFilter};
+use linux::lookup;
+use linux::request::Socket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::run::Event;
@@ -36,17 +40,35 @@ pub struct Work {
     pub changed: BTreeSet<IpAddr>,
     /// Addresses that no pod has any more.
     pub gone: BTreeSet<IpAddr>,
+    /// What host endpoints have to do with flows of others.
+    pub forwarded: Forwarded,
 }
+
+/// What host endpoints have to do with flows that are forwarded through their devices. Each includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Forwarded {
+    /// Nothing: nobody has to know which devices a flow takes.
+    #[default]
+    Unjudged,
+    /// Some judge them.
+    Judged,
+    /// One that judges them, or did, says something else now. Which addresses these flows have nobody knows: all are read.
+    Changed,
+}
+
+/// By which device an address is reached. An address that is not there is this host's, or nowhere.
+pub type Devices = BTreeMap<IpAddr, IfName>;
 
 impl Work {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.gone.is_empty()
+        self.changed.is_empty() && self.gone.is_empty() && self.forwarded < Forwarded::Changed
     }
 
     fn merge(&mut self, other: Work) {
         self.changed.extend(other.changed);
         self.gone.extend(other.gone);
+        self.forwarded = self.forwarded.max(other.forwarded);
     }
 }
 
@@ -60,6 +82,7 @@ pub async fn run(mut work: mpsc::UnboundedReceiver<Work>, events: mpsc::Unbounde
         // Reading all flows takes milliseconds of a processor, and pods often go in crowds.
         let until = tokio::time::Instant::now() + LINGER;
         while now.changed.is_empty()
+            && now.forwarded < Forwarded::Changed
             && let Ok(Some(more)) = tokio::time::timeout_at(until, work.recv()).await
         {
             now.merge(more);
@@ -88,8 +111,9 @@ async fn pass(
     work: &Work,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<(usize, usize), String> {
+    let addresses = || work.changed.union(&work.gone).copied().collect();
     let filter = FlowFilter {
-        addresses: Some(work.changed.union(&work.gone).copied().collect()),
+        addresses: (work.forwarded < Forwarded::Changed).then(addresses),
         ..FlowFilter::default()
     };
     let flows = aside(kernel, move |kernel| kernel.list(&filter)).await?;
@@ -102,10 +126,15 @@ async fn pass(
         .filter(|flow| flow.zone == 0)
         .partition(|flow| of_gone.picks(flow));
     let gone_flows = gone.len();
+    let devices = match work.forwarded {
+        Forwarded::Unjudged => Devices::default(),
+        Forwarded::Judged | Forwarded::Changed => devices(&live).await?,
+    };
+    let devices = Arc::new(devices);
     let (mut forbidden, mut forgotten) = (Vec::new(), gone);
     for some in live.chunks(AT_ONCE) {
         let (reply, judged) = oneshot::channel();
-        let _ = events.send(Event::Flows(some.to_vec(), reply));
+        let _ = events.send(Event::Flows(some.to_vec(), devices.clone(), reply));
         let judged = judged.await.map_err(|_| "the dataplane loop has ended".to_string())?;
         forbidden.extend(judged.forbidden);
         forgotten.extend(judged.pardoned);
@@ -119,6 +148,24 @@ async fn pass(
         Ok((ended, deleted.min(gone_flows)))
     })
     .await
+}
+
+/// By which devices both ends of flows are reached, as the routes are now.
+async fn devices(flows: &[Flow]) -> Result<Devices, String> {
+    let ends = flows.iter().flat_map(|flow| [flow.original.source, flow.reply.source]);
+    let ends: BTreeSet<IpAddr> = ends.collect();
+    let look_up = move || {
+        let mut socket = Socket::open().map_err(|error| error.to_string())?;
+        let mut devices = Devices::new();
+        for end in ends {
+            let device = lookup::device_to(&mut socket, end).map_err(|error| error.to_string())?;
+            devices.extend(device.map(|device| (end, device)));
+        }
+        Ok(devices)
+    };
+    tokio::task::spawn_blocking(look_up)
+        .await
+        .map_err(|error| error.to_string())?
 }
 
 /// Asks the kernel on a thread that may block.

@@ -46,9 +46,10 @@ impl Flows {
         self.with(|table| table.name(device, pod));
     }
 
-    /// Devices that host endpoints have, with the names of these.
-    pub fn hosts(&self, hosts: BTreeMap<IfName, String>) {
-        self.with(|table| table.hosts(hosts));
+    /// Devices that host endpoints have, with the names of these; and the mark of packets that these are asked about because
+    /// they are forwarded (0: there is none).
+    pub fn hosts(&self, hosts: BTreeMap<IfName, String>, forwarded_bit: u32) {
+        self.with(|table| table.hosts(hosts, forwarded_bit));
     }
 
     /// Policies are staged (the number changes whenever policy does), or none is.

@@ -1,6 +1,7 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::resource::WorkloadEndpoint;
@@ -62,7 +63,7 @@ pub enum Event {
     /// Somebody wants to see policy, with counters.
     Policy(oneshot::Sender<PolicyView>),
     /// Flows of pods that policy says something else about; answered with what is to happen to them.
-    Flows(Vec<Flow>, oneshot::Sender<Judged>),
+    Flows(Vec<Flow>, Arc<cut::Devices>, oneshot::Sender<Judged>),
     /// What staged policies would have decided about a recorded packet is to be found out.
     Rehearse(Box<Question>),
     /// So many flows were cut.
@@ -333,7 +334,7 @@ impl<K: Kernel> Loop<K> {
                 let _ = reply.send(self.report());
             }
             Event::Policy(reply) => self.curious.viewers.push(reply),
-            Event::Flows(flows, reply) => drop(reply.send(self.filter.judge(flows))),
+            Event::Flows(flows, devices, reply) => drop(reply.send(self.filter.judge(flows, &devices))),
             Event::Rehearse(question) => self.filter.rehearse(&question),
             Event::FlowsCut { forbidden, gone } => self.filter.flows_cut(forbidden, gone),
             Event::Counted(reply) => self.curious.counting.push(reply),

@@ -70,7 +70,7 @@ const HEADINGS: [&str; 9] = [
     "POLICY",
 ];
 /// Records come one by one, so that the columns cannot wait for the longest.
-const WIDTHS: [usize; 9] = [20, 8, 24, 10, 16, 22, 9, 8, 0];
+const WIDTHS: [usize; 9] = [20, 8, 24, 11, 16, 22, 9, 8, 0];
 
 fn row(record: &FlowRecord) -> [String; 9] {
     let destination = match record.port {
@@ -89,7 +89,10 @@ fn row(record: &FlowRecord) -> [String; 9] {
         format!("{:.0}", record.last),
         verdict(record.verdict).to_owned(),
         record.endpoint.clone(),
-        record.direction.clone(),
+        match record.forwarded {
+            true => format!("{}-fwd", record.direction),
+            false => record.direction.clone(),
+        },
         record.source.to_string(),
         destination,
         protocol,
@@ -146,6 +149,7 @@ mod tests {
             last: Timestamp::UNIX_EPOCH,
             endpoint: "default/db".into(),
             direction: "ingress".into(),
+            forwarded: false,
             source: "10.0.0.1".parse().unwrap(),
             destination: "10.0.0.2".parse().unwrap(),
             protocol: 6,
@@ -164,6 +168,13 @@ mod tests {
             assert_eq!(words.join(" "), format!("{expected} {decided}"));
         };
         check(&record, "end of tier default");
+        record.forwarded = true;
+        assert!(
+            line(&row(&record)).contains(" ingress-fwd 10.0.0.1 "),
+            "{}",
+            line(&row(&record))
+        );
+        record.forwarded = false;
         record.policy = "np/default/db rule 0".into();
         check(&record, "tier default: np/default/db rule 0");
         record.staged = Some(Rehearsal {

@@ -103,6 +103,17 @@ pub fn route(socket: &mut Socket, query: &Query) -> Result<Result<Found, NoRoute
     }))
 }
 
+/// The device by which packets that are forwarded to an address leave; `None`: it is this host's, or no route leads there.
+pub fn device_to(socket: &mut Socket, destination: IpAddr) -> Result<Option<IfName>, KernelError> {
+    let query = Query {
+        source: None,
+        destination,
+        arrives: None,
+    };
+    let found = ask(socket, &query, false)?;
+    Ok(found.ok().filter(|found| !found.local).and_then(|found| found.device))
+}
+
 fn ask(socket: &mut Socket, query: &Query, entry: bool) -> Result<Result<Found, NoRoute>, KernelError> {
     let about = format!("route to {}", query.destination);
     let length = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };

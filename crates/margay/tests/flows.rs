@@ -267,6 +267,108 @@ fn flows_of_a_host_are_cut_by_its_host_endpoint() {
     lab.lab(&["ping", "pod-0-1", "pod-1-1"]);
 }
 
+#[test]
+fn forwarded_flows_are_cut_and_recorded_by_host_endpoints() {
+    let Some(lab) = Lab::up("t-cutfwd", &["--nodes", "2", "--pods-per-node", "1", "--ipv6"]) else {
+        return;
+    };
+    let pods = ["pod-0-1", "pod-1-1"];
+    let places = pods.map(|pod| format!("{}.pod-{pod}", lab.name));
+    let _servers = Servers::start(&places.clone().map(|place| (place, vec![(L4::Udp, 7777)])));
+    let address = |pod: &str, family: &str| -> std::net::IpAddr {
+        let shown = lab.exec(pod, &["ip", family, "-o", "address", "show", "eth0", "scope", "global"]);
+        let net = shown.split_whitespace().nth(3).expect("an address");
+        net.split('/').next().unwrap_or_default().parse().expect("an address")
+    };
+    let policy = |kind: &str, name: &str, order: u8, selector: &str, ingress: &str, egress: &str| {
+        let spec = format!(
+            r#"{{"order":{order},"selector":"{selector}","applyOnForward":true,"ingress":[{ingress}],"egress":[{egress}]}}"#
+        );
+        apply(&lab, kind, name, &spec);
+    };
+    let hosts = |ingress: &str, egress: &str| {
+        policy("GlobalNetworkPolicy", "hosts", 9, "host == 'near'", ingress, egress);
+    };
+    let (allow, deny) = (r#"{"action":"Allow"}"#, r#"{"action":"Deny","protocol":"UDP"}"#);
+    let denied = format!("{deny},{allow}");
+    hosts(allow, allow);
+    let endpoint = serde_json::json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
+        "metadata": {"name": "near", "labels": {"host": "near"}},
+        "spec": {"node": NEAR, "interfaceName": "*"},
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), endpoint.to_string()).expect("written");
+    lab.ctl(&["apply", "-f", &file.path().to_string_lossy()]);
+    // IPv4 goes through the tunnel, IPv6 by the wire.
+    let between = |from: usize, to: usize| -> Vec<Flow> {
+        let flow = |family| udp_flow(&places[from], (address(pods[to], family), 7777).into());
+        ["-4", "-6"].map(flow).into()
+    };
+    let (mut out, mut into) = (between(0, 1), between(1, 0));
+    lab.eventually("flows", || {
+        let mut all = into.iter_mut().chain(&mut out);
+        all.all(|flow| flow())
+    });
+    let mut check = |what: &str, expected: [bool; 2]| {
+        for (flows, expected) in [&mut into, &mut out].into_iter().zip(expected) {
+            for flow in flows {
+                lab.eventually(what, || flow() == expected);
+            }
+        }
+    };
+    hosts(&denied, allow);
+    check("into the node", [false, true]);
+    hosts(allow, &denied);
+    check("out of the node", [true, false]);
+    hosts(&denied, &denied);
+    check("both", [false, false]);
+
+    // Whose verdict it is: one policy may be asked for the host endpoint and for the pod.
+    apply(
+        &lab,
+        "FelixConfiguration",
+        "default",
+        r#"{"flowLogsLocalReporter":"Enabled"}"#,
+    );
+    let recorded = |endpoint: &str, direction: &str, verdict: &str, by: &str, staged: &str| {
+        let text = lab.exec(NEAR, &["calicoctl", "node", "flows", "-o", "json"]);
+        let report: Value = serde_json::from_str(&text).expect("JSON");
+        let mut all = report["records"].as_array().into_iter().flatten();
+        all.any(|record| {
+            record["endpoint"] == endpoint
+                && record["direction"] == direction
+                && record["forwarded"].as_bool().unwrap_or_default() == endpoint.starts_with("HostEndpoint")
+                && record["verdict"] == verdict
+                && record["policy"] == by
+                && record["port"] == 7777
+                && record["staged"]["policy"].as_str().unwrap_or_default() == staged
+        })
+    };
+    let host = "HostEndpoint(near)";
+    lab.eventually("records of what is denied", || {
+        between(0, 1).iter_mut().chain(&mut between(1, 0)).all(|flow| !flow())
+            && recorded(host, "ingress", "deny", "gnp/hosts rule 0", "")
+            && recorded(host, "egress", "deny", "gnp/hosts rule 0", "")
+            && recorded("default/pod-0-1", "egress", "allow", "profile kns.default rule 0", "")
+    });
+    policy("GlobalNetworkPolicy", "both", 1, "all()", allow, allow);
+    policy("StagedGlobalNetworkPolicy", "next", 0, "host == 'near'", deny, "");
+    lab.eventually("records of both endpoints, and of what is staged for one", || {
+        between(0, 1).iter_mut().chain(&mut between(1, 0)).all(|flow| flow())
+            && recorded(host, "ingress", "allow", "gnp/both rule 0", "sgnp/next rule 0")
+            && recorded("default/pod-0-1", "ingress", "allow", "gnp/both rule 0", "")
+            && recorded("default/pod-0-1", "egress", "allow", "gnp/both rule 0", "")
+            && recorded(host, "egress", "allow", "gnp/both rule 0", "")
+    });
+    let shown = lab.exec(NEAR, &["calicoctl", "node", "flows"]);
+    assert!(shown.contains(" ingress-fwd "), "{shown}");
+    lab.ctl(&["delete", "globalnetworkpolicy", "both"]);
+    check("forbidden again", [false, false]);
+    lab.ctl(&["delete", "hostendpoint", "near"]);
+    check("without a host endpoint", [true, true]);
+}
+
 /// Sends to whoever connects, without being asked.
 fn push(lab: &Lab, pod: &str, port: u16) {
     let listener = inside(lab, pod)

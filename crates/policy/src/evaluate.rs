@@ -180,11 +180,12 @@ fn ask(asked: Asked<'_>, endpoint: &EndpointId, hook: Hook) -> Verdict {
     }
 }
 
-/// As [`evaluate`], if all staged policies were enforced. An endpoint that is closed stays so.
+/// As [`evaluate_at`], if all staged policies were enforced. An endpoint that is closed stays so.
 pub fn evaluate_rehearsed(
     state: &PolicyState,
     rehearsed: &Rehearsed,
     endpoint: &EndpointId,
+    hook: Hook,
     way: Way,
     packet: &Packet,
 ) -> Verdict {
@@ -197,7 +198,7 @@ pub fn evaluate_rehearsed(
             rehearsed,
         },
         endpoint,
-        Hook::Normal,
+        hook,
     )
 }
 

@@ -1,7 +1,8 @@
-//! Whether a flow of this host itself would be let in or out today. Pure.
+//! Whether a flow of this host itself, or one that it forwards for others, would be let through by its host endpoints today. Pure.
 //!
 //! A flow does not say which device its packets take. It is taken for the one that has the host's address of the flow; of an
-//! address of loopback nobody knows, so only a host endpoint for all devices would judge it, and that one leaves loopback alone.
+//! address of loopback nobody knows, so only a host endpoint for all devices would judge it, and that one leaves loopback alone. What is
+//! forwarded is taken to come in and to go out by the devices that the routes to its two ends name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use std::net::IpAddr;
 use dataplane::filter::{Failsafe, Settings};
 use kernel::IfName;
 use policy::evaluate::{Hook, Outcome, Packet, Way, evaluate, evaluate_at};
-use policy::{EndpointId, Interface, PolicyState};
+use policy::{Endpoint, EndpointId, Interface, PolicyState};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -57,19 +58,63 @@ impl Guard {
         }
     }
 
+    /// Whether host endpoints would drop the packet, a flow's first one that this host forwards (or, to [`Side::Elsewhere`],
+    /// takes from a pod of its own). `before` is the packet before its destination was translated.
+    pub fn denies_forwarded(
+        &self,
+        state: &PolicyState,
+        [from, to]: [Side<'_>; 2],
+        packet: &Packet,
+        before: &Packet,
+    ) -> bool {
+        let ask = |endpoint, hook, way, packet| evaluate_at(state, endpoint, hook, way, packet).outcome;
+        let input = match from {
+            // What pods send meets only early policies of one that is for all devices.
+            Side::Pod => endpoint_for_all(state),
+            Side::Device(device) => self.endpoint_at(state, device),
+            Side::Elsewhere => None,
+        };
+        if let Some(endpoint) = input {
+            let hooks: &[Hook] = match from {
+                Side::Device(_) => &[Hook::Untracked, Hook::PreDnat, Hook::Forward],
+                Side::Pod | Side::Elsewhere => &[Hook::PreDnat],
+            };
+            let is_failsafe = self.is_failsafe(Way::Ingress, before, before.source);
+            for hook in hooks {
+                let outcome = match hook {
+                    Hook::Untracked | Hook::PreDnat if is_failsafe => Outcome::Undecided,
+                    Hook::Untracked | Hook::PreDnat => ask(endpoint, *hook, Way::Ingress, before),
+                    Hook::Forward | Hook::Normal => ask(endpoint, *hook, Way::Ingress, packet),
+                };
+                match outcome {
+                    Outcome::Deny => return true,
+                    Outcome::Allow => break,
+                    Outcome::Undecided => {}
+                }
+            }
+        }
+        let Side::Device(device) = to else { return false };
+        let output = self.endpoint_at(state, device);
+        output.is_some_and(|endpoint| ask(endpoint, Hook::Forward, Way::Egress, packet) == Outcome::Deny)
+    }
+
     /// What no policy of a host endpoint closes. What tunnels bring is judged for each packet.
     fn is_always_open(&self, way: Way, packet: &Packet, other: IpAddr) -> bool {
+        packet.protocol == IPIP
+            || is_to(packet, UDP, self.settings.vxlan_port)
+            || (is_to(packet, TCP, BGP) && self.nodes.contains(&other))
+            || self.is_failsafe(way, packet, other)
+    }
+
+    fn is_failsafe(&self, way: Way, packet: &Packet, other: IpAddr) -> bool {
         let failsafes = match way {
             Way::Ingress => &self.settings.failsafe_inbound,
             Way::Egress => &self.settings.failsafe_outbound,
         };
-        let is = |protocol, port| packet.protocol == protocol && packet.destination_port == Some(port);
-        let failsafe =
-            |port: &Failsafe| is(port.protocol, port.port) && port.net.is_none_or(|net| net.contains(&other));
-        packet.protocol == IPIP
-            || is(UDP, self.settings.vxlan_port)
-            || (is(TCP, BGP) && self.nodes.contains(&other))
-            || failsafes.iter().any(failsafe)
+        let is_it = |failsafe: &Failsafe| {
+            is_to(packet, failsafe.protocol, failsafe.port) && failsafe.net.is_none_or(|net| net.contains(&other))
+        };
+        failsafes.iter().any(is_it)
     }
 
     /// Devices that a host endpoint has, with its name for people.
@@ -88,6 +133,46 @@ impl Guard {
         let (device, addresses) = links.find(|(device, addresses)| device.0 != "lo" && addresses.contains(&own))?;
         endpoint_of_device(state, device, addresses)
     }
+
+    /// The host endpoint of a device, unless that is a pod's.
+    pub fn endpoint_at<'s>(&self, state: &'s PolicyState, device: &IfName) -> Option<&'s EndpointId> {
+        endpoint_of_device(state, device, self.links.get(device)?)
+    }
+}
+
+/// Where a flow that this host forwards comes from, or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side<'a> {
+    /// A pod of this host.
+    Pod,
+    /// Somewhere behind this device.
+    Device(&'a IfName),
+    /// This host, or nobody knows where.
+    Elsewhere,
+}
+
+/// Whether a host endpoint decides about packets that are not its host's own, or would, were it not for others.
+pub fn judges_others(endpoint: &Endpoint) -> bool {
+    let directions = [
+        &endpoint.forward.ingress,
+        &endpoint.forward.egress,
+        &endpoint.pre_dnat,
+        &endpoint.untracked.ingress,
+    ];
+    endpoint.closed.is_some() || directions.iter().any(|direction| !direction.tiers.is_empty())
+}
+
+fn is_to(packet: &Packet, protocol: u8, port: u16) -> bool {
+    packet.protocol == protocol && packet.destination_port == Some(port)
+}
+
+/// The host endpoint for all devices.
+fn endpoint_for_all(state: &PolicyState) -> Option<&EndpointId> {
+    let mut all = state.endpoints.iter();
+    let is_it = |(id, endpoint): &(&EndpointId, &std::sync::Arc<Endpoint>)| {
+        matches!(id, EndpointId::Host(_)) && endpoint.interface == Interface::All
+    };
+    all.find(is_it).map(|(id, _)| id)
 }
 
 /// The host endpoint of a device: one that names it, one that has one of its addresses, one for all.
@@ -208,5 +293,65 @@ mod tests {
         check(&[NAMED, ALL, POLICY], into, "192.0.2.9 > 198.51.100.1 TCP 80", true);
         check(&[NAMED, POLICY, EARLY], into, "192.0.2.9 > 192.0.2.1 TCP 80", true);
         check(&[NAMED, POLICY, EARLY], into, "192.0.2.9 > 192.0.2.1 TCP 8080", false);
+    }
+
+    const FORWARD: &str = r#"{"kind":"GlobalNetworkPolicy","metadata":{"name":"f"},"spec":{"selector":"host == 'a'","applyOnForward":true,"types":["Ingress","Egress"],"ingress":[{"action":"Deny","protocol":"TCP","destination":{"ports":[81,8080]}},{"action":"Allow"}],"egress":[{"action":"Deny","protocol":"UDP"},{"action":"Allow"}]}}"#;
+    const FORWARD_ALL: &str = r#"{"kind":"GlobalNetworkPolicy","metadata":{"name":"fa"},"spec":{"selector":"host == 'b'","applyOnForward":true,"types":["Egress"],"egress":[{"action":"Deny","protocol":"UDP"},{"action":"Allow"}]}}"#;
+    const EARLY_ALL: &str = r#"{"kind":"GlobalNetworkPolicy","metadata":{"name":"ea"},"spec":{"selector":"host == 'b'","preDNAT":true,"applyOnForward":true,"ingress":[{"action":"Deny","protocol":"TCP","destination":{"ports":[80,22]}}]}}"#;
+
+    #[test]
+    fn forwarded_flows_are_judged_by_the_endpoints_of_their_devices() {
+        let (eth0, eth1, pod, cali): (IfName, IfName, Side<'_>, IfName) =
+            ("eth0".into(), "eth1".into(), Side::Pod, "cali1".into());
+        let [eth0, eth1, cali] = [&eth0, &eth1, &cali].map(Side::Device);
+        let check = |resources: &[&str], sides: [Side<'_>; 2], text: &str, denied: bool| {
+            let packet = packet(text);
+            let said = guard().denies_forwarded(&state(resources), sides, &packet, &packet);
+            assert_eq!(said, denied, "{resources:?}: {sides:?} {text}");
+        };
+        let to = |port: u16| format!("203.0.113.9 > 10.0.0.2 TCP {port}");
+        let udp = "203.0.113.9 > 10.0.0.2 UDP 53";
+        for (sides, text, denied) in [
+            ([eth0, pod], &to(80)[..], false),
+            ([eth0, pod], &to(81), true),
+            // Failsafe ports are the host's own matter; where it goes out, the other direction's rules are asked.
+            ([pod, eth0], &to(81), false),
+            ([pod, eth0], udp, true),
+            ([eth0, eth1], udp, false),
+            ([eth1, eth0], udp, true),
+            ([eth1, pod], &to(81), false),
+            // A pod's device that policy does not know, and what no route leads to.
+            ([eth0, cali], udp, false),
+            ([Side::Elsewhere, pod], &to(81), false),
+        ] {
+            check(&[NAMED, FORWARD], sides, text, denied);
+            // A policy that is not for what is forwarded says nothing; nor does one that is only staged.
+            check(&[NAMED, POLICY], sides, text, false);
+            check(
+                &[NAMED, &FORWARD.replace("GlobalNetwork", "StagedGlobalNetwork")],
+                sides,
+                text,
+                false,
+            );
+        }
+        // What an early policy decides before its destination is translated is not asked about again where it comes in.
+        let translated = |before: u16, after: u16, sides, denied: bool| {
+            let (before, packet) = (packet(&to(before)), packet(&to(after)));
+            let said = guard().denies_forwarded(&state(&[NAMED, EARLY, FORWARD]), sides, &packet, &before);
+            assert_eq!(said, denied, "{before:?} {packet:?} {sides:?}");
+        };
+        translated(80, 5432, [eth0, pod], true);
+        translated(8080, 81, [eth0, pod], false);
+        translated(5432, 81, [eth0, pod], true);
+        // For all devices: the tunnel's too, and the early ones see what pods send, failsafe ports excepted.
+        check(&[ALL, FORWARD_ALL], [pod, eth1], udp, true);
+        check(&[NAMED, ALL, FORWARD_ALL], [pod, eth0], udp, false);
+        check(&[ALL, EARLY_ALL], [pod, eth1], &to(80), true);
+        check(&[ALL, EARLY_ALL], [pod, Side::Elsewhere], &to(80), true);
+        check(&[ALL, EARLY_ALL], [pod, eth1], &to(22), false);
+        check(&[ALL, EARLY_ALL], [eth1, pod], &to(80), true);
+        check(&[NAMED, EARLY], [pod, eth1], &to(80), false);
+        let judges = |resources: &[&str]| state(resources).endpoints.values().any(|it| judges_others(it));
+        assert!(judges(&[NAMED, FORWARD]) && judges(&[ALL, EARLY_ALL]) && !judges(&[NAMED, POLICY]));
     }
 }

@@ -7,7 +7,8 @@ use linux::conntrack::{Detail, ENDED, EXPECTED, Flow};
 use policy::evaluate::{Outcome, Packet, Way, evaluate};
 use policy::{EndpointId, PolicyChange, PolicyState, Rule};
 
-use super::host::Guard;
+use super::Devices;
+use super::host::{Guard, Side};
 
 /// The endpoints that these changes concern: what they are, their policies, their profiles, or sets that these use; and host
 /// endpoints that are gone.
@@ -45,6 +46,8 @@ pub fn concerned(state: &PolicyState, changes: &[PolicyChange]) -> BTreeSet<Endp
         let directions = [
             &endpoint.ingress,
             &endpoint.egress,
+            &endpoint.forward.ingress,
+            &endpoint.forward.egress,
             &endpoint.pre_dnat,
             &endpoint.untracked.ingress,
             &endpoint.untracked.egress,
@@ -90,11 +93,13 @@ pub struct Judge<'a> {
     /// Addresses of this host, whose packets pods always accept.
     own: &'a BTreeSet<IpAddr>,
     guard: &'a Guard,
+    /// Where the ends of flows are.
+    devices: &'a Devices,
 }
 
 impl<'a> Judge<'a> {
-    /// A judge for the pods of this state on a host with these addresses.
-    pub fn new(state: &'a PolicyState, own: &'a BTreeSet<IpAddr>, guard: &'a Guard) -> Self {
+    /// A judge for the pods of this state on a host with these addresses, of flows whose ends are behind these devices.
+    pub fn new(state: &'a PolicyState, own: &'a BTreeSet<IpAddr>, guard: &'a Guard, devices: &'a Devices) -> Self {
         let workloads = state
             .endpoints
             .iter()
@@ -105,6 +110,7 @@ impl<'a> Judge<'a> {
             pods: pods.collect(),
             own,
             guard,
+            devices,
         }
     }
 
@@ -139,17 +145,29 @@ impl<'a> Judge<'a> {
             || self.host_denies(flow, &packet)
     }
 
-    /// What this host exchanges with others; with its own pods is another matter.
+    /// What this host exchanges with others (its own pods' packets meet only what is asked before routing), and what it
+    /// forwards.
     fn host_denies(&self, flow: &Flow, packet: &Packet) -> bool {
-        let way = match [packet.source, packet.destination].map(|address| self.is_own(&address)) {
-            [true, false] => Way::Egress,
-            [false, true] => Way::Ingress,
-            [true, true] | [false, false] => return false,
-        };
-        let of_pod = [packet.source, packet.destination]
-            .iter()
-            .any(|address| self.pods.contains_key(address));
-        !of_pod && self.guard.denies(self.state, way, packet, &untranslated(flow))
+        let (guard, state, before) = (self.guard, self.state, untranslated(flow));
+        let ends = [packet.source, packet.destination];
+        let sides = ends.map(|address| self.side(&address));
+        match (ends.map(|address| self.is_own(&address)), sides) {
+            ([true, true], _) | ([true, false], [_, Side::Pod]) => false,
+            ([true, false], _) => guard.denies(state, Way::Egress, packet, &before),
+            ([false, true], [Side::Device(_) | Side::Elsewhere, _]) => {
+                guard.denies(state, Way::Ingress, packet, &before)
+            }
+            ([false, true], _) | ([false, false], _) => guard.denies_forwarded(state, sides, packet, &before),
+        }
+    }
+
+    /// Where an address is.
+    fn side(&self, address: &IpAddr) -> Side<'a> {
+        match (self.pods.get(address), self.devices.get(address)) {
+            (Some(_), _) => Side::Pod,
+            (None, Some(device)) => Side::Device(device),
+            (None, None) => Side::Elsewhere,
+        }
     }
 
     fn is_own(&self, address: &IpAddr) -> bool {
@@ -319,7 +337,8 @@ mod tests {
         let state = state();
         let own = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
         let guard = Guard::default();
-        let judge = Judge::new(&state, &own, &guard);
+        let devices = Devices::new();
+        let judge = Judge::new(&state, &own, &guard, &devices);
         for (text, status, forbidden) in [
             ("10.0.0.1 > 10.0.0.2:5432", 0, false),
             ("10.0.0.1 > 10.0.0.2:22", 0, true),
@@ -340,6 +359,70 @@ mod tests {
         }
     }
 
+    /// A host endpoint for `eth0` that lets nothing through to port 81; `web` and `other` are pods.
+    #[test]
+    fn forwarded_flows_are_judged_where_they_pass() {
+        let mut state = state();
+        let mut host = Endpoint::clone(&pod("192.0.2.1", None));
+        host.interface = Interface::Named("eth0".into());
+        let deny = Rule {
+            action: Action::Deny,
+            ..allow(Side::default(), &[(81, 81)])
+        };
+        state.policies.insert(
+            np("forward"),
+            Arc::new(Policy {
+                ingress: [deny.clone()].into(),
+                egress: [deny].into(),
+                ..Policy::default()
+            }),
+        );
+        let direction = Direction {
+            tiers: [Tier {
+                name: "default".into(),
+                policies: vec![np("forward")],
+                staged: vec![],
+                end: TierEnd::Pass,
+            }]
+            .into(),
+        };
+        host.forward = HostHook {
+            ingress: direction.clone(),
+            egress: direction,
+        };
+        state.endpoints.insert(EndpointId::Host("h".into()), Arc::new(host));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let own = BTreeSet::from([address("192.0.2.1")]);
+        let guard = Guard {
+            links: [("eth0".into(), own.clone()), ("eth1".into(), BTreeSet::new())].into(),
+            ..Guard::default()
+        };
+        let devices = Devices::from([
+            (address("198.51.100.7"), "eth0".into()),
+            (address("203.0.113.1"), "eth1".into()),
+        ]);
+        let judge = Judge::new(&state, &own, &guard, &devices);
+        for (text, forbidden) in [
+            ("10.0.0.1 > 198.51.100.7:80", false),
+            ("10.0.0.1 > 198.51.100.7:81", true),
+            ("198.51.100.7 > 10.0.0.3:81", true),
+            ("203.0.113.1 > 198.51.100.7:81", true),
+            ("198.51.100.7 > 203.0.113.1:81", true),
+            ("203.0.113.1 > 10.0.0.3:81", false),
+            ("10.0.0.1 > 10.0.0.3:81", false),
+            // Through a service: where it really goes.
+            ("198.51.100.7 > 192.0.2.1:30080 = 10.0.0.3:81", true),
+            ("198.51.100.7 > 192.0.2.1:81 = 10.0.0.3:80", false),
+            // Nobody knows where that is.
+            ("192.0.2.99 > 10.0.0.3:81", false),
+        ] {
+            assert_eq!(judge.forbids(&flow(text, 0)), forbidden, "{text}");
+        }
+        let change = PolicyChange::Policy(np("forward"), None);
+        let expected = BTreeSet::from([EndpointId::Host("h".into())]);
+        assert_eq!(concerned(&state, &[change]), expected);
+    }
+
     #[test]
     fn a_flow_is_ended_once_and_pardoned_when_it_may_be_again() {
         let state = state();
@@ -352,7 +435,9 @@ mod tests {
         ];
         let [forbidden, ended, pardoned, fine] = flows.map(|(text, status)| flow(text, status));
         let guard = Guard::default();
-        let judged = Judge::new(&state, &own, &guard).judge(vec![forbidden.clone(), ended, pardoned.clone(), fine]);
+        let devices = Devices::new();
+        let flows = vec![forbidden.clone(), ended, pardoned.clone(), fine];
+        let judged = Judge::new(&state, &own, &guard, &devices).judge(flows);
         let expected = Judged {
             forbidden: vec![forbidden],
             pardoned: vec![pardoned],

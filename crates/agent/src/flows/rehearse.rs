@@ -3,7 +3,7 @@
 use dataplane::filter::short_name;
 use kernel::IfName;
 use linux::nflog::Logged;
-use policy::evaluate::{Outcome, Owner, Packet, Step, Way, evaluate_rehearsed};
+use policy::evaluate::{Hook, Outcome, Owner, Packet, Step, Way, evaluate_rehearsed};
 use policy::rehearsal::Rehearsed;
 use policy::{Direction, EndpointId, PolicyState};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ pub struct Question {
     pub(super) kind: Kind,
     /// The device of the endpoint that was asked.
     pub device: IfName,
+    /// Whether about its own packets or others'.
+    pub hook: Hook,
     /// To or from it.
     pub way: Way,
     /// The packet.
@@ -57,14 +59,24 @@ pub fn rehearse(
     question: &Question,
 ) -> Option<Rehearsal> {
     let known = state.endpoints.get(endpoint)?;
-    let direction = match question.way {
-        Way::Ingress => &known.ingress,
-        Way::Egress => &known.egress,
+    let direction = match (question.hook, question.way) {
+        (Hook::Normal, Way::Ingress) => &known.ingress,
+        (Hook::Normal, Way::Egress) => &known.egress,
+        (Hook::Forward, Way::Ingress) => &known.forward.ingress,
+        (Hook::Forward, Way::Egress) => &known.forward.egress,
+        (Hook::PreDnat | Hook::Untracked, _) => return None,
     };
     if !concerns(direction, rehearsed) {
         return None;
     }
-    let verdict = evaluate_rehearsed(state, rehearsed, endpoint, question.way, &question.packet);
+    let verdict = evaluate_rehearsed(
+        state,
+        rehearsed,
+        endpoint,
+        question.hook,
+        question.way,
+        &question.packet,
+    );
     let (tier, policy) = match verdict.trace.last()? {
         Step::Rule(matched) => match &matched.owner {
             Owner::Policy { tier, id, .. } => {
@@ -74,13 +86,15 @@ pub fn rehearse(
             Owner::Profile(name) => (None, format!("profile {name} rule {}", matched.index)),
         },
         Step::TierEnd { tier, .. } => (Some(tier.clone()), format!("end of tier {tier}")),
+        Step::NothingApplies => (None, "no policy".to_owned()),
         Step::NothingMatched => (None, "no profile".to_owned()),
         other => (None, other.to_string()),
     };
     Some(Rehearsal {
         verdict: match verdict.outcome {
-            Outcome::Allow => FlowVerdict::Allow,
-            Outcome::Deny | Outcome::Undecided => FlowVerdict::Deny,
+            // What nobody says anything about is forwarded.
+            Outcome::Allow | Outcome::Undecided => FlowVerdict::Allow,
+            Outcome::Deny => FlowVerdict::Deny,
         },
         tier,
         policy,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kernel::IfName;
 use linux::nflog::Logged;
-use policy::evaluate::Way;
+use policy::evaluate::{Hook, Way};
 use serde::{Deserialize, Serialize};
 
 use super::prefix::{self, FlowVerdict};
@@ -17,6 +17,10 @@ use super::rehearse::{self, Question, Rehearsal};
 const AT_ONCE: usize = 4096;
 /// So many records of intervals that are over are kept.
 const KEPT: usize = 4096;
+
+/// Netfilter's hooks, as packets that were logged name them.
+const PREROUTING: u8 = 0;
+const FORWARD: u8 = 2;
 
 /// Packets of one kind between an endpoint and a peer in one interval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +34,11 @@ pub struct FlowRecord {
     pub last: Timestamp,
     /// The endpoint that was asked: namespace and name of a pod, a host endpoint, else the device.
     pub endpoint: String,
-    /// `ingress`: to the endpoint; `egress`: from it.
+    /// `ingress`: to the endpoint; `egress`: from it. Of what is forwarded through a host endpoint: in by its device, out by it.
     pub direction: String,
+    /// The endpoint is a host endpoint, and the packets are neither to nor from its host.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub forwarded: bool,
     /// From.
     pub source: IpAddr,
     /// To.
@@ -80,7 +87,9 @@ pub struct FlowReport {
 pub(super) struct Kind {
     endpoint: String,
     is_egress: bool,
-    peer: IpAddr,
+    forwarded: bool,
+    source: IpAddr,
+    destination: IpAddr,
     protocol: u8,
     port: Option<u16>,
     verdict: FlowVerdict,
@@ -103,6 +112,8 @@ pub struct FlowTable {
     names: BTreeMap<IfName, String>,
     /// Devices of this host that a host endpoint has.
     hosts: BTreeMap<IfName, String>,
+    /// The mark of packets that host endpoints are asked about because they are forwarded; 0: there is none.
+    forwarded_bit: u32,
     current: BTreeMap<Kind, Growing>,
     /// While policies are staged: changes whenever policy does.
     rehearsal: Option<u64>,
@@ -130,9 +141,11 @@ impl FlowTable {
         }
     }
 
-    /// Devices that host endpoints have, with the names of these.
-    pub fn hosts(&mut self, hosts: BTreeMap<IfName, String>) {
+    /// Devices that host endpoints have, with the names of these; and the mark of packets that these are asked about because
+    /// they are forwarded (0: there is none).
+    pub fn hosts(&mut self, hosts: BTreeMap<IfName, String>, forwarded_bit: u32) {
         self.hosts = hosts;
+        self.forwarded_bit = forwarded_bit;
     }
 
     /// Policies are staged (the number changes whenever policy does), or none is.
@@ -146,10 +159,13 @@ impl FlowTable {
             self.not_counted += 1;
             return None;
         };
-        let (device, peer, direction) = match decision.way {
-            Way::Ingress => (&packet.output, packet.source, "ingress"),
-            Way::Egress => (&packet.input, packet.destination, "egress"),
+        // A pod's device is on its side of this host, a host endpoint's on the other.
+        let (near, far, direction) = match decision.way {
+            Way::Ingress => (&packet.output, &packet.input, "ingress"),
+            Way::Egress => (&packet.input, &packet.output, "egress"),
         };
+        let forwarded = packet.hook == FORWARD && self.is_of_host(packet.mark, near.as_ref(), far.as_ref());
+        let device = if forwarded { far } else { near };
         // A packet for this host has no outgoing device, one from it no incoming one.
         let device = device.as_ref().or(packet.input.as_ref()).or(packet.output.as_ref());
         let endpoint = match &device {
@@ -162,7 +178,9 @@ impl FlowTable {
         let kind = Kind {
             endpoint,
             is_egress: decision.way == Way::Egress,
-            peer,
+            forwarded,
+            source: packet.source,
+            destination: packet.destination,
             protocol: packet.protocol,
             port: packet.ports.map(|(_, port)| port),
             verdict: decision.verdict,
@@ -181,8 +199,9 @@ impl FlowTable {
                 last: now,
                 endpoint: kind.endpoint.clone(),
                 direction: direction.to_owned(),
-                source: packet.source,
-                destination: packet.destination,
+                forwarded,
+                source: kind.source,
+                destination: kind.destination,
                 protocol: kind.protocol,
                 port: kind.port,
                 verdict: kind.verdict,
@@ -204,15 +223,29 @@ impl FlowTable {
         if growing.asked == self.rehearsal || kind.verdict == FlowVerdict::Pass {
             return None;
         }
+        let hook = match (packet.hook, forwarded) {
+            // Early policies are not staged: what they leave is judged later.
+            (PREROUTING, _) => return None,
+            (_, true) => Hook::Forward,
+            (_, false) => Hook::Normal,
+        };
         growing.asked = self.rehearsal;
         record.staged = record.staged.take().filter(|_| self.rehearsal.is_some());
         self.rehearsal?;
         Some(Question {
             kind,
             device: device?.clone(),
+            hook,
             way: decision.way,
             packet: rehearse::packet(packet),
         })
+    }
+
+    /// Whether a verdict about a forwarded packet is of the host endpoint on the far side rather than of the pod on the near one.
+    fn is_of_host(&self, mark: u32, near: Option<&IfName>, far: Option<&IfName>) -> bool {
+        let has_host = far.is_some_and(|device| self.hosts.contains_key(device));
+        let has_pod = near.is_some_and(|device| self.names.contains_key(device));
+        mark & self.forwarded_bit != 0 || (has_host && !has_pod)
     }
 
     /// What staged policies would have said.
@@ -281,7 +314,7 @@ mod tests {
     fn packet(prefix: &str, source: &str, destination: &str, port: u16) -> Logged {
         Logged {
             prefix: prefix.into(),
-            hook: 2,
+            hook: FORWARD,
             input: Some("cali1".into()),
             output: Some("cali2".into()),
             mark: 0,
@@ -317,7 +350,7 @@ mod tests {
     fn packets_of_one_kind_are_one_record() {
         let mut table = FlowTable::default();
         table.name(&"cali2".into(), Some("default/db".into()));
-        table.hosts([("cali1".into(), "HostEndpoint(h)".into())].into());
+        table.hosts([("cali1".into(), "HostEndpoint(h)".into())].into(), 0x4);
         let denied = packet("DPI-1|default", "10.0.0.1", "10.0.0.2", 80);
         table.packet(&denied, at(1));
         table.packet(
@@ -349,6 +382,69 @@ mod tests {
         );
         assert_eq!(table.due(Duration::from_secs(5), at(12)), Duration::from_secs(3));
         assert_eq!(table.due(Duration::from_secs(5), at(20)), Duration::ZERO);
+    }
+
+    #[test]
+    fn forwarded_packets_are_of_the_endpoint_whose_verdict_it_is() {
+        let mut table = FlowTable::default();
+        table.name(&"cali1".into(), Some("default/web".into()));
+        table.name(&"cali2".into(), Some("default/db".into()));
+        let hosts = [("eth0", "HostEndpoint(out)"), ("eth1", "HostEndpoint(in)")];
+        table.hosts(hosts.map(|(device, name)| (device.into(), name.into())).into(), 0x4);
+        table.rehearsal(Some(1));
+        let mut check = |way: &str, hook, devices: [&str; 2], mark, expected: &str, asked: Option<Hook>| {
+            let mut packet = packet(&format!("DP{way}0|t|gnp/p"), "192.0.2.9", "10.0.0.2", 80);
+            [packet.input, packet.output] = devices.map(|device| Some(device.into()).filter(|_| !device.is_empty()));
+            (packet.hook, packet.mark) = (hook, mark);
+            let question = table.packet(&packet, at(1));
+            let report = table.report(0);
+            let record = report.records.last().expect("a record");
+            let forwarded = if record.forwarded { " forwarded" } else { "" };
+            assert_eq!(format!("{} {}{forwarded}", record.endpoint, record.direction), expected);
+            assert_eq!(question.map(|question| question.hook), asked, "{expected}");
+            table.turn(at(1));
+        };
+        let (normal, forward) = (Some(Hook::Normal), Some(Hook::Forward));
+        // One policy is asked twice about one packet: for the host endpoint, then for the pod.
+        check(
+            "I",
+            FORWARD,
+            ["eth0", "cali2"],
+            0x4,
+            "HostEndpoint(out) ingress forwarded",
+            forward,
+        );
+        check("I", FORWARD, ["eth0", "cali2"], 0x3, "default/db ingress", normal);
+        check("E", FORWARD, ["cali1", "eth0"], 0, "default/web egress", normal);
+        check(
+            "E",
+            FORWARD,
+            ["cali1", "eth0"],
+            0x4,
+            "HostEndpoint(out) egress forwarded",
+            forward,
+        );
+        // Without a pod it is a host endpoint's in any case.
+        check(
+            "I",
+            FORWARD,
+            ["eth1", "eth0"],
+            0,
+            "HostEndpoint(in) ingress forwarded",
+            forward,
+        );
+        check(
+            "E",
+            FORWARD,
+            ["eth1", "eth0"],
+            0,
+            "HostEndpoint(out) egress forwarded",
+            forward,
+        );
+        // To this host and from it, and before it is known where it goes.
+        check("I", 1, ["eth1", ""], 0, "HostEndpoint(in) ingress", normal);
+        check("E", 3, ["", "eth0"], 0x4, "HostEndpoint(out) egress", normal);
+        check("I", PREROUTING, ["eth1", ""], 0x4, "HostEndpoint(in) ingress", None);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use linux::conntrack::Flow;
 use policy::{EndpointId, PolicyChange, PolicyState};
 
 use super::PacketFilter;
-use crate::cut::Work;
+use crate::cut::host::judges_others;
 use crate::cut::judge::{self, Judge, Judged};
+use crate::cut::{Devices, Forwarded, Work};
 use crate::flows::Question;
 use crate::flows::rehearse::rehearse;
 
@@ -34,6 +35,8 @@ pub(super) struct Cutting {
     pub changed: BTreeSet<EndpointId>,
     /// These have had addresses, and so may have flows.
     wired: BTreeSet<EndpointId>,
+    /// Host endpoints that judge flows of others, as of when these were looked at last.
+    judging: BTreeSet<EndpointId>,
     /// What was there when the agent started has been looked at.
     started: bool,
     /// Nobody has these any more.
@@ -81,6 +84,7 @@ impl PacketFilter {
             return;
         }
         (self.guard.settings, self.guard.nodes) = (settings, nodes);
+        self.name_hosts();
         if self.cutting.forbidden {
             let endpoints = self.graph.state().endpoints.keys();
             let hosts = endpoints.filter(|id| matches!(id, EndpointId::Host(_)));
@@ -92,30 +96,55 @@ impl PacketFilter {
     pub fn flows_to_cut(&mut self) -> Work {
         let gone = std::mem::take(&mut self.cutting.gone);
         if self.broken.is_some() || !self.cutting.in_sync {
-            let changed = BTreeSet::new();
-            return Work { changed, gone };
+            return Work {
+                gone,
+                ..Work::default()
+            };
         }
         let (filter, endpoints, guard) = (&self.filter, &self.graph.state().endpoints, &self.guard);
+        let Cutting {
+            changed: concerned,
+            judging,
+            ..
+        } = &mut self.cutting;
         let mut changed = BTreeSet::new();
-        self.cutting.changed.retain(|id| {
+        let mut forwarded = Forwarded::Unjudged;
+        concerned.retain(|id| {
             let endpoint = endpoints.get(id);
             let waits = endpoint.is_some() && !filter.is_enforced(id);
             match (id, endpoint) {
                 _ if waits => {}
                 // Which of the host's flows are whose may have changed too.
-                (EndpointId::Host(_), _) => changed.extend(guard.addresses()),
+                (EndpointId::Host(_), endpoint) => {
+                    changed.extend(guard.addresses());
+                    let judged = judging.remove(id);
+                    let judges = endpoint.is_some_and(|endpoint| judges_others(endpoint));
+                    if judges {
+                        judging.insert(id.clone());
+                    }
+                    if judged || judges {
+                        forwarded = Forwarded::Changed;
+                    }
+                }
                 (EndpointId::Workload(_), Some(endpoint)) => changed.extend(endpoint.addresses.iter().copied()),
                 (EndpointId::Workload(_), None) => {}
             }
             waits
         });
-        Work { changed, gone }
+        if !judging.is_empty() {
+            forwarded = forwarded.max(Forwarded::Judged);
+        }
+        Work {
+            changed,
+            gone,
+            forwarded,
+        }
     }
 
-    /// What is to happen to these flows by what policy says now.
-    pub fn judge(&self, flows: Vec<Flow>) -> Judged {
+    /// What is to happen to these flows, whose ends are behind these devices, by what policy says now.
+    pub fn judge(&self, flows: Vec<Flow>, devices: &Devices) -> Judged {
         let own = self.guard.links.values().flatten().copied().collect();
-        Judge::new(self.graph.state(), &own, &self.guard).judge(flows)
+        Judge::new(self.graph.state(), &own, &self.guard, devices).judge(flows)
     }
 
     /// Tells flow records which host endpoint has which device, and whether policies are staged, after these changes.
@@ -129,7 +158,8 @@ impl PacketFilter {
 
     /// Devices or host endpoints have changed.
     pub(super) fn name_hosts(&self) {
-        self.records.hosts(self.guard.named(self.graph.state()));
+        let bit = self.guard.settings.forwarded_bit();
+        self.records.hosts(self.guard.named(self.graph.state()), bit);
     }
 
     fn tell_rehearsal(&mut self, changed: bool) {
@@ -150,10 +180,10 @@ impl PacketFilter {
             .locals
             .values()
             .filter(|(_, local)| local.device == question.device);
-        let staged = pods.next().and_then(|(key, _)| {
-            let endpoint = EndpointId::Workload(key.clone());
-            rehearse(self.graph.state(), self.graph.rehearsed(), &endpoint, question)
-        });
+        let pod = pods.next().map(|(key, _)| EndpointId::Workload(key.clone()));
+        let state = self.graph.state();
+        let endpoint = pod.or_else(|| self.guard.endpoint_at(state, &question.device).cloned());
+        let staged = endpoint.and_then(|endpoint| rehearse(state, self.graph.rehearsed(), &endpoint, question));
         self.records.answer(question, staged);
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kernel::IpFamily;
 use kernel::nft::*;
 
-use super::endpoint::{accept, drop, goto, jump};
+use super::endpoint::{accept, drop, goto, jump, mark_forwarded};
 use super::limits::Limits;
 use super::names::{self, Prefix};
 use super::rule::Stage;
@@ -122,6 +122,9 @@ impl Frame<'_> {
     /// Forwarded packets, where they go.
     fn forward_to(&self) -> Vec<Rule> {
         let mut rules = vec![established()];
+        if self.hosts.contains_key(&Prefix::FromHostForward) {
+            rules.extend(mark_forwarded(self.settings, false));
+        }
         rules.extend(self.pods(Way::Out, "cali-to-wl-dispatch"));
         if self.blocks_services() {
             rules.push(jump(Vec::new(), "cali-cidr-block".into()));

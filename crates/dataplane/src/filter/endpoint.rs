@@ -209,6 +209,20 @@ pub(crate) fn jump(matches: Vec<Match>, chain: kernel::nft::ChainName) -> Rule {
     }
 }
 
+/// Flow records have to tell host endpoints' verdicts about forwarded packets from pods': the packet is marked while the former
+/// are asked.
+pub(crate) fn mark_forwarded(settings: &Settings, on: bool) -> Option<Rule> {
+    let bit = settings.forwarded_bit();
+    let is_told = settings.flow_logs && bit != 0;
+    is_told.then(|| Rule {
+        actions: vec![Statement::SetMark {
+            mask: bit,
+            value: if on { bit } else { 0 },
+        }],
+        ..Rule::default()
+    })
+}
+
 /// A rule that leaves the rest to another chain.
 pub(crate) fn goto(matches: Vec<Match>, chain: &str) -> Rule {
     Rule {

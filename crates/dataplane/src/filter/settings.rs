@@ -12,7 +12,8 @@ use kernel::nft::Per;
 pub struct Settings {
     /// Devices whose names begin so lead to pods (`interfacePrefix`).
     pub interface_prefixes: Vec<String>,
-    /// Bits of the packet mark that we may use (`nftablesMarkMask`). Two are needed: the lowest ones are taken.
+    /// Bits of the packet mark that we may use (`nftablesMarkMask`). Two are needed, a third one for flow records: the lowest
+    /// ones are taken.
     pub mark_mask: u32,
     /// What happens to a packet from a pod to this host that policy allows (`defaultEndpointToHostAction`).
     pub endpoint_to_host: ToHost,
@@ -224,6 +225,13 @@ impl Settings {
     /// The mark of a packet that a policy has passed on to the next tier.
     pub(crate) fn passed_bit(&self) -> u32 {
         let rest = self.mark_mask & !self.accepted_bit();
+        rest & rest.wrapping_neg()
+    }
+
+    /// With flow records: the mark of a packet while host endpoints are asked whether it may be forwarded. Rules of policies
+    /// are the same there as for pods, so this tells in a record whose verdict it is. 0: the mask has no room for it.
+    pub fn forwarded_bit(&self) -> u32 {
+        let rest = self.mark_mask & !self.accepted_bit() & !self.passed_bit();
         rest & rest.wrapping_neg()
     }
 

@@ -8,7 +8,7 @@ use policy::{Direction, Endpoint, EndpointId, Interface, PolicyId};
 
 use super::base::{HOST_DISCOVERY, ICMP_V6, protocol, regular};
 use super::dispatch::Shape;
-use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, policy_chain};
+use super::endpoint::{EndpointChain, Policies, drop, failsafes, jump, mark_forwarded, policy_chain};
 use super::items::Item;
 use super::machine::{Filter, decides};
 use super::members::KnownSets;
@@ -356,7 +356,9 @@ impl Filter {
         let direction = direction_of(endpoint, prefix);
         let mut rules = Vec::new();
         let is_forward = matches!(prefix, Prefix::FromHostForward | Prefix::ToHostForward);
-        if !is_forward {
+        if is_forward {
+            rules.extend(mark_forwarded(&self.settings, true));
+        } else {
             if stage == Stage::Normal && !self.settings.disable_invalid_check {
                 let invalid = Match::Conntrack([CtState::Invalid].into());
                 rules.push(drop(&self.settings, Stage::Untracked, vec![invalid], "invalid"));

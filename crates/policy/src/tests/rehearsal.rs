@@ -8,7 +8,7 @@ use api::{Key, Resource};
 use super::misses::packet;
 use super::random::{Random, resource, workload};
 use crate::compute;
-use crate::evaluate::{Step, Verdict, Way, evaluate, evaluate_rehearsed};
+use crate::evaluate::{Hook, Step, Verdict, Way, evaluate, evaluate_rehearsed};
 use crate::rehearsal::{Rehearsed, rehearsed};
 use crate::state::Tier;
 
@@ -69,7 +69,7 @@ fn a_rehearsal_is_true() {
             for _ in 0..10 {
                 let packet = packet(&mut random);
                 for way in [Way::Ingress, Way::Egress] {
-                    let said = evaluate_rehearsed(&now, &rehearsed, id, way, &packet);
+                    let said = evaluate_rehearsed(&now, &rehearsed, id, Hook::Normal, way, &packet);
                     let real = evaluate(&then, id, way, &packet);
                     assert_eq!(
                         shown(&said),

@@ -131,6 +131,35 @@ fn forwarded_packets_meet_apply_on_forward_alone() {
 }
 
 #[test]
+fn with_flow_records_packets_are_marked_while_a_host_endpoint_is_asked_whether_they_may_pass() {
+    let mut state = guarded_host();
+    let mut host = Endpoint::clone(&state.endpoints[&hep("host")]);
+    host.forward.ingress = tier("default", &[gnp("guard")], TierEnd::Deny);
+    state.endpoints.insert(hep("host"), Arc::new(host));
+    let mut filter = filter(&state);
+    let ends = |record: &str| format!("counter {record}drop comment \"end of tier default\"");
+    let established = "ct state established,related accept";
+    let to_pods = "oifname \"cali*\" goto cali-to-wl-dispatch";
+    chain(&mut filter, "cali-fhfw-host", &["jump cali-pi-gnp/guard", &ends("")]);
+    chain(&mut filter, "filter-FORWARD-to", &[established, to_pods]);
+    filter.settings(Settings {
+        flow_logs: true,
+        ..Settings::default()
+    });
+    chain(
+        &mut filter,
+        "cali-fhfw-host",
+        &[
+            "meta mark set meta mark & 0xfffbffff | 0x00040000",
+            "jump cali-pi-gnp/guard",
+            &ends("log prefix \"DPI-1|default\" group 1 snaplen 80 "),
+        ],
+    );
+    let unmark = "meta mark set meta mark & 0xfffbffff";
+    chain(&mut filter, "filter-FORWARD-to", &[established, unmark, to_pods]);
+}
+
+#[test]
 fn early_policies_decide_before_the_others_are_asked() {
     let mut state = guarded_host();
     let port = |action: Action, port: u16| Rule {
