@@ -337,6 +337,16 @@ mod tests {
                     "200",
                     "{\"ready\":{\"node\":\"me\",\"problems\":",
                 ),
+                (
+                    "/watch?source=192.0.2.1&destination=fd00::2&protocol=17&ends=[fd00::2]:53,[fd00::3]:0&seconds=0",
+                    "200",
+                    "{\"ready\":{\"node\":\"me\",\"problems\":",
+                ),
+                (
+                    "/watch?source=192.0.2.1&destination=192.0.2.2&protocol=17&ends=192.0.2.2&seconds=0",
+                    "400",
+                    "must be ADDRESS:PORT",
+                ),
                 ("/flows?after=7", "200", "\"enabled\":false,\"number\":0,"),
                 ("/nothing", "404", ""),
             ] {

@@ -1,10 +1,13 @@
 //! Packets of one flow as they pass this node's devices and its pods', for `margay trace --watch`.
 //!
+//! Both directions: packets to the destination, and those that come back. Where the kernel's conntrack knows the flow under
+//! another destination, that is told, too, so that the asker can watch that.
+//!
 //! Copies of the packets' heads go to whoever asks, a line of JSON each, as long as he listens; nobody decodes them here. The
 //! kernel picks the packets, so that others cost nothing.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -16,6 +19,12 @@ use linux::request::Socket;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use self::head::Head;
+use self::translate::{Translation, Translator};
+
+pub mod head;
+pub mod translate;
+
 /// Which packets, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchQuestion {
@@ -25,6 +34,10 @@ pub struct WatchQuestion {
     pub destination: IpAddr,
     /// Their protocol.
     pub protocol: u8,
+    /// What the destination is called, with its port (0: any): as it is asked for, and as it is translated to. At most
+    /// [`linux::capture::ENDS`]. None: the destination, at any port.
+    #[serde(default, with = "ends")]
+    pub ends: Vec<SocketAddr>,
     /// Ends after so many seconds, at most [`LONGEST`].
     pub seconds: u64,
 }
@@ -45,6 +58,45 @@ pub enum WatchLine {
     },
     /// A packet.
     Seen(Sighting),
+    /// Packets of the flow have another destination behind this node.
+    Translated(Translation),
+}
+
+/// Addresses with ports as one word of an URL.
+mod ends {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(ends: &[SocketAddr], serializer: S) -> Result<S::Ok, S::Error> {
+        super::word(ends).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let ends = text.split(',').filter(|end| !end.is_empty());
+        let read = |end: &str| {
+            let wrong = |_| serde::de::Error::custom(format!("ends: `{end}` must be ADDRESS:PORT"));
+            end.parse().map_err(wrong)
+        };
+        ends.map(read).collect()
+    }
+}
+
+/// `192.0.2.1:80,[2001:db8::1]:80`.
+pub(crate) fn word(ends: &[SocketAddr]) -> String {
+    let ends: Vec<String> = ends.iter().map(ToString::to_string).collect();
+    ends.join(",")
+}
+
+impl WatchQuestion {
+    /// What the destination is called, at least by the name that it is asked for.
+    fn all_ends(&self) -> Vec<SocketAddr> {
+        match self.ends.is_empty() {
+            true => vec![SocketAddr::new(self.destination, 0)],
+            false => self.ends.clone(),
+        }
+    }
 }
 
 /// A packet at a device.
@@ -92,20 +144,43 @@ pub fn watch(node: &str, journal: &std::path::Path, question: &WatchQuestion, li
         }
     }
     let until = Instant::now() + Duration::from_secs(question.seconds.min(LONGEST));
+    let ends = question.all_ends();
+    // Pods' flows are translated on the node, not in the pod.
+    let mut translator = Translator::open(node, question.source, question.protocol, &ends)
+        .map_err(|error| problems.push(format!("conntrack, so translated destinations are not found: {error}")))
+        .ok();
     let mut threads = Vec::new();
     for Place { pod, netns } in places {
-        let selection = Selection::To(question.destination, question.protocol);
+        let addresses = ends.iter().map(SocketAddr::ip).collect();
+        let selection = Selection::Of(addresses, question.protocol);
         let opened = netns.run(|| -> io::Result<_> { Ok((Capture::open(None, selection)?, Socket::open()?)) });
         match opened.and_then(|opened| opened) {
             Ok((capture, names)) => threads.push(Watcher {
                 node: node.to_owned(),
+                translator: if pod.is_none() { translator.take() } else { None },
                 pod,
+                ends: ends.clone(),
+                protocol: question.protocol,
                 capture,
                 names,
                 lines: lines.clone(),
                 until,
             }),
             Err(error) => problems.push(format!("{}: {error}", pod.as_deref().unwrap_or("this node"))),
+        }
+    }
+    // What is known before; and from here on nothing is missed.
+    for watcher in &mut threads {
+        let Some(translator) = &mut watcher.translator else {
+            continue;
+        };
+        match translator.known() {
+            Ok(known) => {
+                for line in known.into_iter().map(WatchLine::Translated) {
+                    let _ = lines.blocking_send(line);
+                }
+            }
+            Err(error) => problems.push(format!("conntrack: {error}")),
         }
     }
     let node = node.to_owned();
@@ -131,7 +206,8 @@ fn pods(journal: &std::path::Path, question: &WatchQuestion, problems: &mut Vec<
             return Vec::new();
         }
     };
-    let ends = [question.source, question.destination];
+    let ends = question.all_ends();
+    let ends: Vec<IpAddr> = ends.iter().map(SocketAddr::ip).chain([question.source]).collect();
     let pods = loaded.records.into_iter().filter(|pod| {
         pod.phase == Phase::Attached
             && !pod.displaced
@@ -145,6 +221,10 @@ fn pods(journal: &std::path::Path, question: &WatchQuestion, problems: &mut Vec<
 struct Watcher {
     node: String,
     pod: Option<String>,
+    ends: Vec<SocketAddr>,
+    protocol: u8,
+    /// Finds out what else the destination is called.
+    translator: Option<Translator>,
     capture: Capture,
     names: Socket,
     lines: mpsc::Sender<WatchLine>,
@@ -158,8 +238,15 @@ impl Watcher {
             if left.is_zero() {
                 return;
             }
-            match self.capture.next_within(left.min(TURN)) {
+            let turn = match self.translator.as_ref().is_some_and(Translator::waits) {
+                true => translate::AGAIN,
+                false => TURN,
+            };
+            match self.capture.next_within(left.min(turn)) {
                 Ok(Some(packet)) => {
+                    let Some(head) = self.concerned(&packet.bytes) else {
+                        continue;
+                    };
                     let line = WatchLine::Seen(Sighting {
                         at: packet
                             .at
@@ -173,6 +260,9 @@ impl Watcher {
                     });
                     // Too slow a reader misses some.
                     let _ = self.lines.try_send(line);
+                    if let Some(translator) = &mut self.translator {
+                        translator.saw(&head);
+                    }
                 }
                 Ok(None) => {}
                 // A device that went down says so once.
@@ -182,7 +272,18 @@ impl Watcher {
                     return;
                 }
             }
+            for found in self.translator.iter_mut().flat_map(Translator::settle) {
+                let _ = self.lines.try_send(WatchLine::Translated(found));
+            }
         }
+    }
+
+    /// The head of a packet to or from one of the ends, also as to ports.
+    fn concerned(&self, bytes: &[u8]) -> Option<Head> {
+        let head = head::read(bytes)?;
+        let is_one = |end: SocketAddr| self.ends.iter().any(|asked| head::is_at(*asked, end));
+        let concerns = head.protocol == self.protocol && (is_one(head.to()) || is_one(head.from()));
+        concerns.then_some(head)
     }
 
     fn device(&self, index: u32) -> String {
@@ -221,5 +322,19 @@ mod tests {
         assert_eq!(bytes(""), Some(Vec::new()));
         assert_eq!(bytes("abc"), None);
         assert_eq!(bytes("zz"), None);
+    }
+
+    #[test]
+    fn ends_are_a_word() {
+        let read = |text: &str| {
+            let json = format!(r#"{{"source":"192.0.2.1","destination":"192.0.2.2","protocol":6,"seconds":1{text}}}"#);
+            serde_json::from_str::<WatchQuestion>(&json).map_err(|error| error.to_string())
+        };
+        let ends = |text: &str| read(text).map(|question| word(&question.all_ends()));
+        assert_eq!(ends("").as_deref(), Ok("192.0.2.2:0"));
+        let several = "192.0.2.2:80,[2001:db8::1]:0";
+        assert_eq!(ends(&format!(r#","ends":"{several}""#)).as_deref(), Ok(several));
+        let wrong = ends(r#","ends":"192.0.2.2""#).expect_err("no port");
+        assert!(wrong.starts_with("ends: `192.0.2.2` must be ADDRESS:PORT"), "{wrong}");
     }
 }

@@ -1,9 +1,12 @@
 //! Sightings of packets at many devices, put together to passages.
 
 use agent::watch::Sighting;
+use ctl::trace::hop::Outcome;
 use ctl::trace::hop::Point;
-use ctl::trace::passage::{Passages, ShownPassage};
-use ctl::trace::watch::{Watched, text};
+use ctl::trace::passage::{Passages, ShownPassage, Way};
+use ctl::trace::translate::Translated;
+use ctl::trace::watch::Watched;
+use ctl::trace::watch::text::text;
 use policy::evaluate::Packet;
 
 const WEB: [u8; 4] = [192, 168, 1, 10];
@@ -75,6 +78,14 @@ fn points() -> Vec<Point> {
     .to_vec()
 }
 
+fn way(points: Vec<Point>) -> Way {
+    Way {
+        points,
+        has_end: true,
+        whole: true,
+    }
+}
+
 fn flow(protocol: u8, port: Option<u16>, icmp: Option<(u8, u8)>) -> Packet {
     Packet {
         source: WEB.into(),
@@ -88,8 +99,10 @@ fn flow(protocol: u8, port: Option<u16>, icmp: Option<(u8, u8)>) -> Packet {
 
 fn shown(passages: Vec<ShownPassage>) -> String {
     let watched = Watched {
-        whole: true,
+        translations: Vec::new(),
         passages,
+        replies: Vec::new(),
+        outcome: Outcome::Arrives,
         drops: [("n2".to_owned(), vec!["+2 end of tier default".to_owned()])].into(),
     };
     let mut out = Vec::new();
@@ -100,7 +113,7 @@ fn shown(passages: Vec<ShownPassage>) -> String {
 #[test]
 fn a_packet_is_known_again_at_every_device() {
     let (flow, points) = (flow(17, Some(53), None), points());
-    let mut passages = Passages::new(&flow, &points, true);
+    let mut passages = Passages::new(&flow, way(points));
     // Nodes tell when they come to it, and their clocks differ.
     let far = [
         ("n2 - ens33 in", 500, in_ipip(udp(WEB, 7, 63, 1))),
@@ -142,6 +155,8 @@ fn a_packet_is_known_again_at_every_device() {
               the same, ttl 62
 SEEN: it arrived
 
+NOT ANSWERED: nothing came back within 1 s
+
 dropped on node n2 meanwhile:
   +2 end of tier default
 "
@@ -151,8 +166,8 @@ dropped on node n2 meanwhile:
 #[test]
 fn of_packets_that_do_not_arrive_the_one_that_came_farthest_is_shown() {
     let (flow, points) = (flow(17, Some(53), None), points());
-    let mut passages = Passages::new(&flow, &points, true);
-    assert_eq!(passages.farthest(), None);
+    let mut passages = Passages::new(&flow, way(points));
+    assert_eq!(passages.farthest(false), None);
     assert!(shown(Vec::new()).starts_with("NOT SEEN: no such packet came within 30 s\n"));
     for (id, places) in [
         (1, &["n1 shop/web eth0 out"][..]),
@@ -164,7 +179,7 @@ fn of_packets_that_do_not_arrive_the_one_that_came_farthest_is_shown() {
         }
     }
     let farthest = passages
-        .farthest()
+        .farthest(false)
         .and_then(|index| passages.shown(index))
         .expect("one was seen");
     assert!(!farthest.arrived);
@@ -180,19 +195,164 @@ fn of_packets_that_do_not_arrive_the_one_that_came_farthest_is_shown() {
 #[test]
 fn where_the_end_cannot_be_seen_nothing_arrives() {
     let (flow, points) = (flow(17, Some(53), None), points());
-    let mut passages = Passages::new(&flow, &points[..2], false);
+    let mut passages = Passages::new(
+        &flow,
+        Way {
+            has_end: false,
+            ..way(points[..2].to_vec())
+        },
+    );
     for place in ["n1 shop/web eth0 out", "n1 - cali1 in"] {
         passages.add(seen(place, 1, &udp(WEB, 1, 64, 1)));
     }
     assert!(!passages.has_arrived(0));
-    assert_eq!(passages.farthest(), Some(0));
+    assert_eq!(passages.farthest(false), Some(0));
+}
+
+/// The packet, from somewhere else to somewhere else.
+fn readdressed(mut bytes: Vec<u8>, source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Vec<u8> {
+    bytes[12..16].copy_from_slice(&source.0);
+    bytes[16..20].copy_from_slice(&destination.0);
+    bytes[20..22].copy_from_slice(&source.1.to_be_bytes());
+    bytes[22..24].copy_from_slice(&destination.1.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn answers_are_followed_back() {
+    let mut passages = Passages::new(&flow(17, Some(53), None), way(points()));
+    let answer = |id| readdressed(udp(WEB, id, 63, id), (DB, 53), (WEB, 50_000));
+    for place in ["n1 shop/web eth0 out", "n2 shop/db eth0 in"] {
+        passages.add(seen(place, 10, &udp(WEB, 1, 64, 1)));
+    }
+    // What others are answered is none of ours.
+    let foreign = readdressed(udp(WEB, 8, 63, 8), (DB, 53), ([192, 168, 1, 99], 50_000));
+    passages.add(seen("n2 shop/db eth0 out", 11, &foreign));
+    passages.add(seen("n2 shop/db eth0 out", 12, &answer(2)));
+    passages.add(seen("n1 - ens33 in", 14, &in_ipip(answer(2))));
+    assert_eq!(passages.replies().count(), 0, "it is on its way");
+    let underway = passages
+        .farthest(true)
+        .and_then(|index| passages.shown(index))
+        .expect("a reply");
+    assert_eq!((underway.arrived, underway.seen.len()), (false, 2));
+    for place in ["n2 - cali3 in", "n2 - ens33 out", "n1 - cali1 out"] {
+        passages.add(seen(place, 13, &in_ipip(answer(2))));
+    }
+    let index = passages
+        .add(seen("n1 shop/web eth0 in", 15, &answer(2)))
+        .expect("a reply");
+    assert_eq!(passages.replies().collect::<Vec<_>>(), [index]);
+    // The tunnel's devices may or may not show it.
+    assert!(passages.is_complete(index) && passages.is_reply(index) && !passages.is_reply(0));
+    let shown = passages.shown(index).expect("it was seen");
+    let places: Vec<String> = shown
+        .seen
+        .iter()
+        .map(|seen| format!("{} {} {}", seen.node, seen.device, seen.direction))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "n2 eth0 out",
+            "n2 cali3 in",
+            "n2 ens33 out",
+            "n1 ens33 in",
+            "n1 cali1 out",
+            "n1 eth0 in"
+        ]
+    );
+    let watched = Watched {
+        translations: Vec::new(),
+        passages: passages.shown(0).into_iter().collect(),
+        replies: vec![shown],
+        outcome: Outcome::Arrives,
+        drops: [].into(),
+    };
+    let mut out = Vec::new();
+    text(&watched, std::time::Duration::from_secs(30), &mut out).expect("memory takes everything");
+    let text = String::from_utf8(out).expect("text");
+    assert!(
+        text.contains("\nand back:\n    0.000 ms  pod shop/db, eth0 out\n")
+            && text.ends_with("\nANSWERED: it came back\n\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn packets_are_known_again_behind_a_translation() {
+    const SERVICE: ([u8; 4], u16) = ([10, 96, 0, 1], 80);
+    let client = (WEB, 50_000);
+    let end = |(address, port): ([u8; 4], u16)| std::net::SocketAddr::from((address, port));
+    let mut asked = flow(17, Some(80), None);
+    asked.destination = SERVICE.0.into();
+    // Whoever has the service's address is not here: it would go to a router.
+    let towards = [
+        ("n1 shop/web eth0 out", true),
+        ("n1 - cali1 in", true),
+        ("n1 - ens33 out", true),
+    ];
+    let towards = towards.map(|(place, always)| point(place, always)).to_vec();
+    let mut passages = Passages::new(&asked, way(towards));
+    let to = |id, destination| readdressed(udp(WEB, id, 64, id), client, destination);
+    passages.add(seen("n1 shop/web eth0 out", 1, &to(1, SERVICE)));
+    assert_eq!(
+        passages.add(seen("n1 - ens33 out", 1, &in_ipip(to(1, (DB, 53))))),
+        None,
+        "who knows"
+    );
+    // Somebody knows where it goes.
+    passages.is_translated(end(SERVICE));
+    passages.add_way(end((DB, 53)), way(points()));
+    let mut last = None;
+    for (place, bytes) in [
+        ("n1 shop/web eth0 out", to(2, SERVICE)),
+        ("n1 - cali1 in", to(2, SERVICE)),
+        ("n1 - ens33 out", in_ipip(to(2, (DB, 53)))),
+        ("n2 - ens33 in", in_ipip(to(2, (DB, 53)))),
+        ("n2 - cali3 out", to(2, (DB, 53))),
+        ("n2 shop/db eth0 in", to(2, (DB, 53))),
+    ] {
+        last = passages.add(seen(place, 2, &bytes));
+    }
+    let last = last.expect("it is of the flow");
+    assert!(passages.is_complete(last) && passages.way_of(last) == 1);
+    // And back: until it is translated back, nobody knows it by the service's name.
+    let back = |source| readdressed(udp(WEB, 3, 63, 3), source, client);
+    for (place, bytes) in [
+        ("n2 shop/db eth0 out", back((DB, 53))),
+        ("n1 - ens33 in", in_ipip(back((DB, 53)))),
+        ("n1 shop/web eth0 in", back(SERVICE)),
+    ] {
+        last_is_reply(&mut passages, place, &bytes);
+    }
+    assert_eq!(passages.replies().count(), 1);
+    // Another name of a way that is known.
+    let node_port = ([10, 0, 0, 1], 30080);
+    passages.add_name(end(node_port), end((DB, 53)));
+    assert!(passages.add(seen("n1 - ens33 in", 9, &to(9, node_port))).is_some());
+    let translated = Translated {
+        from: end(SERVICE),
+        to: end((DB, 53)),
+        node: "n1".into(),
+        by: "conntrack".into(),
+    };
+    assert_eq!(
+        translated.to_string(),
+        "10.96.0.1:80 becomes 192.168.2.10:53 on node n1: conntrack"
+    );
+}
+
+fn last_is_reply(passages: &mut Passages, place: &str, bytes: &[u8]) {
+    let index = passages.add(seen(place, 3, bytes)).expect("it is of the flow");
+    assert!(passages.is_reply(index), "{place}");
 }
 
 /// Whether a packet belongs to a flow, and whether a second one is another packet.
 #[track_caller]
 fn check(flow: &Packet, one: &[u8], is_it: bool, two: &[u8], is_same: bool) {
     let points = points();
-    let mut passages = Passages::new(flow, &points, true);
+    let mut passages = Passages::new(flow, way(points));
     let first = passages.add(seen("n1 shop/web eth0 out", 1, one));
     assert_eq!(first.is_some(), is_it);
     if is_it {
@@ -217,9 +377,9 @@ fn packets_are_told_apart_by_what_no_hop_changes() {
     check(&flow(6, Some(53), None), &one, false, &one, true);
     let mut foreign = udp([192, 168, 1, 99], 9, 64, 9);
     let points = points();
-    let mut passages = Passages::new(&dns, &points, true);
+    let mut passages = Passages::new(&dns, way(points));
     passages.add(seen("n2 shop/db eth0 in", 1, &foreign));
-    assert!(!passages.has_arrived(0) && passages.farthest().is_none());
+    assert!(!passages.has_arrived(0) && passages.farthest(false).is_none());
     // TCP by sequence number and flags, whatever its checksum.
     let tcp = |sequence: u8, flags: u8, checksum: u8| {
         packet(
@@ -248,4 +408,83 @@ fn packets_are_told_apart_by_what_no_hop_changes() {
     let mut broken = seen("n1 - ens33 out", 1, &foreign);
     broken.head = "zz".into();
     assert_eq!(passages.add(broken), None);
+}
+
+#[test]
+fn a_way_goes_on_where_packets_are_translated() {
+    let text = |point: &Point| {
+        let direction = if point.outgoing { "out" } else { "in" };
+        format!("{} {} {direction}", point.node, point.device)
+    };
+    let places = |places: &[&str]| way(places.iter().map(|place| point(place, true)).collect());
+    let check = |first: &[&str], node: &str, second: &[&str], joined: &[&str]| {
+        let way = places(second).behind(&places(first), node);
+        assert_eq!(way.points.iter().map(text).collect::<Vec<_>>(), joined);
+    };
+    let tunnelled = [
+        "n1 shop/web eth0 out",
+        "n1 - cali1 in",
+        "n1 - tunl0 out",
+        "n2 - tunl0 in",
+        "n2 - cali3 out",
+        "n2 shop/db eth0 in",
+    ];
+    // A service proxy on the sender's node; a port of the receiver's node, which is no address of the pods' network.
+    check(
+        &["n1 shop/web eth0 out", "n1 - cali1 in", "n1 - ens33 out"],
+        "n1",
+        &tunnelled,
+        &[
+            "n1 eth0 out",
+            "n1 cali1 in",
+            "n1 tunl0 out",
+            "n2 tunl0 in",
+            "n2 cali3 out",
+            "n2 eth0 in",
+        ],
+    );
+    let wire = [
+        "n1 shop/web eth0 out",
+        "n1 - cali1 in",
+        "n1 - ens33 out",
+        "n2 - ens33 in",
+    ];
+    check(
+        &wire,
+        "n2",
+        &tunnelled,
+        &[
+            "n1 eth0 out",
+            "n1 cali1 in",
+            "n1 ens33 out",
+            "n2 ens33 in",
+            "n2 cali3 out",
+            "n2 eth0 in",
+        ],
+    );
+    // A port of a third node, and a node that the first way does not know.
+    check(
+        &[
+            "n1 shop/web eth0 out",
+            "n1 - cali1 in",
+            "n1 - ens33 out",
+            "n3 - ens33 in",
+        ],
+        "n3",
+        &tunnelled,
+        &[
+            "n1 eth0 out",
+            "n1 cali1 in",
+            "n1 ens33 out",
+            "n3 ens33 in",
+            "n2 cali3 out",
+            "n2 eth0 in",
+        ],
+    );
+    check(
+        &wire,
+        "n4",
+        &tunnelled[3..],
+        &["n2 tunl0 in", "n2 cali3 out", "n2 eth0 in"],
+    );
 }

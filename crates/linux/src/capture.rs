@@ -41,7 +41,7 @@ pub struct Packet {
 }
 
 /// What to capture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// Everything.
     All,
@@ -51,12 +51,16 @@ pub enum Selection {
     ArpAndIpv4,
     /// ARP, IPv4 and IPv6.
     ArpAndIp,
-    /// Packets of a protocol to an address, as they are or inside IP-in-IP; only the first [`HEAD`] bytes of each.
-    To(IpAddr, u8),
+    /// Packets of a protocol to or from one of these addresses (at most [`ENDS`]), as they are or inside IP-in-IP; only the
+    /// first [`HEAD`] bytes of each.
+    Of(Vec<IpAddr>, u8),
 }
 
 /// What is kept of packets that are only looked at: both headers of IP-in-IP with options, and what follows them.
 pub const HEAD: u32 = 192;
+
+/// So many addresses one capture looks for.
+pub const ENDS: usize = 32;
 
 /// A capturing socket in the namespace of the thread that opened it.
 pub struct Capture {
@@ -202,38 +206,53 @@ fn program(selection: Selection) -> io::Result<Option<Vec<Filter>>> {
             program.extend([drop, keep]);
             Ok(Some(program))
         }
-        Selection::To(address, protocol) => Ok(Some(to(address, protocol))),
+        Selection::Of(addresses, _) if addresses.len() > ENDS => {
+            let text = format!("{} addresses: at most {ENDS}", addresses.len());
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+        Selection::Of(addresses, protocol) => {
+            let mut program: Vec<Filter> = addresses.iter().flat_map(|address| of(*address, protocol)).collect();
+            program.push(KEEP_NOTHING);
+            Ok(Some(program))
+        }
     }
 }
 
-/// Loads and comparisons, all of which must hold; the outer header of IP-in-IP is taken to have no options, as the tunnel
-/// writes it.
-fn to(address: IpAddr, protocol: u8) -> Vec<Filter> {
+/// Keeps packets to or from an address; otherwise goes on behind. The outer header of IP-in-IP is taken to have no options, as
+/// the tunnel writes it.
+fn of(address: IpAddr, protocol: u8) -> Vec<Filter> {
     const OUTER: u32 = 20;
     const IPIP: u32 = 4;
     let ethertype = |is| (LOAD_HALF, ETHERTYPE_AT, is);
-    let of = u32::from(protocol);
+    let protocol = u32::from(protocol);
+    let mut program = Vec::new();
     match address {
         IpAddr::V4(address) => {
             let address = u32::from(address);
-            let plain = [ethertype(ETH_P_IP), (LOAD_BYTE, 9, of), (LOAD_WORD, 16, address)];
-            let inside = [
-                ethertype(ETH_P_IP),
-                (LOAD_BYTE, 9, IPIP),
-                (LOAD_BYTE, OUTER + 9, of),
-                (LOAD_WORD, OUTER + 16, address),
-            ];
-            [keep_if(&plain), keep_if(&inside), vec![KEEP_NOTHING]].concat()
+            for at in [12, 16] {
+                let plain = [ethertype(ETH_P_IP), (LOAD_BYTE, 9, protocol), (LOAD_WORD, at, address)];
+                let inside = [
+                    ethertype(ETH_P_IP),
+                    (LOAD_BYTE, 9, IPIP),
+                    (LOAD_BYTE, OUTER + 9, protocol),
+                    (LOAD_WORD, OUTER + at, address),
+                ];
+                program.extend(keep_if(&plain));
+                program.extend(keep_if(&inside));
+            }
         }
         IpAddr::V6(address) => {
-            let mut parts = vec![ethertype(ETH_P_IPV6), (LOAD_BYTE, 6, of)];
-            for (place, bytes) in (24..).step_by(4).zip(address.octets().chunks_exact(4)) {
-                let word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
-                parts.push((LOAD_WORD, place, word));
+            for at in [8, 24] {
+                let mut parts = vec![ethertype(ETH_P_IPV6), (LOAD_BYTE, 6, protocol)];
+                for (place, bytes) in (at..).step_by(4).zip(address.octets().chunks_exact(4)) {
+                    let word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+                    parts.push((LOAD_WORD, place, word));
+                }
+                program.extend(keep_if(&parts));
             }
-            [keep_if(&parts), vec![KEEP_NOTHING]].concat()
         }
     }
+    program
 }
 
 const KEEP_NOTHING: Filter = Filter {

@@ -126,6 +126,12 @@ impl Conntrack {
         Ok(flows)
     }
 
+    /// The flow that has a packet like this, in either direction, as it is before anything is translated; `None`: none is known.
+    pub fn get(&mut self, packet: &Tuple) -> Result<Option<Flow>, Failure> {
+        let target = target(GET, Some(IpFamily::of(&packet.source)));
+        self.0.get(target, |bytes| write_tuple(bytes, packet), read_flow)
+    }
+
     /// Deletes these flows; how many were still there.
     pub fn delete(&mut self, flows: &[Flow]) -> Result<usize, Failure> {
         self.each(DELETE, flows, write_key)
@@ -239,8 +245,15 @@ fn target(operation: u16, family: Option<IpFamily>) -> Target {
 }
 
 fn write_key(bytes: &mut Bytes, flow: &Flow) {
+    write_tuple(bytes, &flow.original);
+    if flow.zone != 0 {
+        bytes.be16(ZONE, flow.zone);
+    }
+    bytes.be32(ID, flow.id);
+}
+
+fn write_tuple(bytes: &mut Bytes, tuple: &Tuple) {
     bytes.nest(TUPLE_ORIGINAL, |bytes| {
-        let tuple = &flow.original;
         bytes.nest(1, |bytes| match (tuple.source, tuple.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 bytes.put(1, &source.octets());
@@ -272,10 +285,6 @@ fn write_key(bytes: &mut Bytes, flow: &Flow) {
             }
         });
     });
-    if flow.zone != 0 {
-        bytes.be16(ZONE, flow.zone);
-    }
-    bytes.be32(ID, flow.id);
 }
 
 fn read_flow(payload: &[u8]) -> Option<Flow> {

@@ -61,12 +61,16 @@ fn a_capture_yields_what_it_was_asked_for() {
 }
 
 #[test]
-fn packets_to_an_address_are_picked_also_inside_ip_in_ip() {
+fn packets_of_an_address_are_picked_also_inside_ip_in_ip() {
     in_netns(|| async {
         tool("ip link set lo up");
         let to: IpAddr = "192.0.2.7".parse().expect("an address");
-        let mut v4 = Capture::open(None, Selection::To(to, 17)).expect("opens");
-        let mut v6 = Capture::open(None, Selection::To("fd00::7".parse().expect("an address"), 58)).expect("opens");
+        let other: IpAddr = "192.0.2.9".parse().expect("an address");
+        let mut v4 = Capture::open(None, Selection::Of(vec![other, to], 17)).expect("opens");
+        let six = "fd00::7".parse().expect("an address");
+        let mut v6 = Capture::open(None, Selection::Of(vec![six], 58)).expect("opens");
+        let many = Capture::open(None, Selection::Of(vec![six; linux::capture::ENDS + 1], 58));
+        assert_eq!(many.err().map(|error| error.kind()), Some(ErrorKind::InvalidInput));
         let header = |protocol: u8, to: [u8; 4]| {
             let mut bytes = vec![0x45, 0, 0, 200, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1];
             bytes.extend(to);
@@ -78,7 +82,15 @@ fn packets_to_an_address_are_picked_also_inside_ip_in_ip() {
         six.extend("fd00::7".parse::<std::net::Ipv6Addr>().expect("an address").octets());
         let mut other = six.clone();
         other[39] = 8;
-        let sent: [(u16, Vec<u8>, bool, bool); 8] = [
+        let mut reply_six = six.clone();
+        reply_six[8..40].rotate_left(16);
+        let mut reply = header(17, [10, 0, 0, 9]);
+        reply[12..20].rotate_left(4);
+        reply[12..16].copy_from_slice(&[192, 0, 2, 9]);
+        let sent: [(u16, Vec<u8>, bool, bool); 11] = [
+            (0x0800, reply.clone(), true, false),
+            (0x0800, inside(4, reply), true, false),
+            (0x86dd, reply_six, false, true),
             (0x0800, header(17, [192, 0, 2, 7]), true, false),
             (0x0800, header(17, [192, 0, 2, 8]), false, false),
             (0x0800, header(6, [192, 0, 2, 7]), false, false),

@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::process::{Child, Command, Output, Stdio};
 
+use common::cluster::Datastore;
+use common::net::{self, L4, Servers};
 use common::talk::{apply, connect, echo, forbid, inside};
 use common::{Lab, MARGAY};
 use serde_json::Value;
@@ -56,7 +58,7 @@ impl Watch {
         panic!("{args:?} does not watch: {said:?}")
     }
 
-    /// Waits for its end: the exit code, and where the first packet was seen, as `PLACE DEVICE DIRECTION LAYERS`.
+    /// Waits for its end: the exit code, what it says, and where the first packet was seen.
     fn end(mut self) -> (i32, Value, Vec<String>) {
         let mut text = String::new();
         let mut out = self.0.stdout.take().expect("it is a pipe");
@@ -64,21 +66,30 @@ impl Watch {
         let code = self.0.wait().expect("it ends").code().expect("a code");
         let shown: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         let passage = shown["passages"][0].clone();
-        let place = |seen: &Value| {
-            let place = seen["pod"].as_str().or(seen["node"].as_str()).unwrap_or_default();
-            let device = seen["device"].as_str().unwrap_or_default();
-            // Names of pods' devices are hashes.
-            let device = if device.starts_with("cali") { "cali" } else { device };
-            let outer = seen["packet"][0].as_str().is_some_and(|line| line.starts_with("outer"));
-            let layers = if outer { " in IP-in-IP" } else { "" };
-            format!(
-                "{place} {device} {}{layers}",
-                seen["direction"].as_str().unwrap_or_default()
-            )
-        };
-        let seen = passage["seen"].as_array().into_iter().flatten().map(place).collect();
-        (code, passage, seen)
+        let seen = places(&passage);
+        (code, shown, seen)
     }
+
+    fn is_over(&mut self) -> bool {
+        self.0.try_wait().expect("a child").is_some()
+    }
+}
+
+/// Where a packet was seen, as `PLACE DEVICE DIRECTION LAYERS`.
+fn places(passage: &Value) -> Vec<String> {
+    let place = |seen: &Value| {
+        let place = seen["pod"].as_str().or(seen["node"].as_str()).unwrap_or_default();
+        let device = seen["device"].as_str().unwrap_or_default();
+        // Names of pods' devices are hashes.
+        let device = if device.starts_with("cali") { "cali" } else { device };
+        let outer = seen["packet"][0].as_str().is_some_and(|line| line.starts_with("outer"));
+        let layers = if outer { " in IP-in-IP" } else { "" };
+        format!(
+            "{place} {device} {}{layers}",
+            seen["direction"].as_str().unwrap_or_default()
+        )
+    };
+    passage["seen"].as_array().into_iter().flatten().map(place).collect()
 }
 
 impl Drop for Watch {
@@ -103,8 +114,19 @@ const ACROSS: [&str; 7] = [
 /// The tunnel of the kernel's own driver shows what goes out, too.
 fn without_tunl0_out(seen: &[String]) -> Vec<&str> {
     let seen = seen.iter().map(String::as_str);
-    seen.filter(|place| *place != "k8s-125-master tunl0 out").collect()
+    seen.filter(|place| !place.ends_with(" tunl0 out")).collect()
 }
+
+/// The same way back.
+const BACK: [&str; 7] = [
+    "default/pod-1-1 eth0 out",
+    "k8s-125-node1 cali in",
+    "k8s-125-node1 ens33 out in IP-in-IP",
+    "k8s-125-master ens33 in in IP-in-IP",
+    "k8s-125-master tunl0 in",
+    "k8s-125-master cali out",
+    "default/pod-0-1 eth0 in",
+];
 
 #[test]
 fn a_way_is_followed_and_real_packets_are_seen_on_it() {
@@ -165,9 +187,12 @@ fn a_way_is_followed_and_real_packets_are_seen_on_it() {
     // Real packets: a connection, an echo request, a datagram.
     let watch = Watch::start(&lab, &["pod-0-1", "pod-1-1:5432"]);
     drop(connect(&lab, "pod-0-1", &address, 5432).expect("it is open"));
-    let (code, passage, seen) = watch.end();
-    assert_eq!((code, &*without_tunl0_out(&seen)), (0, &ACROSS[..]), "{passage}");
-    let wire = &passage["seen"][seen
+    let (code, shown, seen) = watch.end();
+    assert_eq!((code, &*without_tunl0_out(&seen)), (0, &ACROSS[..]), "{shown}");
+    let back = places(&shown["replies"][0]);
+    assert_eq!(without_tunl0_out(&back), BACK, "{shown}");
+    assert_eq!(shown["translations"], serde_json::json!([]));
+    let wire = &shown["passages"][0]["seen"][seen
         .iter()
         .position(|place| place.ends_with("IP-in-IP"))
         .expect("it is there")];
@@ -212,6 +237,125 @@ fn a_way_is_followed_and_real_packets_are_seen_on_it() {
     let (output, text) = trace(&lab, &["--watch", "--timeout", "1", "pod-0-1", "pod-1-1:81"]);
     assert_eq!(output.status.code(), Some(5), "{text}");
     assert!(text.ends_with("NOT SEEN: no such packet came within 1 s\n"), "{text}");
+}
+
+#[test]
+fn packets_are_followed_behind_translations_and_back() {
+    let Some(lab) = Lab::up("t-trace-nat", &["--nodes", "2", "--pods-per-node", "0"]) else {
+        return;
+    };
+    let web = lab.add_pod("default", "web", NEAR, &[]);
+    let beside = lab.add_pod("default", "beside", FAR, &[]);
+    let db = lab.add_pod("default", "db", FAR, &[]);
+    let (address, node) = (db.addresses[0], "10.211.55.8");
+    let _servers = Servers::start(&[(db.place.clone(), vec![(L4::Udp, 7777)])]);
+    // A service proxy, and a host port and a floating IP.
+    let proxy = format!(
+        "add table ip proxy; add chain ip proxy nat {{ type nat hook prerouting priority dstnat; }}; \
+         add rule ip proxy nat ip daddr 10.96.0.1 udp dport 80 dnat to {address}:7777"
+    );
+    lab.exec(NEAR, &["nft", &proxy]);
+    apply(&lab, "FelixConfiguration", "default", r#"{"floatingIPs":"Enabled"}"#);
+    Datastore::of(&lab).change_pod(&db, |endpoint| {
+        let ports = serde_json::json!([{"name": "db", "protocol": "UDP", "port": 7777, "hostPort": 8053}]);
+        endpoint.spec.ports = serde_json::from_value(ports).expect("ports");
+        let nats = serde_json::json!([{"internalIP": address, "externalIP": "10.211.55.200"}]);
+        endpoint.spec.ip_nats = serde_json::from_value(nats).expect("addresses");
+    });
+    // Packets of one flow, ten a second.
+    let flow = |from: &str, to: &str| {
+        let to: std::net::SocketAddr = to.parse().expect("an address");
+        let socket = net::inside(from, || net::socket(from, L4::Udp, to.ip()));
+        socket.connect(&to.into()).expect("UDP never waits");
+        socket.set_nonblocking(false).expect("a socket");
+        let tenth = Some(std::time::Duration::from_millis(100));
+        socket.set_read_timeout(tenth).expect("a socket");
+        move || {
+            let is_sent = socket.send(b"ping").is_ok();
+            let is_answered = (&socket).read(&mut [0; 64]).is_ok();
+            // Nothing comes: the time until the next one.
+            let _ = (&socket).read(&mut [0; 64]);
+            is_sent && is_answered
+        }
+    };
+    for (from, to) in [
+        (&web, format!("{node}:8053")),
+        (&beside, "10.211.55.200:7777".to_owned()),
+    ] {
+        let mut answered = flow(&from.place, &to);
+        lab.eventually(&format!("{to} is translated"), &mut answered);
+    }
+    let named = |places: &[&str]| -> Vec<String> {
+        let named = |place: &&str| place.replace("pod-0-1", "web").replace("pod-1-1", "db");
+        places.iter().map(named).collect()
+    };
+    // What is asked, where it is sent, and what is told: translations, the packet's way, and the answer's.
+    let check = |from: &common::cluster::Pod, asked: &str, to: &str, told: &str, there: &[&str], back: &[&str]| {
+        let mut watch = Watch::start(&lab, &[&from.pod, asked]);
+        let send = flow(&from.place, to);
+        while !watch.is_over() {
+            send();
+        }
+        let (code, shown, seen) = watch.end();
+        assert_eq!(
+            (code, without_tunl0_out(&seen)),
+            (0, named(there).iter().map(String::as_str).collect()),
+            "{shown}"
+        );
+        let seen = places(&shown["replies"][0]);
+        assert_eq!(without_tunl0_out(&seen), named(back), "{shown}");
+        let translated = &shown["translations"][0];
+        let text = |field: &str| translated[field].as_str().unwrap_or_default().to_owned();
+        let translated = format!("{} {} {} {}", text("from"), text("to"), text("node"), text("by"));
+        assert_eq!(translated, told, "{shown}");
+    };
+    let (service, real) = ("10.96.0.1:80", format!("{address}:7777"));
+    let by_proxy = format!("{service} {real} {NEAR} conntrack");
+    check(&web, "10.96.0.1:80/udp", service, &by_proxy, &ACROSS, &BACK);
+    // A flow that is known before.
+    check(&web, "10.96.0.1:80/udp", service, &by_proxy, &ACROSS, &BACK);
+    check(&web, "db:7777/udp", service, &by_proxy, &ACROSS, &BACK);
+    let port = format!("{node}:8053");
+    check(
+        &web,
+        &format!("{port}/udp"),
+        &port,
+        &format!("{port} {real} {FAR} host port of pod default/db"),
+        &[
+            "default/pod-0-1 eth0 out",
+            "k8s-125-master cali in",
+            "k8s-125-master ens33 out",
+            "k8s-125-node1 ens33 in",
+            "k8s-125-node1 cali out",
+            "default/pod-1-1 eth0 in",
+        ],
+        &[
+            "default/pod-1-1 eth0 out",
+            "k8s-125-node1 cali in",
+            "k8s-125-node1 ens33 out",
+            "k8s-125-master ens33 in",
+            "k8s-125-master cali out",
+            "default/pod-0-1 eth0 in",
+        ],
+    );
+    check(
+        &beside,
+        "10.211.55.200:7777/udp",
+        "10.211.55.200:7777",
+        &format!("10.211.55.200:7777 {real} {FAR} floating IP of pod default/db"),
+        &[
+            "default/beside eth0 out",
+            "k8s-125-node1 cali in",
+            "k8s-125-node1 cali out",
+            "default/pod-1-1 eth0 in",
+        ],
+        &[
+            "default/pod-1-1 eth0 out",
+            "k8s-125-node1 cali in",
+            "k8s-125-node1 cali out",
+            "default/beside eth0 in",
+        ],
+    );
 }
 
 #[test]
@@ -262,7 +406,7 @@ fn what_is_wrong_on_the_way_is_named() {
     let (code, passage, seen) = watch.end();
     assert_eq!((code, &*without_tunl0_out(&seen)), (3, &ACROSS[..5]), "{passage}");
     assert_eq!(
-        (&passage["arrived"], &passage["missed"][1]),
+        (&passage["passages"][0]["arrived"], &passage["passages"][0]["missed"][1]),
         (&false.into(), &"eth0 of pod default/pod-1-1".into())
     );
     assert!(counted(&trace(&lab, &["pod-0-1", "pod-1-1:5432"]).1) > before);

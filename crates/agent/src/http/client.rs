@@ -61,9 +61,12 @@ pub fn follow_watch(
         source,
         destination,
         protocol,
+        ends,
         seconds,
     } = question;
-    let path = format!("/watch?source={source}&destination={destination}&protocol={protocol}&seconds={seconds}");
+    let ends = crate::watch::word(ends);
+    let path =
+        format!("/watch?source={source}&destination={destination}&protocol={protocol}&ends={ends}&seconds={seconds}");
     let stream = request(socket, &path)?;
     let ends = AgentError::io(format!("the agent on {} does not answer", socket.display()));
     let patience = Some(Duration::from_secs(*seconds) + PATIENCE);

@@ -16,6 +16,7 @@ pub mod expected;
 pub mod hop;
 pub mod passage;
 pub mod show;
+pub mod translate;
 pub mod walk;
 pub mod watch;
 
@@ -49,7 +50,7 @@ pub struct TraceArgs {
     /// Run directories of other nodes' agents, with {node} for the node's name
     #[arg(long, env = "MARGAY_AGENTS", value_name = "PATTERN", value_parser = pattern)]
     pub agents: Option<String>,
-    /// Wait for a real packet of this flow, and show where it is seen
+    /// Wait for a real packet of this flow, and show where it and its answer are seen, also behind translations
     #[arg(short, long)]
     pub watch: bool,
     /// With --watch: end after so many packets that arrived
@@ -93,28 +94,33 @@ pub async fn trace(args: &TraceArgs, open: Open<'_>, out: &mut dyn Write) -> Res
                 writeln!(out).map_err(CtlError::output)?;
             }
             out.flush().map_err(CtlError::output)?;
-            let say = |text: &str| writeln!(std::io::stderr(), "{text}").map_err(CtlError::output);
+            let mut say = |text: &str| writeln!(std::io::stderr(), "{text}").map_err(CtlError::output);
+            let follow = |to, sockets: &mut Sockets| {
+                let question = translate::translated(&world, &question, to);
+                let mut states = States::new(&world, why::pods(&question));
+                walk::walk(&world, &explain::explain(&mut states, &question), sockets)
+            };
             let watched = watch::watch(
                 &question.packet,
-                &walked.hops,
-                &walked.policies,
+                &walked,
+                translate::by_our_rules(&world, &question.packet),
                 &mut sockets,
                 limits,
-                say,
+                (&follow, &mut say),
             )?;
             Some((watched, limits))
         }
     };
     if let (Some((watched, limits)), true) = (&watched, is_text) {
-        watch::text(watched, limits.timeout, out).map_err(CtlError::output)?;
+        watch::text::text(watched, limits.timeout, out).map_err(CtlError::output)?;
     }
-    let passages = watched.map(|(watched, _)| watched.passages);
-    let code = match &passages {
+    let watched = watched.map(|(watched, _)| watched);
+    let code = match &watched {
         None => of_outcome(outcome(&walked.hops).0),
-        Some(passages) => of_passages(passages, outcome(&walked.hops).0),
+        Some(watched) => of_passages(&watched.passages, watched.outcome),
     };
     if !is_text {
-        why::write_data(&show::shown(&explanation, &walked.hops, passages), args.output, out)?;
+        why::write_data(&show::shown(&explanation, &walked.hops, watched), args.output, out)?;
     }
     code
 }

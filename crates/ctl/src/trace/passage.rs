@@ -1,10 +1,12 @@
 //! Copies of packets from many devices, put together to the passage of one packet.
 //!
-//! A packet is known again by what no hop changes: its destination, identification and what the protocol numbers it by. Its
-//! source may be translated, its TTL counts down, checksums may be filled in late.
+//! A packet is known again by what no hop changes: its identification and what the protocol numbers it by. Its source and its
+//! destination may be translated, its TTL counts down, checksums may be filled in late.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::SocketAddr;
 
+use agent::watch::head::{self, Head, is_at as is_end};
+use agent::watch::translate::answer_kind;
 use agent::watch::{Sighting, bytes};
 use policy::evaluate::Packet;
 use serde::Serialize;
@@ -12,29 +14,33 @@ use serde::Serialize;
 use super::hop::Point;
 use crate::packet;
 
+/// A way of packets, over these devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Where they can be seen, in a packet's order.
+    pub points: Vec<Point>,
+    /// A packet that is seen at the last one has arrived.
+    pub has_end: bool,
+    /// The last one is the packet's end, not just the last one that can be watched.
+    pub whole: bool,
+}
+
 /// What makes a packet itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
-    destination: IpAddr,
+    is_reply: bool,
     id: u16,
     rest: Vec<u8>,
-}
-
-/// A packet's headers, as far as they are compared.
-struct Head {
-    source: IpAddr,
-    protocol: u8,
-    port: Option<u16>,
-    icmp: Option<(u8, u8)>,
-    mark: Mark,
 }
 
 /// One packet, seen at several devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passage {
     mark: Mark,
-    /// It had the source that is asked about, somewhere.
+    /// It had the source that is asked about, somewhere (a reply: the destination).
     pub is_ours: bool,
+    /// Which way it takes.
+    way: usize,
     /// Where, each in the order in which it was told.
     pub seen: Vec<Sighting>,
 }
@@ -45,6 +51,9 @@ pub struct Passage {
 pub struct ShownPassage {
     /// It was seen at the last device of its way.
     pub arrived: bool,
+    /// That device is its end, rather than the last one that can be watched.
+    #[serde(skip)]
+    pub whole: bool,
     /// Where it was seen.
     pub seen: Vec<ShownSighting>,
     /// Devices where it was not seen, though it should have been.
@@ -70,51 +79,127 @@ pub struct ShownSighting {
     pub packet: Vec<String>,
 }
 
-/// All passages of a flow.
-pub struct Passages<'a> {
-    flow: &'a Packet,
-    points: &'a [Point],
-    has_end: bool,
+/// All passages of a flow, in both directions.
+pub struct Passages {
+    flow: Packet,
+    ways: Vec<Way>,
+    /// Ways of what comes back.
+    back: Vec<Way>,
+    /// What the destination is called, and on which way.
+    ends: Vec<(SocketAddr, usize)>,
     all: Vec<Passage>,
 }
 
-impl<'a> Passages<'a> {
-    /// Of packets like this one, over these devices. `has_end`: a packet that is seen at the last one has arrived.
-    pub fn new(flow: &'a Packet, points: &'a [Point], has_end: bool) -> Self {
-        Self {
-            flow,
-            points,
-            has_end,
+impl Passages {
+    /// Of packets like this one, which go this way as far as their destination stays what it is.
+    pub fn new(flow: &Packet, way: Way) -> Self {
+        let asked = asked(flow);
+        let mut passages = Self {
+            flow: flow.clone(),
+            ways: Vec::new(),
+            back: Vec::new(),
+            ends: Vec::new(),
             all: Vec::new(),
+        };
+        passages.add_way(asked, way);
+        passages
+    }
+
+    /// Packets may go another way, to this end, because their destination is translated to it.
+    pub fn add_way(&mut self, end: SocketAddr, way: Way) {
+        self.ends.push((end, self.ways.len()));
+        self.back.push(way.back());
+        self.ways.push(way);
+    }
+
+    /// The end of a way has another name, too.
+    pub fn add_name(&mut self, name: SocketAddr, of: SocketAddr) {
+        if let Some(way) = self.way_to(of) {
+            self.ends.push((name, way));
         }
+    }
+
+    /// Packets to this end are translated: they end elsewhere.
+    pub fn is_translated(&mut self, end: SocketAddr) {
+        if let Some(way) = self.way_to(end).and_then(|way| self.ways.get_mut(way)) {
+            way.has_end = false;
+        }
+    }
+
+    /// Whether that is one of the ends.
+    pub fn knows(&self, end: SocketAddr) -> bool {
+        self.way_to(end).is_some()
+    }
+
+    /// The way to an end.
+    pub fn way_there(&self, end: SocketAddr) -> Option<&Way> {
+        self.way_to(end).and_then(|way| self.ways.get(way))
+    }
+
+    /// The ends so far.
+    pub fn ends(&self) -> Vec<SocketAddr> {
+        self.ends.iter().map(|(end, _)| *end).collect()
+    }
+
+    /// All devices of all ways.
+    pub fn points(&self) -> Vec<&Point> {
+        let mut points: Vec<&Point> = Vec::new();
+        for point in self.ways.iter().flat_map(|way| &way.points) {
+            if !points.contains(&point) {
+                points.push(point);
+            }
+        }
+        points
+    }
+
+    fn way_to(&self, end: SocketAddr) -> Option<usize> {
+        let mut ends = self.ends.iter();
+        ends.find(|(known, _)| is_end(*known, end)).map(|(_, way)| *way)
     }
 
     /// Adds a sighting; it belongs to the passage that is answered. `None`: it is not of this flow.
     pub fn add(&mut self, sighting: Sighting) -> Option<usize> {
-        let head = head(&bytes(&sighting.head)?)?;
-        let flow = self.flow;
-        let is_it = head.protocol == flow.protocol
-            && head.mark.destination == flow.destination
-            && (flow.destination_port.is_none() || head.port == flow.destination_port)
-            && (flow.icmp.is_none() || head.icmp == flow.icmp);
-        if !is_it {
-            return None;
-        }
-        let index = match self.all.iter().position(|passage| passage.mark == head.mark) {
+        let head = head::read(&bytes(&sighting.head)?)?;
+        let (is_reply, way) = self.place_in_flow(&head)?;
+        let other = if is_reply { head.destination } else { head.source };
+        let mark = Mark {
+            is_reply,
+            id: head.id,
+            rest: head.rest,
+        };
+        let index = match self.all.iter().position(|passage| passage.mark == mark) {
             Some(index) => index,
             None => {
                 self.all.push(Passage {
-                    mark: head.mark,
+                    mark,
                     is_ours: false,
+                    way,
                     seen: Vec::new(),
                 });
                 self.all.len() - 1
             }
         };
         let passage = self.all.get_mut(index)?;
-        passage.is_ours |= head.source == flow.source;
+        passage.is_ours |= other == self.flow.source;
+        // What it is called where it is not translated (yet) tells nothing.
+        passage.way = passage.way.max(way);
         passage.seen.push(sighting);
         Some(index)
+    }
+
+    /// Whether a packet comes back, and which way it belongs to.
+    fn place_in_flow(&self, head: &Head) -> Option<(bool, usize)> {
+        if head.protocol != self.flow.protocol {
+            return None;
+        }
+        let answer = |(kind, code)| (answer_kind(kind), code);
+        let has_kind = |icmp: Option<(u8, u8)>| self.flow.icmp.is_none() || head.icmp == icmp;
+        let there = self.way_to(head.to()).filter(|_| has_kind(self.flow.icmp));
+        let back = || {
+            let way = self.way_to(head.from())?;
+            has_kind(self.flow.icmp.map(answer)).then_some((true, way))
+        };
+        there.map(|way| (false, way)).or_else(back)
     }
 
     /// One of them.
@@ -122,12 +207,17 @@ impl<'a> Passages<'a> {
         self.all.get(index)
     }
 
+    /// Whether it is of a packet that comes back.
+    pub fn is_reply(&self, index: usize) -> bool {
+        self.get(index).is_some_and(|passage| passage.mark.is_reply)
+    }
+
     /// Whether one was seen at the last device.
     pub fn has_arrived(&self, index: usize) -> bool {
-        let (Some(passage), Some(last)) = (self.get(index), self.points.last()) else {
-            return false;
-        };
-        self.has_end && passage.is_ours && passage.seen.iter().any(|sighting| is_at(sighting, last))
+        let Some(passage) = self.get(index) else { return false };
+        let Some(way) = self.way(passage) else { return false };
+        let is_at_end = |last: &Point| passage.seen.iter().any(|sighting| is_at(sighting, last));
+        way.has_end && passage.is_ours && way.points.last().is_some_and(is_at_end)
     }
 
     /// Whether one was seen wherever it must be.
@@ -135,37 +225,66 @@ impl<'a> Passages<'a> {
         self.has_arrived(index) && self.get(index).is_some_and(|passage| self.missed(passage).is_empty())
     }
 
-    /// The one that came farthest; `None`: none was seen.
-    pub fn farthest(&self) -> Option<usize> {
-        let ours = (0..self.all.len()).filter(|index| self.all[*index].is_ours);
+    /// Packets that came back, in the order in which they were seen first.
+    pub fn replies(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.all.len()).filter(|index| self.is_reply(*index) && self.has_arrived(*index))
+    }
+
+    /// The one that came farthest, of those that go there or of those that come back; `None`: none was seen.
+    pub fn farthest(&self, is_reply: bool) -> Option<usize> {
+        let ours = (0..self.all.len()).filter(|index| self.all[*index].is_ours && self.is_reply(*index) == is_reply);
         ours.max_by_key(|index| {
-            let seen = &self.all[*index].seen;
-            seen.iter().filter_map(|sighting| self.place(sighting)).max()
+            let passage = &self.all[*index];
+            passage
+                .seen
+                .iter()
+                .filter_map(|sighting| self.place(passage, sighting))
+                .max()
         })
+    }
+
+    fn way(&self, passage: &Passage) -> Option<&Way> {
+        match passage.mark.is_reply {
+            true => self.back.get(passage.way),
+            false => self.ways.get(passage.way),
+        }
+    }
+
+    /// The number of the way that a passage takes: 0 is the one that was asked about.
+    pub fn way_of(&self, index: usize) -> usize {
+        self.get(index).map_or(0, |passage| passage.way)
     }
 
     /// Where it must have been seen and was not.
     fn missed(&self, passage: &Passage) -> Vec<&Point> {
         let not_seen = |point: &&Point| point.always && !passage.seen.iter().any(|sighting| is_at(sighting, point));
-        self.points.iter().filter(not_seen).collect()
+        let points = self.way(passage).map(|way| way.points.as_slice()).unwrap_or_default();
+        points.iter().filter(not_seen).collect()
     }
 
     /// Which point it is.
-    fn place(&self, sighting: &Sighting) -> Option<usize> {
-        self.points.iter().position(|point| is_at(sighting, point))
+    fn place(&self, passage: &Passage, sighting: &Sighting) -> Option<usize> {
+        self.way(passage)?
+            .points
+            .iter()
+            .position(|point| is_at(sighting, point))
     }
 
     /// A passage as it is shown: in the packet's order, and behind a node's devices those where nobody expected it.
     pub fn shown(&self, index: usize) -> Option<ShownPassage> {
         let passage = self.get(index)?;
+        let way = self.way(passage)?;
         let node = |sighting: &Sighting| {
             let same = |point: &Point| point.node == sighting.node;
-            self.points.iter().position(same).unwrap_or(usize::MAX)
+            way.points.iter().position(same).unwrap_or(usize::MAX)
         };
         let mut seen: Vec<&Sighting> = passage.seen.iter().collect();
         // Times come last: the kernel begins to stamp packets only some moments after somebody wants it, and until then they
         // have the time at which they were read.
-        seen.sort_by_key(|sighting| (node(sighting), self.place(sighting).unwrap_or(usize::MAX), sighting.at));
+        seen.sort_by_key(|sighting| {
+            let place = self.place(passage, sighting).unwrap_or(usize::MAX);
+            (node(sighting), place, sighting.at)
+        });
         let start = seen.first().map(|first| first.at).unwrap_or_default();
         let seen = seen.into_iter().map(|sighting| {
             let after = sighting.at as f64 - start as f64;
@@ -184,10 +303,61 @@ impl<'a> Passages<'a> {
         });
         Some(ShownPassage {
             arrived: self.has_arrived(index),
+            whole: way.whole,
             seen: seen.collect(),
             missed: self.missed(passage).into_iter().map(name).collect(),
         })
     }
+}
+
+impl Way {
+    /// This way of translated packets, which begins as `first` and is left for this one on a node.
+    pub fn behind(self, first: &Way, node: &str) -> Self {
+        let is_there = |point: &Point| point.node == node && point.pod.is_none();
+        // Sent by the node itself, it is translated before it comes to a device.
+        let sent_there = || first.points.first().filter(|point| is_there(point)).map(|_| 0);
+        let came_in = first
+            .points
+            .iter()
+            .rposition(|point| is_there(point) && !point.outgoing);
+        let Some(until) = came_in.map(|at| at + 1).or_else(sent_there) else {
+            return self;
+        };
+        let leaves = |node: &str| {
+            let mut points = self.points.iter();
+            points.position(|point| point.node == node && point.pod.is_none() && point.outgoing)
+        };
+        // How it comes from there to the last node, if not by this way, is not known.
+        let last = || leaves(&self.points.last()?.node);
+        let from = leaves(node).or_else(last).unwrap_or(self.points.len());
+        let points = first.points.iter().take(until).chain(self.points.iter().skip(from));
+        Self {
+            points: points.cloned().collect(),
+            ..self
+        }
+    }
+
+    /// The way of answers, if routes lead both ways alike. A tunnel's device that is not always seen is not in the other
+    /// direction either.
+    fn back(&self) -> Self {
+        let turned = |point: &Point| Point {
+            outgoing: !point.outgoing,
+            ..point.clone()
+        };
+        let points: Vec<Point> = self.points.iter().rev().map(turned).collect();
+        // In a pod it ends; elsewhere it may go on.
+        let whole = points.last().is_some_and(|last| last.pod.is_some());
+        Self {
+            has_end: !points.is_empty(),
+            points,
+            whole,
+        }
+    }
+}
+
+/// The end that is asked about.
+pub fn asked(flow: &Packet) -> SocketAddr {
+    SocketAddr::new(flow.destination, flow.destination_port.unwrap_or_default())
 }
 
 /// A device in words: `eth0 of pod shop/web`.
@@ -203,73 +373,4 @@ fn is_at(sighting: &Sighting, point: &Point) -> bool {
         && sighting.pod == point.pod
         && sighting.device == point.device
         && sighting.outgoing == point.outgoing
-}
-
-fn head(bytes: &[u8]) -> Option<Head> {
-    match bytes.first()? >> 4 {
-        4 => v4(bytes, true),
-        6 => v6(bytes),
-        _ => None,
-    }
-}
-
-fn v4(bytes: &[u8], outer: bool) -> Option<Head> {
-    const IPIP: u8 = 4;
-    let header = bytes.get(..20)?;
-    let behind = bytes.get(4 * usize::from(header[0] & 0xf)..)?;
-    if outer
-        && header[9] == IPIP
-        && let Some(inner) = behind
-            .first()
-            .filter(|first| *first >> 4 == 4)
-            .and_then(|_| v4(behind, false))
-    {
-        return Some(inner);
-    }
-    let address = |at: usize| {
-        Some(IpAddr::V4(Ipv4Addr::from(
-            <[u8; 4]>::try_from(header.get(at..at + 4)?).ok()?,
-        )))
-    };
-    let id = u16::from_be_bytes([header[4], header[5]]);
-    Some(with_payload(address(12)?, address(16)?, header[9], id, behind))
-}
-
-fn v6(bytes: &[u8]) -> Option<Head> {
-    let header = bytes.get(..40)?;
-    let address = |at: usize| {
-        Some(IpAddr::V6(Ipv6Addr::from(
-            <[u8; 16]>::try_from(header.get(at..at + 16)?).ok()?,
-        )))
-    };
-    Some(with_payload(address(8)?, address(24)?, header[6], 0, &bytes[40..]))
-}
-
-fn with_payload(source: IpAddr, destination: IpAddr, protocol: u8, id: u16, behind: &[u8]) -> Head {
-    let part = |from: usize, to: usize| behind.get(from..to.min(behind.len())).unwrap_or_default().to_vec();
-    let (port, icmp, rest) = match protocol {
-        // Sequence number and flags.
-        6 => (half(behind, 2), None, [part(2, 8), part(13, 14)].concat()),
-        // Length, and the beginning of the payload.
-        17 | 136 => (half(behind, 2), None, [part(2, 6), part(8, 24)].concat()),
-        132 => (half(behind, 2), None, part(2, 28)),
-        // Type, code, sequence number.
-        1 | 58 => (
-            None,
-            behind.first().copied().zip(behind.get(1).copied()),
-            [part(0, 2), part(6, 8)].concat(),
-        ),
-        _ => (None, None, part(0, 16)),
-    };
-    Head {
-        source,
-        protocol,
-        port,
-        icmp,
-        mark: Mark { destination, id, rest },
-    }
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::hop::{Finding, Hop, Kind, Line, Outcome, outcome};
 use super::passage::ShownPassage;
+use super::translate::Translated;
+use super::watch::Watched;
 use crate::why::explain::Explanation;
 use crate::why::show::{ShownPacket, ShownPlace, data, packet_line, place_line, write_shown};
 
@@ -35,12 +37,23 @@ pub struct ShownTrace<'a> {
     /// Packets that were seen, with `--watch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passages: Option<Vec<ShownPassage>>,
+    /// What came back, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replies: Option<Vec<ShownPassage>>,
+    /// What the destination becomes, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translations: Option<Vec<Translated>>,
 }
 
 /// For programs.
-pub fn shown<'a>(explanation: &Explanation, hops: &'a [Hop], passages: Option<Vec<ShownPassage>>) -> ShownTrace<'a> {
+pub fn shown<'a>(explanation: &Explanation, hops: &'a [Hop], watched: Option<Watched>) -> ShownTrace<'a> {
     let explained = data(explanation, None);
     let (outcome, found) = outcome(hops);
+    let (mut passages, mut replies, mut translations) = (None, None, None);
+    if let Some(watched) = watched {
+        (passages, replies) = (Some(watched.passages), Some(watched.replies));
+        translations = Some(watched.translations);
+    }
     ShownTrace {
         outcome,
         at: found.map(|(hop, _)| hop.name.as_str()),
@@ -51,6 +64,8 @@ pub fn shown<'a>(explanation: &Explanation, hops: &'a [Hop], passages: Option<Ve
         hops,
         notes: explained.notes,
         passages,
+        replies,
+        translations,
     }
 }
 

@@ -23,6 +23,8 @@ use crate::why::world::World;
 pub struct Walked {
     /// The hops in order.
     pub hops: Vec<Hop>,
+    /// The packet's end is a pod or node here, which the last hop then is.
+    pub ends_here: bool,
     /// What nodes enforce, of those that have said it.
     pub policies: BTreeMap<String, PolicyView>,
 }
@@ -41,6 +43,7 @@ pub fn walk(world: &World, explanation: &Explanation, agents: &mut dyn Agents) -
     walker.go();
     Walked {
         hops: walker.hops,
+        ends_here: explanation.question.to.whose.node().is_some(),
         policies: walker.policies,
     }
 }

@@ -1,20 +1,24 @@
-//! `trace --watch`: a real packet of the flow, seen where it passes.
+//! `trace --watch`: a real packet of the flow, seen where it passes, and what comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use agent::AgentError;
 use agent::policy_view::PolicyView;
-use agent::watch::{WatchLine, WatchQuestion};
+use agent::watch::{Sighting, WatchLine, WatchQuestion};
 use policy::evaluate::Packet;
 
 use super::agents::{Agents, Sockets};
 use super::counters;
-use super::hop::{Hop, Outcome, Point, outcome};
-use super::passage::{self, Passages, ShownPassage};
+use super::hop::{Hop, Outcome, outcome};
+use super::passage::{self, Passages, ShownPassage, Way};
+use super::translate::Translated;
+use super::walk::Walked;
 use crate::CtlError;
+
+pub mod text;
 
 /// How long and how many.
 #[derive(Clone, Copy, Debug)]
@@ -27,217 +31,295 @@ pub struct Limits {
 
 /// After a packet was seen at its end, others of its sightings may still be on their way here.
 const LAGGARDS: Duration = Duration::from_millis(500);
+/// After it was seen at its end, an answer is waited for.
+pub const ANSWER: Duration = Duration::from_secs(1);
 /// A watch that does not begin.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// So many names of the destination are followed: services may have hundreds of pods.
+const NAMES: usize = 8;
 
 /// What was seen.
 pub struct Watched {
-    /// The packet's end could be watched.
-    pub whole: bool,
+    /// What the destination becomes on the way.
+    pub translations: Vec<Translated>,
     /// Packets that arrived; if none did, the one that came farthest, if there was any.
     pub passages: Vec<ShownPassage>,
+    /// The same of packets that came back.
+    pub replies: Vec<ShownPassage>,
+    /// What becomes of packets on the way that the first of them took, by what was worked out.
+    pub outcome: Outcome,
     /// What was dropped meanwhile, by node.
     pub drops: BTreeMap<String, Vec<String>>,
 }
 
-/// Watches the devices of the hops. `say` is told when no packet is missed any more.
+/// Finds the way of packets to another destination.
+pub type Follow<'a> = &'a dyn Fn(SocketAddr, &mut Sockets) -> Walked;
+/// Says something while it goes on.
+pub type Say<'a> = &'a mut dyn FnMut(&str) -> Result<(), CtlError>;
+
+/// Watches the devices of the way, and of those to what the destination is translated to. `say` is told when no packet is missed
+/// any more.
 pub fn watch(
     flow: &Packet,
-    hops: &[Hop],
-    before: &BTreeMap<String, PolicyView>,
+    walked: &Walked,
+    known: Vec<Translated>,
     agents: &mut Sockets,
     limits: Limits,
-    mut say: impl FnMut(&str) -> Result<(), CtlError>,
+    (follow, say): (Follow<'_>, Say<'_>),
 ) -> Result<Watched, CtlError> {
-    let nodes: BTreeSet<&str> = hops
-        .iter()
-        .filter(|hop| hop.view.is_some())
-        .map(|hop| hop.node.as_str())
-        .collect();
-    let points: Vec<Point> = hops.iter().flat_map(|hop| hop.points.clone()).collect();
-    let outcome = outcome(hops).0;
-    let whole = outcome != Outcome::Leaves && hops.last().is_some_and(|hop| !hop.points.is_empty());
-    // Where the end cannot be watched, the last device that can stands for it.
-    let has_end = whole || [Outcome::Unknown, Outcome::Leaves].contains(&outcome);
-    let question = WatchQuestion {
-        source: flow.source,
-        destination: flow.destination,
-        protocol: flow.protocol,
-        seconds: (limits.timeout + PATIENCE).as_secs(),
-    };
     let (send, lines) = mpsc::channel();
-    for node in &nodes {
-        let socket = agents.of(node).map_err(CtlError::Usage)?;
-        let (question, send, node) = (question.clone(), send.clone(), (*node).to_owned());
-        std::thread::spawn(move || {
-            let ended = agent::http::follow_watch(&socket, &question, |line| send.send(Heard::Line(line)).is_ok());
-            let _ = send.send(Heard::Ended(node, ended.err()));
-        });
+    let mut watching = Watching {
+        flow,
+        limits,
+        agents,
+        follow,
+        say,
+        send,
+        passages: Passages::new(flow, way(walked)),
+        outcomes: vec![outcome(&walked.hops).0],
+        nodes: BTreeSet::new(),
+        started: BTreeSet::new(),
+        awaited: 0,
+        is_begun: false,
+        before: walked.policies.clone(),
+        translations: Vec::new(),
+    };
+    watching.watch_nodes(&walked.hops)?;
+    for translated in known {
+        watching.translated(translated)?;
     }
-    drop(send);
-    ready(&lines, nodes.len(), &mut say)?;
-    let places: Vec<String> = points.iter().map(passage::name).collect();
-    say(&format!("watching {}; now send such a packet", places.join(", ")))?;
-    let until = Instant::now() + limits.timeout;
-    let mut passages = Passages::new(flow, &points, has_end);
-    let mut arrived: Vec<usize> = Vec::new();
-    let mut end = until;
-    while let Ok(heard) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        let sighting = match heard {
-            Heard::Line(WatchLine::Seen(sighting)) => sighting,
-            Heard::Line(WatchLine::Ready { .. }) => continue,
-            Heard::Ended(node, error) => {
-                let why = error.map(|error| format!(": {error}")).unwrap_or_default();
-                say(&format!("node {node} is not watched any more{why}"))?;
-                continue;
-            }
-        };
-        let Some(index) = passages.add(sighting) else { continue };
-        if passages.has_arrived(index) && !arrived.contains(&index) && arrived.len() < limits.count {
-            arrived.push(index);
-            if arrived.len() == limits.count {
-                end = until.min(Instant::now() + LAGGARDS);
-            }
-        }
-        if arrived.len() == limits.count && arrived.iter().all(|index| passages.is_complete(*index)) {
-            break;
-        }
-    }
-    let mut drops = BTreeMap::new();
-    if arrived.is_empty() {
-        arrived.extend(passages.farthest());
-        for (node, before) in before {
-            let more = agents
-                .policy(node)
-                .map(|now| counters::since(before, &now))
-                .unwrap_or_default();
-            if !more.is_empty() {
-                drops.insert(node.clone(), more);
-            }
-        }
-    }
-    Ok(Watched {
-        whole,
-        passages: arrived.into_iter().filter_map(|index| passages.shown(index)).collect(),
-        drops,
-    })
+    watching.ready(&lines)?;
+    let places: Vec<String> = watching.passages.points().into_iter().map(passage::name).collect();
+    (watching.say)(&format!("watching {}; now send such a packet", places.join(", ")))?;
+    let arrived = watching.gather(&lines)?;
+    Ok(watching.seen(arrived))
+}
+
+struct Watching<'a> {
+    flow: &'a Packet,
+    limits: Limits,
+    agents: &'a mut Sockets,
+    follow: Follow<'a>,
+    say: Say<'a>,
+    send: mpsc::Sender<Heard>,
+    passages: Passages,
+    /// Of each way.
+    outcomes: Vec<Outcome>,
+    /// Nodes that can be asked.
+    nodes: BTreeSet<String>,
+    /// Who watches for what.
+    started: BTreeSet<(String, SocketAddr)>,
+    /// Watches that have not begun.
+    awaited: usize,
+    /// The user has been told to send.
+    is_begun: bool,
+    /// What nodes had counted before.
+    before: BTreeMap<String, PolicyView>,
+    translations: Vec<Translated>,
 }
 
 enum Heard {
     Line(WatchLine),
-    Ended(String, Option<AgentError>),
+    /// A watch of a node is over; whether it had begun.
+    Ended(String, bool, Option<AgentError>),
 }
 
-/// Waits until all agents watch.
-fn ready(
-    lines: &mpsc::Receiver<Heard>,
-    nodes: usize,
-    say: &mut impl FnMut(&str) -> Result<(), CtlError>,
-) -> Result<(), CtlError> {
-    let until = Instant::now() + PATIENCE;
-    let mut ready = 0;
-    while ready < nodes {
-        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Heard::Line(WatchLine::Ready { node, problems })) => {
-                ready += 1;
-                for problem in problems {
-                    say(&format!("node {node} does not see everything: {problem}"))?;
+/// The devices of some hops as a way.
+fn way(walked: &Walked) -> Way {
+    let hops = &walked.hops;
+    let outcome = outcome(hops).0;
+    let whole = walked.ends_here && hops.last().is_some_and(|hop| !hop.points.is_empty());
+    Way {
+        points: hops.iter().flat_map(|hop| hop.points.clone()).collect(),
+        // Where the end cannot be watched, the last device that can stands for it.
+        has_end: whole || [Outcome::Unknown, Outcome::Leaves].contains(&outcome),
+        whole,
+    }
+}
+
+impl Watching<'_> {
+    /// These hops' nodes watch, too; and all watch for whatever the destination is called by now.
+    fn watch_nodes(&mut self, hops: &[Hop]) -> Result<(), CtlError> {
+        let nodes = hops.iter().filter(|hop| hop.view.is_some());
+        self.nodes.extend(nodes.map(|hop| hop.node.clone()));
+        for node in self.nodes.clone() {
+            let mut ends = self.passages.ends();
+            ends.retain(|end| self.started.insert((node.clone(), *end)));
+            if !ends.is_empty() {
+                self.start(node, ends)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, node: String, ends: Vec<SocketAddr>) -> Result<(), CtlError> {
+        let question = WatchQuestion {
+            source: self.flow.source,
+            destination: ends.first().map_or(self.flow.destination, SocketAddr::ip),
+            protocol: self.flow.protocol,
+            ends,
+            seconds: (self.limits.timeout + PATIENCE).as_secs(),
+        };
+        let socket = self.agents.of(&node).map_err(CtlError::Usage)?;
+        let send = self.send.clone();
+        self.awaited += 1;
+        std::thread::spawn(move || {
+            let mut has_begun = false;
+            let ended = agent::http::follow_watch(&socket, &question, |line| {
+                has_begun |= matches!(line, WatchLine::Ready { .. });
+                send.send(Heard::Line(line)).is_ok()
+            });
+            let _ = send.send(Heard::Ended(node, has_begun, ended.err()));
+        });
+        Ok(())
+    }
+
+    /// Takes what the destination becomes, or what else it is called.
+    fn translated(&mut self, translated: Translated) -> Result<(), CtlError> {
+        let Translated { from, to, .. } = translated;
+        let node = translated.node.as_str();
+        let knows = [from, to].map(|end| self.passages.knows(end));
+        if knows == [true, true] || knows == [false, false] || self.passages.ends().len() >= NAMES {
+            return Ok(());
+        }
+        let mut hops = Vec::new();
+        if knows[0] {
+            let walked = (self.follow)(to, self.agents);
+            let mut way = way(&walked);
+            if let Some(first) = self.passages.way_there(from) {
+                way = way.behind(first, node);
+            }
+            self.passages.is_translated(from);
+            self.passages.add_way(to, way);
+            self.outcomes.push(outcome(&walked.hops).0);
+            for (node, policy) in walked.policies {
+                self.before.entry(node).or_insert(policy);
+            }
+            hops = walked.hops;
+        } else {
+            self.passages.add_name(from, to);
+        }
+        self.watch_nodes(&hops)?;
+        let since = match self.is_begun {
+            true => "; packets are followed there from now on",
+            false => "",
+        };
+        (self.say)(&format!("the destination {translated}{since}"))?;
+        self.translations.push(translated);
+        Ok(())
+    }
+
+    /// Waits until all agents watch.
+    fn ready(&mut self, lines: &mpsc::Receiver<Heard>) -> Result<(), CtlError> {
+        let until = Instant::now() + PATIENCE;
+        while self.awaited > 0 {
+            match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(heard) => drop(self.hear(heard)?),
+                Err(_) => {
+                    (self.say)("not all nodes are watched yet")?;
+                    break;
                 }
             }
-            Ok(Heard::Line(WatchLine::Seen(_))) => {}
-            Ok(Heard::Ended(node, error)) => {
-                ready += 1;
+        }
+        self.is_begun = true;
+        Ok(())
+    }
+
+    /// Takes what an agent says; a packet that was seen is answered.
+    fn hear(&mut self, heard: Heard) -> Result<Option<Sighting>, CtlError> {
+        match heard {
+            Heard::Line(WatchLine::Seen(sighting)) => return Ok(Some(sighting)),
+            Heard::Line(WatchLine::Translated(told)) => self.translated(told.into())?,
+            Heard::Line(WatchLine::Ready { node, problems }) => {
+                self.awaited = self.awaited.saturating_sub(1);
+                for problem in problems {
+                    (self.say)(&format!("node {node} does not see everything: {problem}"))?;
+                }
+            }
+            Heard::Ended(node, has_begun, error) => {
                 let why = error.map(|error| format!(": {error}")).unwrap_or_default();
-                say(&format!("node {node} is not watched{why}"))?;
+                let more = if has_begun { " any more" } else { "" };
+                self.awaited -= usize::from(!has_begun && self.awaited > 0);
+                (self.say)(&format!("node {node} is not watched{more}{why}"))?;
             }
-            Err(_) => return say("not all nodes are watched yet"),
         }
+        Ok(None)
     }
-    Ok(())
-}
 
-/// The lines of a packet, without what they share with those of its first sighting.
-fn changed(first: &[String], lines: &[String]) -> Vec<String> {
-    let plain = |line: &str| line.trim().trim_start_matches("inner").trim().to_owned();
-    // What counts down at each hop is shown, not compared.
-    let hops = |line: &str| -> Option<(String, String)> {
-        let at = line.find("ttl ").or_else(|| line.find("hop limit "))?;
-        let (before, rest) = line.split_at(at);
-        let (hops, after) = rest.split_once("  ")?;
-        Some((format!("{}{after}", plain(before)), hops.to_owned()))
-    };
-    let known = first.first().and_then(|line| hops(line)).map(|(rest, _)| rest);
-    let mut shown = Vec::new();
-    for line in lines {
-        match hops(line) {
-            Some((rest, left)) if Some(&rest) == known.as_ref() => {
-                let indent = " ".repeat(line.len() - line.trim_start().len());
-                let what = if line.contains("inner") {
-                    "inner  the same"
-                } else {
-                    "the same"
-                };
-                shown.push(format!("{indent}{what}, {left}"));
+    /// Gathers sightings until enough packets have arrived and were answered, or the time is over: those that arrived.
+    fn gather(&mut self, lines: &mpsc::Receiver<Heard>) -> Result<Vec<usize>, CtlError> {
+        let until = Instant::now() + self.limits.timeout;
+        let (mut end, mut is_answered) = (until, false);
+        let mut arrived: Vec<usize> = Vec::new();
+        while let Ok(heard) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            let Some(sighting) = self.hear(heard)? else {
+                // What seemed to be the end is not, if packets are translated there.
+                let before = arrived.len();
+                arrived.retain(|index| self.passages.has_arrived(*index));
+                if arrived.len() < before {
+                    (end, is_answered) = (until, false);
+                }
+                continue;
+            };
+            let Some(index) = self.passages.add(sighting) else {
+                continue;
+            };
+            let counts = !self.passages.is_reply(index) && self.passages.has_arrived(index);
+            if counts && !arrived.contains(&index) && arrived.len() < self.limits.count {
+                arrived.push(index);
+                if arrived.len() == self.limits.count {
+                    end = until.min(Instant::now() + ANSWER);
+                }
             }
-            None if first.iter().any(|known| plain(known) == plain(line)) => {}
-            _ => shown.push(line.clone()),
+            if arrived.len() < self.limits.count {
+                continue;
+            }
+            let replies: Vec<usize> = self.passages.replies().take(self.limits.count).collect();
+            if replies.len() == self.limits.count && !is_answered {
+                is_answered = true;
+                end = end.min(Instant::now() + LAGGARDS);
+            }
+            let mut all = arrived.iter().chain(&replies);
+            if is_answered && all.all(|index| self.passages.is_complete(*index)) {
+                break;
+            }
         }
+        arrived.retain(|index| self.passages.has_arrived(*index));
+        Ok(arrived)
     }
-    match shown.is_empty() {
-        true => vec!["the same".to_owned()],
-        false => shown,
-    }
-}
 
-/// What was seen, for people.
-pub fn text(watched: &Watched, timeout: Duration, out: &mut dyn Write) -> std::io::Result<()> {
-    if watched.passages.is_empty() {
-        writeln!(out, "NOT SEEN: no such packet came within {} s", timeout.as_secs())?;
-    }
-    for passage in &watched.passages {
-        let first = passage
-            .seen
-            .first()
-            .map(|first| first.packet.as_slice())
-            .unwrap_or_default();
-        for (number, sighting) in passage.seen.iter().enumerate() {
-            let place = match &sighting.pod {
-                Some(pod) => format!("pod {pod}"),
-                None => format!("node {}", sighting.node),
-            };
-            writeln!(
-                out,
-                "{:>9.3} ms  {place}, {} {}",
-                sighting.after, sighting.device, sighting.direction
-            )?;
-            let lines = match number {
-                0 => sighting.packet.clone(),
-                _ => changed(first, &sighting.packet),
-            };
-            for line in lines {
-                writeln!(out, "              {line}")?;
+    fn seen(self, mut arrived: Vec<usize>) -> Watched {
+        let mut drops = BTreeMap::new();
+        if arrived.is_empty() {
+            arrived.extend(self.passages.farthest(false));
+            for (node, before) in &self.before {
+                let more = self
+                    .agents
+                    .policy(node)
+                    .map(|now| counters::since(before, &now))
+                    .unwrap_or_default();
+                if !more.is_empty() {
+                    drops.insert(node.clone(), more);
+                }
             }
         }
-        match (passage.arrived, passage.seen.last()) {
-            (true, _) if watched.whole => writeln!(out, "SEEN: it arrived")?,
-            (true, _) => writeln!(out, "SEEN as far as one can look")?,
-            (false, Some(last)) => {
-                let place = match &last.pod {
-                    Some(pod) => format!("pod {pod}"),
-                    None => format!("node {}", last.node),
-                };
-                writeln!(out, "LOST: last seen at {} of {place}", last.device)?;
-            }
-            (false, None) => {}
+        let mut replies: Vec<usize> = self.passages.replies().take(self.limits.count).collect();
+        if replies.is_empty() {
+            replies.extend(self.passages.farthest(true));
         }
-        for missed in &passage.missed {
-            writeln!(out, "  not seen at {missed}")?;
+        let way = arrived.first().map_or(0, |index| self.passages.way_of(*index));
+        let shown = |indices: Vec<usize>| {
+            indices
+                .into_iter()
+                .filter_map(|index| self.passages.shown(index))
+                .collect()
+        };
+        Watched {
+            translations: self.translations,
+            passages: shown(arrived),
+            replies: shown(replies),
+            outcome: self.outcomes.get(way).copied().unwrap_or(Outcome::Unknown),
+            drops,
         }
-        writeln!(out)?;
     }
-    for (node, drops) in &watched.drops {
-        writeln!(out, "dropped on node {node} meanwhile:")?;
-        drops.iter().try_for_each(|drop| writeln!(out, "  {drop}"))?;
-    }
-    Ok(())
 }

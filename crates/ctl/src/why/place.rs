@@ -138,7 +138,8 @@ impl Place {
         }
     }
 
-    fn pod(key: &Key, endpoint: &WorkloadEndpoint) -> Self {
+    /// A pod.
+    pub fn pod(key: &Key, endpoint: &WorkloadEndpoint) -> Self {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         Self {
             named: true,
