@@ -285,7 +285,8 @@ impl Asked<'_> {
         match hook {
             Hook::Normal => self.profiles(&endpoint.profiles, trace),
             Hook::Forward | Hook::PreDnat | Hook::Untracked => {
-                if direction.tiers.is_empty() {
+                // Also if the tiers have only policies that are staged, or are staged to go.
+                if trace.is_empty() {
                     trace.push(Step::NothingApplies);
                 }
                 Outcome::Undecided

@@ -8,7 +8,7 @@ use api::{Key, Resource};
 use super::misses::packet;
 use super::random::{Random, resource, workload};
 use crate::compute;
-use crate::evaluate::{Hook, Step, Verdict, Way, evaluate, evaluate_rehearsed};
+use crate::evaluate::{Hook, Step, Verdict, Way, evaluate_at, evaluate_rehearsed};
 use crate::rehearsal::{Rehearsed, rehearsed};
 use crate::state::Tier;
 
@@ -43,7 +43,7 @@ fn shown(verdict: &Verdict) -> String {
 
 #[test]
 fn a_rehearsal_is_true() {
-    let (mut compared, mut differing) = (0, 0);
+    let (mut compared, mut differing, mut forwarded) = (0, 0, 0);
     for seed in 0..400 {
         let mut random = Random(seed);
         let mut store: BTreeMap<Key, Resource> = BTreeMap::new();
@@ -62,28 +62,32 @@ fn a_rehearsal_is_true() {
                 let mut policies = tier.policies.iter().filter_map(|key| then.policies.get(key));
                 policies.any(|policy| policy.selector.contains("cannot be followed"))
             };
-            let ways = [&then.endpoints[id].ingress, &then.endpoints[id].egress];
+            let ways = &then.endpoints[id];
+            let ways = [&ways.ingress, &ways.egress, &ways.forward.ingress, &ways.forward.egress];
             if endpoint.closed.is_some() || ways.iter().any(|way| way.tiers.iter().any(cannot_be_followed)) {
                 continue;
             }
             for _ in 0..10 {
                 let packet = packet(&mut random);
-                for way in [Way::Ingress, Way::Egress] {
-                    let said = evaluate_rehearsed(&now, &rehearsed, id, Hook::Normal, way, &packet);
-                    let real = evaluate(&then, id, way, &packet);
+                let asked = [Hook::Normal, Hook::Forward].map(|hook| [(hook, Way::Ingress), (hook, Way::Egress)]);
+                for (hook, way) in asked.into_iter().flatten() {
+                    let said = evaluate_rehearsed(&now, &rehearsed, id, hook, way, &packet);
+                    let real = evaluate_at(&then, id, hook, way, &packet);
                     assert_eq!(
                         shown(&said),
                         shown(&real),
                         "seed {seed}, {id}: {packet:?}\n{said}\n{real}"
                     );
                     compared += 1;
-                    differing += usize::from(said.outcome != evaluate(&now, id, way, &packet).outcome);
+                    let differs = said.outcome != evaluate_at(&now, id, hook, way, &packet).outcome;
+                    differing += usize::from(differs);
+                    forwarded += usize::from(differs && hook == Hook::Forward);
                 }
             }
         }
     }
     assert!(
-        compared > 1000 && differing > 20,
-        "{compared} compared, {differing} differ from what is enforced"
+        compared > 1000 && differing > 20 && forwarded > 5,
+        "{compared} compared, {differing} differ from what is enforced, {forwarded} of these are forwarded"
     );
 }
