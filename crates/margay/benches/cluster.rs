@@ -5,7 +5,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -17,6 +16,7 @@ use ipnet::{IpNet, Ipv4Net};
 use kernel::{Kernel, KernelEvent, RouteTarget};
 use linux::LiveKernel;
 use linux::netns::{self, Netns};
+use support::memory::Memory;
 use support::{Bars, Lab, Pod, Times, load, ms, ours};
 
 /// Small blocks, so that every fourth pod claims one.
@@ -76,27 +76,6 @@ fn start(bars: &mut Bars) {
     let agents = heaviest.iter().filter(|(role, _)| role.starts_with("agent/"));
     let most = agents.map(|(_, memory)| memory.rss).fold(0.0, f64::max);
     bars.at_most("RSS of the heaviest agent", most, 25.0, " MiB");
-}
-
-/// In MiB.
-#[derive(Clone, Copy, Default)]
-struct Memory {
-    rss: f64,
-    pss: f64,
-}
-
-impl Memory {
-    fn of(pid: i32) -> Memory {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let field = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            line.split_whitespace().nth(1)?.parse::<f64>().ok()
-        };
-        Memory {
-            rss: field("Rss:").unwrap_or_default() / 1024.0,
-            pss: field("Pss:").unwrap_or_default() / 1024.0,
-        }
-    }
 }
 
 /// From the start of the ADD that makes a node claim a block until the kernels of all other nodes have the block's route.

@@ -9,20 +9,16 @@
 
 mod support;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Barrier;
-use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use api::resource::WorkloadEndpoint;
 use api::{Kind, Resource};
-use backend::embedded::Client;
-use datastore::{Scope, Store, Stored};
-use futures::StreamExt;
-use kernel::nft::{NftEvent, NftKernel, TableName};
+use datastore::Scope;
 use linux::netns::{self, Netns};
-use linux::nft::LiveNft;
+use support::datastore::{Datastore, resource};
+use support::transactions::Transactions;
 use support::{Bars, Lab, Pod, Times, load, ms, ours};
 
 /// As many pods as a kubelet takes by default.
@@ -53,8 +49,11 @@ fn main() -> ExitCode {
     let load = load();
     let lab = Lab::up("bench-enforce", &["--nodes", "1", "--pods-per-node", "0"]);
     let node = Netns::open(&netns::path(&lab.record.nodes[0].netns)).expect("the node's namespace");
-    let watch = Watch::start(&node);
-    let mut store = Datastore::of(&lab);
+    let watch = Transactions::start(&node);
+    let mut store = World {
+        store: Datastore::of(&lab),
+        local: Vec::new(),
+    };
     for number in 0..POLICIES {
         store.put(policy(number, 80));
     }
@@ -85,7 +84,7 @@ fn main() -> ExitCode {
         let before = Instant::now();
         store.put(resource);
         let answered = Instant::now();
-        match watch.last(answered) {
+        match watch.last(answered, LIMIT, PACE / 2) {
             Some(_) if round < WARM_UP => {}
             Some(seen) => {
                 let time = seen.saturating_duration_since(answered);
@@ -116,7 +115,7 @@ fn main() -> ExitCode {
     ));
     let answered = Instant::now();
     let burst = watch
-        .last(answered)
+        .last(answered, LIMIT, PACE / 2)
         .map(|seen| seen.saturating_duration_since(answered));
     let burst = burst.unwrap_or(LIMIT).as_secs_f64();
     println!("| a new policy for all {PODS} pods, in the kernel after | {burst:.3} s |");
@@ -180,57 +179,24 @@ fn network_set(last: usize) -> Resource {
     ))
 }
 
-/// A resource from YAML.
-fn resource(yaml: &str) -> Resource {
-    let value: serde_json::Value = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
-    let resource: Resource = serde_json::from_value(value).unwrap_or_else(|error| panic!("{yaml}: {error}"));
-    resource.with_defaults()
-}
-
-/// The lab's datastore, written to as other programs do.
-struct Datastore {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
-    /// Pods of the node, as written last.
+/// The datastore, and the pods of the node as they were written last.
+struct World {
+    store: Datastore,
     local: Vec<WorkloadEndpoint>,
 }
 
-impl Datastore {
-    fn of(lab: &Lab) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let socket = format!("/run/margay-lab/{}/store.sock", lab.folder.name);
-        let client = runtime
-            .block_on(Client::connect(Path::new(&socket)))
-            .expect("the store");
-        Self {
-            runtime,
-            client,
-            local: Vec::new(),
-        }
-    }
-
+impl World {
     fn put(&self, resource: Resource) {
-        let key = resource.key();
-        let done = self.runtime.block_on(async {
-            match self.client.get(&key).await? {
-                Some(Stored { revision, .. }) => self.client.update(resource, &revision).await,
-                None => self.client.create(resource).await,
-            }
-        });
-        done.unwrap_or_else(|error| panic!("{key}: {error}"));
+        self.store.put(resource);
     }
 
     /// Gives each pod of the node the label of its group.
     fn group_pods(&mut self) {
         let scope = Scope::Kind(Kind::WorkloadEndpoint);
-        let listed = self.runtime.block_on(self.client.list(&scope)).expect("a list");
+        let listed = self.store.list(&scope);
         let endpoints = listed
-            .items
             .into_iter()
-            .filter_map(|stored| WorkloadEndpoint::try_from(stored.resource).ok());
+            .filter_map(|resource| WorkloadEndpoint::try_from(resource).ok());
         self.local = endpoints.filter(|endpoint| endpoint.spec.node != "far").collect();
         assert_eq!(self.local.len(), PODS);
         for number in 0..PODS {
@@ -256,60 +222,5 @@ impl Datastore {
                 self.local[number].clone().into()
             }
         }
-    }
-}
-
-/// A thread in the node's namespace that hears of every transaction as the kernel has done it.
-struct Watch {
-    transactions: Receiver<Instant>,
-}
-
-impl Watch {
-    fn start(node: &Netns) -> Watch {
-        let (say, transactions) = mpsc::channel();
-        let (ready, begun) = mpsc::channel();
-        let follow = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let mut kernel = LiveNft::open().expect("a netlink socket");
-                let mut events = kernel.events(&TableName("calico".into())).expect("a subscription");
-                let _ = ready.send(());
-                while let Some(event) = events.next().await {
-                    if matches!(event, NftEvent::Touched { .. }) && say.send(Instant::now()).is_err() {
-                        return;
-                    }
-                }
-            });
-        };
-        // The thread ends with the process: nobody needs its end.
-        drop(node.spawn("watch", follow).expect("a thread"));
-        begun.recv().expect("the watch has begun");
-        Watch { transactions }
-    }
-
-    fn forget(&self) {
-        while self.transactions.try_recv().is_ok() {}
-    }
-
-    /// Until nothing has happened for a while.
-    fn quiet(&self) {
-        while self.transactions.recv_timeout(Duration::from_millis(300)).is_ok() {}
-    }
-
-    /// When the last transaction came that follows something now done: nothing comes for most of a pace after it. `None`: none
-    /// has come.
-    fn last(&self, since: Instant) -> Option<Instant> {
-        let deadline = since + LIMIT;
-        let mut last = self
-            .transactions
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            .ok()?;
-        while let Ok(next) = self.transactions.recv_timeout(PACE / 2) {
-            last = next;
-        }
-        Some(last)
     }
 }

@@ -1,6 +1,10 @@
 //! What the benchmarks share: percentiles, bars, a lab that goes when the benchmark ends, and plugins run as a runtime does.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
+pub mod datastore;
+pub mod memory;
+pub mod transactions;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
