@@ -286,6 +286,9 @@ async fn serve(
 
     // Pods: what the journal knows is programmed before anything is swept.
     let (stopping, stopped) = watch::channel(false);
+    let note = identity.clone();
+    let problems: cni_server::Tell =
+        Arc::new(move |problems| set(&note, |identity| identity.pod_problems.clone_from(&problems)));
     let deps = Deps {
         config,
         store,
@@ -293,6 +296,7 @@ async fn serve(
         events,
         facts,
         lost,
+        problems,
         stop: stopped,
     };
     let note = identity.clone();
@@ -462,6 +466,7 @@ async fn follow(store: SharedStore, readers: Readers) {
     while let Some(event) = syncer.next().await {
         if event == SyncEvent::InSync {
             let _ = readers.news.send(News::InSync);
+            let _ = readers.lost.send(blocks.outside());
         }
         if let SyncEvent::Updates(updates) = &event {
             for news in updates.iter().filter_map(|update| News::of(&readers.node, update)) {
@@ -480,10 +485,7 @@ async fn follow(store: SharedStore, readers: Readers) {
             {
                 let _ = readers.wishes.send(wish);
             }
-            for lost in updates
-                .iter()
-                .filter_map(|update| Lost::of(&readers.node, &mut blocks, update))
-            {
+            for lost in updates.iter().filter_map(|update| blocks.lost(&readers.node, update)) {
                 let _ = readers.lost.send(lost);
             }
             if updates.iter().any(|update| concerns(&readers.node, update)) {

@@ -248,6 +248,8 @@ pub struct Identity {
     pub tunnel: Result<(), String>,
     /// The CNI server answers, or why not.
     pub cni: Result<(), String>,
+    /// What is wrong with single pods.
+    pub pod_problems: Vec<String>,
 }
 
 /// Why a node is not registered.
@@ -298,6 +300,7 @@ impl Identity {
             }),
             tunnel: Ok(()),
             cni: Err("not started yet".into()),
+            pod_problems: Vec::new(),
         }
     }
 }
@@ -325,6 +328,7 @@ impl Report {
         let conditions = conditions(identity, &loops, &bgp, trouble);
         let tunnel = loops.state.this_node.as_ref().and_then(|node| node.ipip_tunnel);
         let mut problems = loops.problems;
+        problems.extend(identity.pod_problems.iter().cloned());
         problems.extend(kernel_problems(&loops.dataplane));
         let filter = &loops.filter;
         problems.extend(filter.problems.iter().cloned());

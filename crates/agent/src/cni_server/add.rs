@@ -17,8 +17,9 @@ use futures::channel::oneshot;
 use ipam::Preview;
 
 use super::endpoint::{link_of, mac_text, pending_of, result_of};
+use super::patience::within;
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
-use super::{CniServer, allocation_error, journal_error, store_is_slow};
+use super::{CniServer, allocation_error, journal_error};
 
 /// Where the half of ADD that writes tells the half that wires what was written.
 type Tell = oneshot::Sender<(Endpoint, Option<WorkloadEndpoint>)>;
@@ -44,7 +45,11 @@ impl CniServer {
             }
             kept = self.addresses_to_keep(&existing).await?;
             if kept.is_none() {
-                self.remove(&existing).await.map_err(unfinished_deletion)?;
+                if let Err(problems) = self.remove(&existing).await {
+                    // After a crash, too, it must not count as whole.
+                    self.note_deletion(&pending_of(&existing)).await?;
+                    return Err(unfinished_deletion(problems));
+                }
                 self.forget(&id).map_err(journal_error)?;
             }
         }
@@ -329,8 +334,7 @@ impl CniServer {
     async fn allocate_once(&self, want: Want) -> Result<Given, Error> {
         let wait = self.shared.settings.store_wait * 3;
         let said_by = want.said_by.join(", ");
-        let assigned = tokio::time::timeout(wait, self.shared.batcher.assign(want)).await;
-        match assigned.unwrap_or_else(|_| Err(store_is_slow(wait))) {
+        match within(wait, self.shared.batcher.assign(want)).await {
             Ok(given) if given.addresses.is_empty() => Err(allocation_error(AllocError::Exhausted(
                 "no address was assigned".into(),
             ))),

@@ -8,16 +8,18 @@
 //! A journal that got lost is made anew in the same way: the marks on the devices say which container they are for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use api::Kind;
 use api::resource::WorkloadEndpoint;
+use api::{Kind, annotations};
 use cni::env::Args;
 use cni::journal::{Endpoint, Pending, Phase};
-use datastore::Scope;
+use datastore::{Scope, StoreError};
 
 use super::CniServer;
 use super::add::as_stored;
+use super::patience::within;
 use super::ports::{AllocError, HostDevice, LocalEndpoint};
 
 /// How long to wait before the datastore is asked again, at first.
@@ -61,10 +63,9 @@ impl CniServer {
         if unknown.is_empty() {
             return Ok(());
         }
-        let wait = self.shared.settings.store_wait * 3;
         let scope = Scope::Kind(Kind::WorkloadEndpoint);
-        let listing = tokio::time::timeout(wait, self.shared.parts.store.list(&scope)).await;
-        let listing = listing.map_err(|_| format!("the datastore did not answer within {} s", wait.as_secs()))?;
+        let listing = self.shared.parts.store.list(&scope);
+        let listing = within(self.shared.settings.store_wait * 3, listing).await;
         for stored in listing.map_err(|error| error.to_string())?.items {
             let Ok(endpoint) = WorkloadEndpoint::try_from(stored.resource) else {
                 continue;
@@ -129,7 +130,8 @@ impl CniServer {
         let addresses: Vec<_> = found.spec.ip_networks.iter().map(|net| net.addr()).collect();
         let mut handle = None;
         for address in &addresses {
-            match self.shared.parts.allocator.holder(*address).await {
+            let holder = self.shared.parts.allocator.holder(*address);
+            match within(self.shared.settings.store_wait, holder).await {
                 Ok(holder) => handle = handle.or(holder),
                 Err(AllocError::TryAgain(why)) => return Err(why),
                 Err(error) => {
@@ -139,6 +141,10 @@ impl CniServer {
         }
         // Containers have no dot in their names; networks may have.
         let by_handle = handle.as_deref().and_then(|handle| handle.rsplit_once('.'));
+        let is_own = by_handle.is_some_and(|(_, container)| container == found.spec.container_id);
+        let outside_ipam = !is_own && self.is_outside_ipam(found, &addresses).await?;
+        // What IPAM says of addresses that are none of its own is about somebody else.
+        let by_handle = by_handle.filter(|_| !outside_ipam);
         let container_id = match found.spec.container_id.as_str() {
             "" => by_handle.map(|(_, container)| container.to_owned()),
             container => Some(container.to_owned()),
@@ -170,12 +176,30 @@ impl CniServer {
         Ok(Some(Endpoint {
             phase: Phase::Attached,
             addresses,
+            outside_ipam,
             host_device: Some(device.name.clone()),
             mac,
             mtu: device.mtu,
             adopted: true,
             ..names
         }))
+    }
+
+    /// Whether a pod has named its addresses itself, and they are none of IPAM's.
+    async fn is_outside_ipam(&self, found: &WorkloadEndpoint, addresses: &[IpAddr]) -> Result<bool, String> {
+        let pod = Some(&found.spec.pod).filter(|pod| !pod.is_empty());
+        let (Some(namespace), Some(pod)) = (&found.metadata.namespace, pod) else {
+            return Ok(false);
+        };
+        let said = self.shared.parts.store.workload(namespace, pod, None);
+        let said = match within(self.shared.settings.store_wait, said).await {
+            Ok(said) => said.unwrap_or_default(),
+            // Of a pod that is gone nothing is left to be told.
+            Err(StoreError::NotFound(_) | StoreError::Refused(_)) => return Ok(false),
+            Err(error) => return Err(error.to_string()),
+        };
+        let own = annotations::attachment(&said.annotations).0.addresses_no_ipam;
+        Ok(!addresses.is_empty() && addresses.iter().all(|address| own.contains(address)))
     }
 }
 
@@ -283,6 +307,58 @@ mod tests {
         let alias = |device: &String| world.state().devices[device].0.clone();
         assert_eq!([alias(&other), alias(&unknown)], ["", ""]);
         assert_eq!(alias(&anothers), "margay:c6/eth0");
+    }
+
+    #[tokio::test]
+    async fn addresses_that_a_pod_named_itself_are_not_taken_from_ipam() {
+        // Who holds the address by IPAM; what the pod names; whether it is outside of IPAM.
+        for (holder, named, outside) in [
+            (None, Some("10.0.0.2"), true),
+            (Some("net.other"), Some("10.0.0.2"), true),
+            (Some("net.c1"), Some("10.0.0.2"), false),
+            (None, Some("10.0.0.3"), false),
+            (None, None, false),
+        ] {
+            let world = World::new(4);
+            let server = world.server().await;
+            calico_pod(&world, &server, "c1", "p", [10, 0, 0, 2]).await;
+            world.forget("net.c1");
+            if let Some(holder) = holder {
+                world.hold(holder, [10, 0, 0, 2].into());
+            }
+            let annotation = |address| (annotations::IP_ADDRS_NO_IPAM.to_owned(), format!("[\"{address}\"]"));
+            world.state().workload = Some(datastore::Workload {
+                annotations: named.map(annotation).into_iter().collect(),
+                ..datastore::Workload::default()
+            });
+            assert_eq!(adopt(&server).await.len(), 1);
+            let adopted = server.endpoints().remove(0);
+            let what = format!("{holder:?} {named:?}");
+            assert_eq!(
+                (adopted.outside_ipam, adopted.id().to_string()),
+                (outside, "c1/eth0".into()),
+                "{what}"
+            );
+            let forgotten = server.outside_of(&BTreeSet::new());
+            assert_eq!(forgotten.is_empty(), outside, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datastore_that_does_not_answer_is_asked_again() {
+        for stuck in ["holder", "store"] {
+            let world = World::new(4);
+            let settings = super::super::Settings {
+                store_wait: Duration::from_millis(10),
+                ..world.settings()
+            };
+            let server = world.server_with(settings).await;
+            calico_pod(&world, &server, "c1", "p", [10, 0, 0, 2]).await;
+            world.forget("net.c1");
+            world.stick(&[stuck]);
+            let tried = server.try_to_adopt(&mut |_, _| {}).await;
+            assert!(tried.is_err_and(|why| why.contains("answer")), "{stuck}");
+        }
     }
 
     #[tokio::test]

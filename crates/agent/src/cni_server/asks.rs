@@ -8,9 +8,10 @@ use api::FieldProblem;
 use api::annotations::{self, Attachment};
 use cni::protocol::{Request, Role};
 use cni::{Code, Error};
-use datastore::{Reason, StoreError, Workload};
+use datastore::{StoreError, Workload};
 
 use super::CniServer;
+use super::patience::within;
 
 /// What an attachment is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,12 +52,10 @@ impl CniServer {
             return Ok(None);
         };
         let uid = request.args.pod_uid.as_deref();
-        let wait = self.shared.settings.store_wait;
-        let asked = tokio::time::timeout(wait, self.shared.parts.store.workload(namespace, pod, uid)).await;
-        let error = match asked {
-            Ok(Ok(workload)) => return Ok(workload),
-            Ok(Err(error)) => error,
-            Err(_) => StoreError::unavailable(Reason::TooSlow, format!("no answer within {} s", wait.as_secs())),
+        let asked = self.shared.parts.store.workload(namespace, pod, uid);
+        let error = match within(self.shared.settings.store_wait, asked).await {
+            Ok(workload) => return Ok(workload),
+            Err(error) => error,
         };
         let code = match error {
             StoreError::Refused(_) => Code::Datastore,

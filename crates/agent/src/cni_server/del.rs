@@ -10,6 +10,7 @@ use cni::protocol::Request;
 
 use super::add::{is_ipam, unfinished_deletion};
 use super::endpoint::{pending_of, wired_of};
+use super::patience::within;
 use super::{CniServer, journal_error};
 
 /// How long to wait after a first failure to finish deletions, and at most.
@@ -86,6 +87,10 @@ impl CniServer {
     /// Removes all that an endpoint has, and nothing that is another's: the device only with its alias, the WorkloadEndpoint
     /// only with its container, the addresses by its handle. All of it may be gone already. Answers what is left.
     pub(super) async fn remove(&self, endpoint: &Endpoint) -> Result<(), Vec<String>> {
+        // Whatever comes of this, it is not whole any more: nobody may take again what it gives back.
+        if let Some(known) = self.memory().get_mut(&endpoint.id()) {
+            known.phase = Phase::Intent;
+        }
         let mut problems = Vec::new();
         // First the route: an address must not be handed out while packets to it still go here.
         if endpoint.host_device.is_some()
@@ -120,15 +125,10 @@ impl CniServer {
     }
 
     pub(super) async fn release(&self, handle: &str) -> Result<(), String> {
-        let wait = self.shared.settings.store_wait;
-        let released = tokio::time::timeout(wait, self.shared.parts.allocator.release(handle)).await;
-        match released {
-            Ok(outcome) => outcome.map_err(|error| format!("handle {handle}: {error}")),
-            Err(_) => Err(format!(
-                "handle {handle}: the datastore did not answer within {} s",
-                wait.as_secs()
-            )),
-        }
+        let released = self.shared.parts.allocator.release(handle);
+        within(self.shared.settings.store_wait, released)
+            .await
+            .map_err(|error| format!("handle {handle}: {error}"))
     }
 
     /// Notes durably that an attachment has to go. From now on it is no endpoint of this node any more.

@@ -29,6 +29,7 @@ pub struct World {
     pub store: MemoryStore,
     pub readiness: watch::Sender<Readiness>,
     blown: Notify,
+    freed: Notify,
 }
 
 /// What the fakes know.
@@ -45,6 +46,10 @@ pub struct State {
     pub batches: Vec<usize>,
     /// Steps that fail.
     pub failing: BTreeSet<&'static str>,
+    /// Steps that do not go on before they are freed.
+    pub stuck: BTreeSet<&'static str>,
+    /// What the node's status says of pods.
+    pub problems: Vec<String>,
     /// Why there are no addresses, instead of exhaustion.
     pub refusal: Option<AllocError>,
     /// Labels that every created endpoint has besides its writer's, as it gets its Pod's in Kubernetes.
@@ -73,6 +78,7 @@ impl World {
             store: MemoryStore::new(),
             readiness: watch::channel(Readiness::Ready { pod_mtu: 1480 }).0,
             blown: Notify::new(),
+            freed: Notify::new(),
         })
     }
 
@@ -97,16 +103,23 @@ impl World {
     }
 
     pub async fn server_with(self: &Arc<Self>, settings: Settings) -> CniServer {
-        let server = CniServer::new(
-            settings,
-            Parts {
-                allocator: self.clone(),
-                pods: self.clone(),
-                dataplane: self.clone(),
-                store: Arc::new(FakeStore(self.clone())),
-                readiness: self.readiness.subscribe(),
-            },
-        );
+        self.server_of(settings, self.parts()).await
+    }
+
+    pub fn parts(self: &Arc<Self>) -> Parts {
+        let world = self.clone();
+        Parts {
+            allocator: self.clone(),
+            pods: self.clone(),
+            dataplane: self.clone(),
+            store: Arc::new(FakeStore(self.clone())),
+            readiness: self.readiness.subscribe(),
+            problems: Arc::new(move |problems| world.state().problems = problems),
+        }
+    }
+
+    pub async fn server_of(&self, settings: Settings, parts: Parts) -> CniServer {
+        let server = CniServer::new(settings, parts);
         let recovered = server.recover().await.unwrap();
         self.state().routes = recovered.endpoints.into_iter().collect();
         server
@@ -115,6 +128,12 @@ impl World {
     /// Makes some steps fail, and no others.
     pub fn fail(&self, steps: &[&'static str]) {
         self.state().failing = steps.iter().copied().collect();
+    }
+
+    /// Makes some steps stand still, and no others: what stood still at others goes on.
+    pub fn stick(&self, steps: &[&'static str]) {
+        self.state().stuck = steps.iter().copied().collect();
+        self.freed.notify_waiters();
     }
 
     /// From now on, whoever takes a step lets others go first, as this seed says.
@@ -153,6 +172,13 @@ impl World {
         }
         for _ in 0..yields {
             tokio::task::yield_now().await;
+        }
+        loop {
+            let freed = self.freed.notified();
+            if !self.state().stuck.contains(name) {
+                break;
+            }
+            freed.await;
         }
         if fails { Err(format!("{name} fails")) } else { Ok(()) }
     }

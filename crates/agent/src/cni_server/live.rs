@@ -19,11 +19,11 @@ use linux::pod::PodInterface;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::Lost;
 use super::ports::{
     AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
 };
 use super::{CniServer, Naming, Parts, Settings, socket};
+use super::{Lost, Tell};
 use crate::config::Config;
 use crate::run::{Event, Facts};
 
@@ -46,6 +46,8 @@ pub struct Deps {
     pub facts: watch::Receiver<Facts>,
     /// What the datastore may have lost of this node's pods.
     pub lost: mpsc::UnboundedReceiver<Lost>,
+    /// Says in the node's status what is wrong with pods.
+    pub problems: Tell,
     /// True once the agent is told to stop; also if the sender is gone.
     pub stop: watch::Receiver<bool>,
 }
@@ -65,6 +67,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         events,
         facts,
         lost,
+        problems,
         stop,
     } = deps;
     let path = config.run_dir.join("cni.sock");
@@ -88,6 +91,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         dataplane: Arc::new(LoopDataplane { events: events.clone() }),
         store: store.clone(),
         readiness,
+        problems,
     };
     let server = CniServer::new(settings, parts);
     let start = async {
@@ -98,8 +102,7 @@ pub async fn serve(deps: Deps, ready: impl Fn(Result<(), String>) + Send + Sync)
         let told = async move { drop(stop.clone().wait_for(|stop| *stop).await) };
         tokio::select! {
             () = server.serve(listener, told) => {}
-            () = adopt(&server, &events, all) => {}
-            () = server.keep_endpoints(lost) => {}
+            () = keep(&server, &events, all, lost) => {}
         }
     };
     tokio::select! {
@@ -143,13 +146,17 @@ async fn recover(
     recovered.damaged == 0
 }
 
-/// Takes over what other plugins attached, then lets the loop sweep and enforce: it knows all pods now. Never ends.
-async fn adopt(server: &CniServer, events: &mpsc::UnboundedSender<Event>, all: bool) {
-    server
-        .adopt(|id, endpoint| hand_over(vec![(id, endpoint)], events))
-        .await;
-    let _ = events.send(Event::EndpointsLoaded { all });
-    std::future::pending().await
+/// Takes over what other plugins attached, then lets the loop sweep and enforce: it knows all pods now. Then sees to what the
+/// datastore loses. Never ends.
+async fn keep(
+    server: &CniServer,
+    events: &mpsc::UnboundedSender<Event>,
+    all: bool,
+    lost: mpsc::UnboundedReceiver<Lost>,
+) {
+    let program = |id, endpoint| hand_over(vec![(id, endpoint)], events);
+    let done = || drop(events.send(Event::EndpointsLoaded { all }));
+    server.keep_endpoints(lost, program, done).await;
 }
 
 fn hand_over(endpoints: Vec<(String, LocalEndpoint)>, events: &mpsc::UnboundedSender<Event>) {

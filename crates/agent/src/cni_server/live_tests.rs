@@ -51,6 +51,7 @@ fn a_pod_on_the_live_kernel_comes_works_and_goes() {
             dataplane: Arc::new(ToolDataplane),
             store: store.clone(),
             readiness: watch::channel(Readiness::Ready { pod_mtu: 1480 }).1,
+            problems: Arc::new(drop),
         };
         let server = CniServer::new(Settings::new("n1", dir.path()), parts);
         server.recover().await.unwrap();

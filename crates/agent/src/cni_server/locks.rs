@@ -22,6 +22,17 @@ impl Locks {
         }
     }
 
+    /// Holds this name if nobody else does.
+    pub fn try_hold(self: &Arc<Self>, name: String) -> Option<Held> {
+        let mut map = self.map();
+        let guard = map.entry(name.clone()).or_default().clone().try_lock_owned().ok()?;
+        Some(Held {
+            guard: Some(guard),
+            name,
+            locks: self.clone(),
+        })
+    }
+
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
         // No code that can panic runs while this is locked.
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,8 +72,10 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        assert!(locks.try_hold("a".into()).is_none());
         drop(first);
         waiting.await.unwrap();
+        assert!(locks.try_hold("a".into()).is_some());
         drop(other);
         assert!(locks.map().is_empty());
     }

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cni::journal::{Endpoint, Id, Journal, Records};
+use cni::journal::{Endpoint, Id, Journal, Phase, Records};
 use cni::protocol::{Reply, Request, Verb};
 use cni::{CniResult, Code, Error};
 use datastore::SharedStore;
@@ -38,7 +38,10 @@ mod del;
 mod endpoint;
 pub mod live;
 mod locks;
+mod lost;
+mod patience;
 pub mod ports;
+mod problems;
 mod reclaim;
 mod recover;
 mod restore;
@@ -47,15 +50,17 @@ mod wep;
 
 pub use endpoint::Naming;
 pub use live::{Deps, serve};
+pub use lost::{Lost, OwnBlocks};
 pub use ports::{
     AllocError, Allocator, Dataplane, Given, HostDevice, LocalEndpoint, PodLink, Pods, Readiness, Want, Wired,
 };
-pub use reclaim::OwnBlocks;
+pub use problems::Tell;
 pub use recover::Recovered;
-pub use restore::Lost;
 
 use batch::Batcher;
 use locks::{Held, Locks};
+use patience::within;
+use problems::Problems;
 
 /// What the server is told once.
 #[derive(Clone, Debug)]
@@ -100,6 +105,8 @@ pub struct Parts {
     pub store: SharedStore,
     /// Whether ADD can be served.
     pub readiness: watch::Receiver<Readiness>,
+    /// Says in the node's status what is wrong with pods.
+    pub problems: Tell,
 }
 
 /// The server. Clones share everything.
@@ -122,6 +129,7 @@ struct Shared {
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
     /// There is something to finish.
     unfinished: Notify,
+    problems: Problems,
 }
 
 impl CniServer {
@@ -135,6 +143,7 @@ impl CniServer {
             settling: AtomicBool::new(false),
             endpoints: Mutex::default(),
             unfinished: Notify::new(),
+            problems: Problems::new(parts.problems.clone()),
             settings,
             parts,
         };
@@ -199,16 +208,27 @@ impl CniServer {
         self.memory().insert(endpoint.id(), endpoint.clone());
     }
 
+    /// Whether an endpoint is whole and stays so: nobody detaches it, and no deletion of it is noted.
+    fn stays(&self, endpoint: &Endpoint) -> bool {
+        endpoint.phase == Phase::Attached && matches!(self.journal().pending(&endpoint.id()), Ok(None))
+    }
+
     /// Forgets an endpoint and a deletion of it: all of it is gone.
     fn forget(&self, id: &Id) -> io::Result<()> {
         self.records()?.forget(id)?;
         self.memory().remove(id);
+        self.shared.problems.say(id, None);
         self.journal().forget_pending(id)
     }
 
     /// Holds a container's attachment; then nobody else works on it.
     async fn hold_attachment(&self, id: &Id) -> Held {
         self.shared.locks.hold(format!("container {}", id.container_id)).await
+    }
+
+    /// The same if nobody else works on it now.
+    fn try_hold_attachment(&self, id: &Id) -> Option<Held> {
+        self.shared.locks.try_hold(format!("container {}", id.container_id))
     }
 
     /// Holds a host device's name, after the attachment's: two containers of one pod share it.
@@ -230,15 +250,11 @@ impl CniServer {
     }
 
     async fn held(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
-        let wait = self.shared.settings.store_wait;
-        let held = tokio::time::timeout(wait, self.shared.parts.allocator.held(handle)).await;
-        held.unwrap_or_else(|_| Err(store_is_slow(wait)))
+        let held = self.shared.parts.allocator.held(handle);
+        within(self.shared.settings.store_wait, held)
+            .await
             .map_err(allocation_error)
     }
-}
-
-fn store_is_slow(wait: Duration) -> AllocError {
-    AllocError::TryAgain(format!("the datastore did not answer within {} s", wait.as_secs()))
 }
 
 fn allocation_error(error: AllocError) -> Error {

@@ -1,4 +1,4 @@
-//! A WorkloadEndpoint that vanishes although its pod lives is written again.
+//! What the node's pods have in the datastore is kept: a WorkloadEndpoint that vanishes although its pod lives is written again.
 //!
 //! Others take an endpoint that is not there as a sign that its pod is gone: the garbage collection of addresses frees what
 //! the pod has, policies of other nodes forget it. The journal knows better. What the datastore refuses (with Kubernetes the
@@ -7,67 +7,91 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api::resource::IpamBlock;
-use api::{Key, Kind, Resource};
-use cni::journal::{Endpoint, Id, Phase};
-use datastore::{StoreError, Update};
+use api::{Key, Kind};
+use cni::journal::{Endpoint, Id};
+use datastore::StoreError;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::{CniServer, OwnBlocks};
+use super::patience::within;
+use super::reclaim::Reclaimed;
+use super::{CniServer, LocalEndpoint, Lost};
 
-/// What was said to be gone although somebody may still have it.
-#[derive(Debug)]
-pub enum Lost {
-    /// A WorkloadEndpoint.
-    Endpoint(Key),
-    /// A block as it is now; `None`: it is gone.
-    Block(Option<Box<IpamBlock>>),
+/// How long to wait before what could not be done is tried again, at first.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The longest of these pauses, each of which is twice the one before.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What has to be seen to.
+#[derive(Default)]
+struct ToDo {
+    /// Whose WorkloadEndpoint may be gone.
+    open: BTreeSet<Id>,
+    /// Whose addresses may be forgotten.
+    forgotten: BTreeSet<Id>,
 }
 
-impl Lost {
-    /// What an update says may be lost of this node's.
-    pub fn of(node: &str, blocks: &mut OwnBlocks, update: &Update) -> Option<Self> {
-        match &update.value {
-            None if update.key.kind == Kind::WorkloadEndpoint => Some(Lost::Endpoint(update.key.clone())),
-            value if blocks.note(node, update) => match value {
-                Some(Resource::IPAMBlock(block)) => Some(Lost::Block(Some(Box::new(block.clone())))),
-                _ => Some(Lost::Block(None)),
-            },
-            _ => None,
-        }
+impl ToDo {
+    fn len(&self) -> usize {
+        self.open.len() + self.forgotten.len()
     }
 }
 
-/// How long to wait before what could not be done is tried again.
-const PAUSE: Duration = Duration::from_secs(5);
-
 impl CniServer {
-    /// Sees to all endpoints of the journal once, then to what is lost of them. Never ends.
-    pub(super) async fn keep_endpoints(&self, mut lost: mpsc::UnboundedReceiver<Lost>) {
-        let mut open: BTreeSet<Id> = self.endpoints().iter().map(Endpoint::id).collect();
-        let mut forgotten = BTreeSet::new();
+    /// Takes over the pods of other plugins ([`CniServer::adopt`]), says when that is `done`, then keeps what all pods have in the
+    /// datastore: sees to their WorkloadEndpoints once, then to what is lost. Never ends.
+    pub(super) async fn keep_endpoints(
+        &self,
+        mut lost: mpsc::UnboundedReceiver<Lost>,
+        program: impl FnMut(String, LocalEndpoint),
+        done: impl FnOnce(),
+    ) {
+        // What is told of blocks waits meanwhile: it may be about these pods.
+        self.adopt(program).await;
+        done();
+        let mut now = ToDo {
+            open: self.endpoints().iter().map(Endpoint::id).collect(),
+            ..ToDo::default()
+        };
+        let (mut later, mut left) = (ToDo::default(), 0);
+        let (mut pause, mut again) = (PAUSE, None);
         loop {
             // Addresses first: others could be given them.
-            for id in std::mem::take(&mut forgotten) {
+            for id in std::mem::take(&mut now.forgotten) {
                 // Whoever detaches the container right now comes first: its addresses are not forgotten, but given back.
                 let _attachment = self.hold_attachment(&id).await;
-                if !self.reclaim(&id).await {
-                    forgotten.insert(id);
+                match self.reclaim(&id).await {
+                    Reclaimed::Whole => drop(later.forgotten.remove(&id)),
+                    Reclaimed::Contested | Reclaimed::NotNow => drop(later.forgotten.insert(id)),
                 }
             }
-            for id in std::mem::take(&mut open) {
-                if !self.restore(&id).await {
-                    open.insert(id);
+            for id in std::mem::take(&mut now.open) {
+                match self.restore(&id).await {
+                    true => drop(later.open.remove(&id)),
+                    false => drop(later.open.insert(id)),
                 }
             }
+            // One more than there was is a new trouble.
+            if later.len() > left {
+                (pause, again) = (PAUSE, None);
+            }
+            left = later.len();
+            let at = *again.get_or_insert_with(|| Instant::now() + pause);
             tokio::select! {
                 told = lost.recv() => match told {
-                    Some(Lost::Block(block)) => forgotten.extend(self.forgotten_in(block.as_deref())),
-                    Some(Lost::Endpoint(key)) => open.extend(self.endpoints().iter().filter(|one| key_of(one) == key).map(Endpoint::id)),
+                    Some(Lost::Block(block)) => now.forgotten.extend(self.forgotten_in(&block)),
+                    Some(Lost::Outside(blocks)) => now.forgotten.extend(self.outside_of(&blocks)),
+                    Some(Lost::Endpoint(key)) => {
+                        let endpoints = self.endpoints();
+                        now.open.extend(endpoints.iter().filter(|one| key_of(one) == key).map(Endpoint::id));
+                    }
                     // The datastore's watch has ended, and with it soon the agent.
                     None => std::future::pending().await,
                 },
-                () = tokio::time::sleep(PAUSE), if !(open.is_empty() && forgotten.is_empty()) => {}
+                () = tokio::time::sleep_until(at), if left > 0 => {
+                    now = std::mem::take(&mut later);
+                    (pause, again) = (LONGEST_PAUSE.min(pause * 2), None);
+                }
             }
         }
     }
@@ -81,20 +105,21 @@ impl CniServer {
         };
         let key = key_of(&endpoint);
         let store = &self.shared.parts.store;
-        let written = match store.get(&key).await {
-            Ok(Some(_)) => return true,
-            Ok(None) => store
-                .create(self.new_workload_endpoint(&endpoint).into())
-                .await
-                .map(drop),
-            Err(error) => Err(error),
+        let written = async {
+            match store.get(&key).await? {
+                Some(_) => Ok(false),
+                None => store
+                    .create(self.new_workload_endpoint(&endpoint).into())
+                    .await
+                    .map(|_| true),
+            }
         };
-        match written {
-            Ok(()) => {
+        match within(self.shared.settings.store_wait, written).await {
+            Ok(true) => {
                 tracing::warn!(%key, "cni: the pod lives, but its WorkloadEndpoint was gone: written again");
                 true
             }
-            Err(StoreError::Exists(_)) => true,
+            Ok(false) | Err(StoreError::Exists(_)) => true,
             Err(
                 error @ (StoreError::Unavailable(_)
                 | StoreError::Conflict(_)
@@ -111,10 +136,9 @@ impl CniServer {
         }
     }
 
-    /// Whether an endpoint is one that others are to see: attached, and no deletion of it is noted.
+    /// Whether an endpoint is one that others are to see.
     fn has_endpoint(&self, endpoint: &Endpoint) -> bool {
-        let whole = endpoint.phase == Phase::Attached && !endpoint.displaced && !endpoint.wep_name.is_empty();
-        whole && matches!(self.journal().pending(&endpoint.id()), Ok(None))
+        !endpoint.displaced && !endpoint.wep_name.is_empty() && self.stays(endpoint)
     }
 }
 
@@ -124,12 +148,23 @@ fn key_of(endpoint: &Endpoint) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::Future;
+    use std::net::IpAddr;
     use std::pin::pin;
+    use std::sync::Arc;
 
-    use datastore::Store;
+    use api::Resource;
+    use cni::protocol::{Reply, Verb};
+    use datastore::{Scope, SharedStore, Store};
+    use ipam::{Block, Ipam};
+    use jiff::Timestamp;
+    use serde_json::json;
 
     use super::super::fakes::World;
+    use super::super::live::{IpamAllocator, NodeLabels};
+    use super::super::lost::tests::block;
+    use super::super::{OwnBlocks, Parts, Settings};
     use super::*;
 
     /// Lets the keeper run until it waits for something to happen.
@@ -149,7 +184,7 @@ mod tests {
         let before = world.weps().await;
         let key = |name: &str| before[name].key();
         let (tell, lost) = mpsc::unbounded_channel();
-        let mut keeper = pin!(server.keep_endpoints(lost));
+        let mut keeper = pin!(server.keep_endpoints(lost, |_, _| {}, || {}));
         settle(&mut keeper).await;
         assert_eq!(world.weps().await, before, "what is there stays as it is");
 
@@ -176,9 +211,171 @@ mod tests {
         world.store.delete(&key, None).await.unwrap();
         let second = world.server().await;
         let (_tell, lost) = mpsc::unbounded_channel();
-        let mut keeper = pin!(second.keep_endpoints(lost));
+        let mut keeper = pin!(second.keep_endpoints(lost, |_, _| {}, || {}));
         settle(&mut keeper).await;
         assert_eq!(world.weps().await.len(), 1);
         world.assert_consistent(&second).await;
+    }
+
+    #[tokio::test]
+    async fn a_block_that_is_missing_at_the_agents_start_is_claimed_again_with_what_the_journal_has() {
+        let world = World::new(0);
+        for pool in [
+            json!({"cidr": "10.0.0.0/28", "blockSize": 29}),
+            json!({"cidr": "fd00::/124", "blockSize": 125}),
+        ] {
+            let name = pool["cidr"].as_str().unwrap().replace(['.', '/', ':'], "-");
+            let pool = json!({"kind": "IPPool", "metadata": {"name": name}, "spec": pool});
+            world.store.create(serde_json::from_value(pool).unwrap()).await.unwrap();
+        }
+        let first = server_with_ipam(&world).await;
+        for pod in ["p", "q", "r"] {
+            let mut request = world.request(Verb::Add, pod, pod);
+            request.config.ipam.assign_ipv6 = true;
+            assert!(matches!(first.handle(request).await, Reply::Ok(_)), "{pod}");
+        }
+        world.del(&first, "q", "q").await;
+        let taken = allocations(&world).await;
+        assert_eq!(taken.len(), 4, "{taken:?}");
+        forget_ipam(&world).await;
+
+        // What the watch has read has no block of this node.
+        let second = server_with_ipam(&world).await;
+        let (tell, lost) = mpsc::unbounded_channel();
+        tell.send(OwnBlocks::default().outside()).unwrap();
+        let mut keeper = pin!(second.keep_endpoints(lost, |_, _| {}, || {}));
+        settle(&mut keeper).await;
+        assert_eq!(allocations(&world).await, taken);
+        assert_eq!(world.state().problems, Vec::<String>::new());
+        let claims = world.store.list(&Scope::Kind(Kind::BlockAffinity)).await.unwrap();
+        assert_eq!(claims.items.len(), 2);
+
+        // The same, but another node was quicker, and nobody may borrow.
+        let Resource::BlockAffinity(claim) = claims.items[0].resource.clone() else {
+            panic!("{claims:?}")
+        };
+        forget_ipam(&world).await;
+        let strict =
+            json!({"kind": "IPAMConfiguration", "metadata": {"name": "default"}, "spec": {"strictAffinity": true}});
+        world
+            .store
+            .create(serde_json::from_value(strict).unwrap())
+            .await
+            .unwrap();
+        let other = Ipam::new(Arc::new(world.store.clone()));
+        let range = claim.spec.cidr;
+        other.claim_affinity(Timestamp::now(), "n2", range).await.unwrap();
+        let third = server_with_ipam(&world).await;
+        let (tell, lost) = mpsc::unbounded_channel();
+        tell.send(OwnBlocks::default().outside()).unwrap();
+        let mut keeper = pin!(third.keep_endpoints(lost, |_, _| {}, || {}));
+        settle(&mut keeper).await;
+        let said = |endpoint: &Endpoint| {
+            format!(
+                "pod ns/{} has {}, {}, but not by the datastore: block {range} belongs to host:n2; \
+                 delete it, or whatever has its address now",
+                endpoint.container_id, endpoint.addresses[0], endpoint.addresses[1]
+            )
+        };
+        let expected: Vec<String> = third.endpoints().iter().map(said).collect();
+        assert_eq!(world.state().problems, expected);
+        world.del(&third, "p", "p").await;
+        assert_eq!(world.state().problems, expected[1..]);
+    }
+
+    async fn server_with_ipam(world: &Arc<World>) -> CniServer {
+        let store: SharedStore = Arc::new(world.store.clone());
+        let allocator = IpamAllocator {
+            ipam: Ipam::new(store.clone()),
+            node: "n1".into(),
+            labels: NodeLabels::new(store, "n1".into()),
+        };
+        let parts = Parts {
+            allocator: Arc::new(allocator),
+            ..world.parts()
+        };
+        world.server_of(world.settings(), parts).await
+    }
+
+    /// Who has which address, by the blocks.
+    async fn allocations(world: &World) -> Vec<(IpAddr, String)> {
+        let mut all = Vec::new();
+        for stored in world.store.list(&Scope::Kind(Kind::IPAMBlock)).await.unwrap().items {
+            let Resource::IPAMBlock(block) = stored.resource else {
+                panic!("{stored:?}")
+            };
+            for (ordinal, holder) in block.spec.allocated() {
+                all.push((block.spec.address(ordinal), holder.handle_id.clone().unwrap()));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// The datastore as it was before anybody had an address.
+    async fn forget_ipam(world: &World) {
+        for kind in [Kind::IPAMBlock, Kind::BlockAffinity, Kind::IPAMHandle] {
+            for stored in world.store.list(&Scope::Kind(kind)).await.unwrap().items {
+                world.store.delete(&stored.resource.key(), None).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_blocks_before_pods_are_taken_over_is_not_lost_on_them() {
+        let world = World::new(4);
+        let server = world.server().await;
+        world.add(&server, "a", "p").await.unwrap();
+        let a = server.endpoints()[0].clone();
+        drop(server);
+        // The journal is lost, and the block does not know the address.
+        std::fs::remove_dir_all(world.journal().dir()).unwrap();
+        let server = world.server().await;
+        world.forget(&a.handle);
+        world.stick(&["devices"]);
+        let (tell, lost) = mpsc::unbounded_channel();
+        let is_done = Cell::new(false);
+        let mut keeper = pin!(server.keep_endpoints(lost, |_, _| {}, || is_done.set(true)));
+        settle(&mut keeper).await;
+        tell.send(Lost::Block(Box::new(block("n1", &[])))).unwrap();
+        settle(&mut keeper).await;
+        assert!(!is_done.get());
+        world.stick(&[]);
+        settle(&mut keeper).await;
+        assert!(is_done.get());
+        assert_eq!(server.endpoints()[0].id(), a.id());
+        assert!(world.holder(a.addresses[0]).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_container_is_detached_although_the_datastore_does_not_answer() {
+        for stuck in ["store", "held", "assign"] {
+            let world = World::new(4);
+            let settings = Settings {
+                store_wait: Duration::from_millis(10),
+                ..world.settings()
+            };
+            let server = world.server_with(settings).await;
+            world.add(&server, "a", "p").await.unwrap();
+            let a = server.endpoints()[0].clone();
+            world.forget(&a.handle);
+            world.stick(&[stuck]);
+            let (tell, lost) = mpsc::unbounded_channel();
+            tell.send(Lost::Block(Box::new(block("n1", &[])))).unwrap();
+            let mut keeper = pin!(server.keep_endpoints(lost, |_, _| {}, || {}));
+            settle(&mut keeper).await;
+            let detached = async {
+                world.del(&server, "a", "p").await;
+                world.stick(&[]);
+                server.finish_deletions().await
+            };
+            let late = tokio::time::sleep(Duration::from_secs(20));
+            tokio::select! {
+                () = keeper => panic!("it ended"),
+                left = detached => assert_eq!(left, 0, "{stuck}"),
+                () = late => panic!("{stuck}: it waits"),
+            }
+            world.assert_empty(&server).await;
+        }
     }
 }

@@ -7,6 +7,7 @@ use cni::{Code, Error};
 use datastore::{Revision, StoreError, Stored};
 
 use super::CniServer;
+use super::patience::within;
 
 /// How often to try against others who write the same object.
 const ATTEMPTS: usize = 16;
@@ -18,28 +19,20 @@ impl CniServer {
         if endpoint.wep_name.is_empty() {
             return Ok(None);
         }
-        let wait = self.shared.settings.store_wait * 3;
-        let written = tokio::time::timeout(wait, self.put(self.new_workload_endpoint(endpoint))).await;
-        let late = || {
-            Err(StoreError::Unavailable(
-                format!("no answer within {} s", wait.as_secs()).into(),
-            ))
-        };
-        written
-            .unwrap_or_else(|_| late())
-            .map(Some)
-            .map_err(|error| match error {
-                StoreError::Refused(_) => Error::new(
-                    Code::Datastore,
-                    "the datastore refused the WorkloadEndpoint",
-                    error.to_string(),
-                ),
-                _ => Error::new(
-                    Code::TryAgain,
-                    "the WorkloadEndpoint cannot be written now",
-                    error.to_string(),
-                ),
-            })
+        let put = self.put(self.new_workload_endpoint(endpoint));
+        let written = within(self.shared.settings.store_wait * 3, put).await;
+        written.map(Some).map_err(|error| match error {
+            StoreError::Refused(_) => Error::new(
+                Code::Datastore,
+                "the datastore refused the WorkloadEndpoint",
+                error.to_string(),
+            ),
+            _ => Error::new(
+                Code::TryAgain,
+                "the WorkloadEndpoint cannot be written now",
+                error.to_string(),
+            ),
+        })
     }
 
     /// As it is created.
@@ -56,14 +49,10 @@ impl CniServer {
             return Ok(());
         }
         let key = Key::namespaced(Kind::WorkloadEndpoint, &endpoint.wep_namespace, &endpoint.wep_name);
-        let wait = self.shared.settings.store_wait;
-        match tokio::time::timeout(wait, self.delete_if_of(&key, &endpoint.container_id)).await {
-            Ok(outcome) => outcome.map_err(|error| format!("{key}: {error}")),
-            Err(_) => Err(format!(
-                "{key}: the datastore did not answer within {} s",
-                wait.as_secs()
-            )),
-        }
+        let deleted = self.delete_if_of(&key, &endpoint.container_id);
+        within(self.shared.settings.store_wait, deleted)
+            .await
+            .map_err(|error| format!("{key}: {error}"))
     }
 
     async fn put(&self, wanted: WorkloadEndpoint) -> Result<WorkloadEndpoint, StoreError> {
