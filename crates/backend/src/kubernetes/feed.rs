@@ -91,6 +91,7 @@ impl Feed {
             Some(found) => found,
             None => {
                 let log = ChangeLog::new(from, LIMITS);
+                self.seen.begin(ROWS[row], from);
                 let reader = Reader::new(from, Arc::clone(&self.seen));
                 let task = tokio::spawn(run(Arc::clone(link), row, log.clone(), reader)).abort_handle();
                 let started = Arc::new(Running { log, task });
@@ -159,6 +160,9 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, reader: Read
         watch.link.outage(|outage, now| outage.watch(row, now, Some(&error)));
         tokio::time::sleep(wait(failures)).await;
     };
+    if let ApiError::WentBack { .. } = reason {
+        watch.reader.seen.forget(ROWS[row]);
+    }
     // One kind is enough to know it of all: of another one the versions may not show it, and yet mean something else now.
     if let ApiError::WentBack { to, .. } = reason
         && watch.link.went_back(count, to)
@@ -363,7 +367,7 @@ impl Reader {
             return Ok(None);
         }
         let deleted = event.kind == "DELETED";
-        self.seen.note(row, &event.object, deleted);
+        self.seen.note(row, &event.object, number, deleted);
         let Some(key) = convert::key(row, &event.object) else {
             return Ok(None);
         };

@@ -12,6 +12,7 @@ use super::client::Action;
 use super::error::ApiError;
 use super::position::{ABSENT, Position};
 use super::table::{DEFAULT_ALLOW, ROWS, Row};
+use super::workload::Sight;
 use super::{Shared, convert, derived};
 
 /// How many objects come in one answer: more of them are asked for page by page.
@@ -101,7 +102,7 @@ impl Shared {
         let mut items = Vec::new();
         let mut version = None;
         let mut next = String::new();
-        self.seen.begin(row, scope);
+        let mut sight = Sight::default();
         loop {
             let query = format!("?limit={PAGE}{only}{next}");
             let page = self.link.list(row, namespace.as_deref(), &query).await;
@@ -116,7 +117,7 @@ impl Shared {
                 return Err(half().into());
             }
             if let Value::Array(objects) = page["items"].take() {
-                objects.iter().for_each(|object| self.seen.note(row, object, false));
+                objects.iter().for_each(|object| sight.add(row, object));
                 items.extend(
                     objects
                         .into_iter()
@@ -125,9 +126,14 @@ impl Shared {
             }
             match page["metadata"]["continue"].as_str() {
                 Some(token) if !token.is_empty() => next = format!("&continue={}", encoded(token)),
-                _ => return Ok((version.unwrap_or_default(), items)),
+                _ => break,
             }
         }
+        let version = version.unwrap_or_default();
+        if matches!(scope, Scope::All | Scope::Kind(_)) {
+            self.seen.listed(row, version, sight, self.feeds[at].is_running());
+        }
+        Ok((version, items))
     }
 
     pub fn watch(

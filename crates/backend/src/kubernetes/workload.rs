@@ -2,24 +2,47 @@
 //! a pod reads nothing; what they have not seen is read.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::annotations::is_ours;
 use api::{Key, Kind};
-use datastore::{Scope, StoreError, Workload};
+use datastore::{StoreError, Workload};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::table::{ROWS, Row, Source};
 use super::{Shared, pod};
 
-/// What the watches have seen.
+/// What the watches and the lists that they began with have seen.
+///
+/// A list may be older than what a watch of the same row has told while it was being read. Versions of one row can be compared, so
+/// the newer of the two counts, as a whole.
 #[derive(Default)]
-pub struct Seen(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
+pub struct Seen {
     /// Pods that are on a node and have no address yet: those that are being attached now.
+    pods: Mutex<Table<(String, String), Pod>>,
+    namespaces: Mutex<Table<String, Namespace>>,
+}
+
+/// A row at a version.
+struct Table<K, V> {
+    at: u64,
+    known: HashMap<K, V>,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self {
+            at: 0,
+            known: HashMap::new(),
+        }
+    }
+}
+
+/// A list of a row as it comes, page by page.
+#[derive(Default)]
+pub struct Sight {
     pods: HashMap<(String, String), Pod>,
     namespaces: HashMap<String, Namespace>,
 }
@@ -45,53 +68,116 @@ struct Metadata {
 }
 
 impl Seen {
-    /// Notes an object of a row as it is now, or that it is gone.
-    pub fn note(&self, row: Row, object: &Value, gone: bool) {
-        let metadata = &object["metadata"];
-        let Some(name) = metadata["name"].as_str() else { return };
+    /// A watch of a row begins after version `from`. What happened between what is known and then, nobody has seen.
+    pub fn begin(&self, row: Row, from: u64) {
         match row.source {
-            Source::Pods => {
-                let namespace = metadata["namespace"].as_str().unwrap_or_default();
-                let id = (namespace.to_owned(), name.to_owned());
-                let waits = !gone && pod::is_waiting(object);
-                match waits.then(|| Pod::of(metadata)) {
-                    Some(pod) => drop(self.known().pods.insert(id, pod)),
-                    None => drop(self.known().pods.remove(&id)),
-                }
-            }
-            Source::Namespaces => match gone {
-                true => drop(self.known().namespaces.remove(name)),
-                false => drop(self.known().namespaces.insert(name.to_owned(), Namespace::of(metadata))),
-            },
+            Source::Pods => locked(&self.pods).begin(from),
+            Source::Namespaces => locked(&self.namespaces).begin(from),
             _ => {}
         }
     }
 
-    /// A row is about to be listed as a whole: what was known of it may be wrong.
-    pub fn begin(&self, row: Row, scope: &Scope) {
-        match (row.source, scope) {
-            (Source::Pods, Scope::All | Scope::Kind(_)) => self.known().pods.clear(),
-            (Source::Namespaces, Scope::All | Scope::Kind(_)) => self.known().namespaces.clear(),
+    /// A watch says what an object of a row is at `version`, or that it is gone.
+    pub fn note(&self, row: Row, object: &Value, version: u64, gone: bool) {
+        match row.source {
+            Source::Pods => {
+                if let Some((id, pod)) = Pod::of_object(object) {
+                    locked(&self.pods).change(version, id, pod.filter(|_| !gone));
+                }
+            }
+            Source::Namespaces => {
+                if let Some((name, namespace)) = Namespace::of_object(object) {
+                    locked(&self.namespaces).change(version, name, Some(namespace).filter(|_| !gone));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A row was read as a whole, as it was at `version`; whether a watch of it is running.
+    pub fn listed(&self, row: Row, version: u64, sight: Sight, is_followed: bool) {
+        match row.source {
+            Source::Pods => locked(&self.pods).replace(version, sight.pods, is_followed),
+            Source::Namespaces => locked(&self.namespaces).replace(version, sight.namespaces, is_followed),
+            _ => {}
+        }
+    }
+
+    /// The server went back to older data: versions mean something else from now on.
+    pub fn forget(&self, row: Row) {
+        match row.source {
+            Source::Pods => *locked(&self.pods) = Table::default(),
+            Source::Namespaces => *locked(&self.namespaces) = Table::default(),
             _ => {}
         }
     }
 
     fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Pod> {
         let id = (namespace.to_owned(), name.to_owned());
-        self.known().pods.get(&id).filter(|pod| pod.uid == uid).cloned()
+        let pods = locked(&self.pods);
+        pods.known.get(&id).filter(|pod| pod.uid == uid).cloned()
     }
 
     fn namespace(&self, name: &str) -> Option<Namespace> {
-        self.known().namespaces.get(name).cloned()
+        locked(&self.namespaces).known.get(name).cloned()
+    }
+}
+
+fn locked<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs while this is locked.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K: Eq + Hash, V> Table<K, V> {
+    fn begin(&mut self, from: u64) {
+        if from > self.at {
+            self.replace(from, HashMap::new(), false);
+        }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // No code that can panic runs while this is locked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&mut self, version: u64, id: K, value: Option<V>) {
+        if version <= self.at {
+            return;
+        }
+        self.at = version;
+        match value {
+            Some(value) => drop(self.known.insert(id, value)),
+            None => drop(self.known.remove(&id)),
+        }
+    }
+
+    fn replace(&mut self, version: u64, known: HashMap<K, V>, is_followed: bool) {
+        // Without a watch nobody keeps what is known up to date, whatever its version.
+        if version >= self.at || !is_followed {
+            (self.at, self.known) = (version, known);
+        }
+    }
+}
+
+impl Sight {
+    /// An object of the list.
+    pub fn add(&mut self, row: Row, object: &Value) {
+        match row.source {
+            Source::Pods => {
+                if let Some((id, Some(pod))) = Pod::of_object(object) {
+                    self.pods.insert(id, pod);
+                }
+            }
+            Source::Namespaces => self.namespaces.extend(Namespace::of_object(object)),
+            _ => {}
+        }
     }
 }
 
 impl Pod {
+    /// Which pod an object is, and what is known of it while it is being attached.
+    fn of_object(object: &Value) -> Option<((String, String), Option<Self>)> {
+        let metadata = &object["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or_default();
+        let id = (namespace.to_owned(), metadata["name"].as_str()?.to_owned());
+        Some((id, pod::is_waiting(object).then(|| Self::of(metadata))))
+    }
+
     fn of(metadata: &Value) -> Self {
         let Metadata { uid, annotations, .. } = read(metadata);
         Self {
@@ -102,6 +188,11 @@ impl Pod {
 }
 
 impl Namespace {
+    fn of_object(object: &Value) -> Option<(String, Self)> {
+        let metadata = &object["metadata"];
+        Some((metadata["name"].as_str()?.to_owned(), Self::of(metadata)))
+    }
+
     fn of(metadata: &Value) -> Self {
         let Metadata {
             labels, annotations, ..
@@ -209,8 +300,10 @@ mod tests {
     #[test]
     fn pods_are_known_from_their_node_to_their_address() {
         let seen = Seen::default();
-        let check = |object: Value, gone: bool, known: bool| {
-            seen.note(row(Source::Pods), &object, gone);
+        let mut version = 0;
+        let mut check = |object: Value, gone: bool, known: bool| {
+            version += 1;
+            seen.note(row(Source::Pods), &object, version, gone);
             assert_eq!(seen.pod("ns", "p", "1").is_some(), known, "{object} {gone}");
         };
         check(pod("1", json!({ "spec": {} })), false, false);
@@ -225,17 +318,12 @@ mod tests {
         check(pod("2", json!({})), false, false);
         check(pod("1", json!({})), false, true);
         check(pod("1", json!({})), true, false);
-        check(pod("1", json!({})), false, true);
-        seen.begin(row(Source::Pods), &Scope::Key(Key::cluster(Kind::Node, "n1")));
-        assert!(seen.pod("ns", "p", "1").is_some());
-        seen.begin(row(Source::Pods), &Scope::All);
-        assert!(seen.pod("ns", "p", "1").is_none());
     }
 
     #[test]
     fn only_annotations_that_are_read_are_kept() {
         let seen = Seen::default();
-        seen.note(row(Source::Pods), &pod("1", json!({})), false);
+        seen.note(row(Source::Pods), &pod("1", json!({})), 1, false);
         let kept = seen.pod("ns", "p", "1").expect("it was seen").annotations;
         assert_eq!(
             kept,
@@ -248,11 +336,85 @@ mod tests {
         let seen = Seen::default();
         let object = json!({ "metadata": { "name": "ns", "labels": { "team": "a" },
             "annotations": { "cni.projectcalico.org/ipv4pools": "[]" } } });
-        seen.note(row(Source::Namespaces), &object, false);
+        seen.note(row(Source::Namespaces), &object, 1, false);
         let known = seen.namespace("ns").expect("it was seen");
         assert_eq!(known.labels["team"], "a");
         assert_eq!(known.annotations["cni.projectcalico.org/ipv4pools"], "[]");
-        seen.note(row(Source::Namespaces), &object, true);
+        seen.note(row(Source::Namespaces), &object, 2, true);
         assert_eq!(seen.namespace("ns"), None);
+    }
+
+    /// Something that is seen of the namespace.
+    enum Of {
+        /// A watch begins.
+        Begin(u64),
+        /// A watch says what `team` is, or that the namespace is gone.
+        Watch(u64, Option<&'static str>),
+        /// The same of a list, while a watch is running or none is.
+        List(u64, Option<&'static str>, bool),
+        /// The server went back.
+        Back,
+    }
+
+    #[track_caller]
+    fn check(all: &[Of], expected: Option<&str>) {
+        let seen = Seen::default();
+        let row = row(Source::Namespaces);
+        let object =
+            |team: Option<&str>| json!({ "metadata": { "name": "ns", "labels": { "team": team.unwrap_or("") } } });
+        for one in all {
+            match one {
+                Of::Begin(from) => seen.begin(row, *from),
+                Of::Watch(at, team) => seen.note(row, &object(*team), *at, team.is_none()),
+                Of::List(at, team, is_followed) => {
+                    let mut sight = Sight::default();
+                    if team.is_some() {
+                        sight.add(row, &object(*team));
+                    }
+                    seen.listed(row, *at, sight, *is_followed);
+                }
+                Of::Back => seen.forget(row),
+            }
+        }
+        let known = seen.namespace("ns").map(|known| known.labels["team"].clone());
+        assert_eq!(known.as_deref(), expected);
+    }
+
+    #[test]
+    fn the_newer_of_a_list_and_a_watch_counts() {
+        let (a, b) = (Some("a"), Some("b"));
+        let began = || vec![Of::List(10, a, false), Of::Begin(10)];
+        let and = |more: Vec<Of>| began().into_iter().chain(more).collect::<Vec<_>>();
+        check(&began(), a);
+        // A list of before that comes late, and one that is ahead of the watch.
+        check(&and(vec![Of::Watch(12, b), Of::List(11, a, true)]), b);
+        check(&and(vec![Of::Watch(12, None), Of::List(11, a, true)]), None);
+        check(&and(vec![Of::List(13, b, true), Of::Watch(12, a), Of::Watch(13, a)]), b);
+        check(&and(vec![Of::List(13, None, true), Of::Watch(12, a)]), None);
+        check(&and(vec![Of::List(13, b, true), Of::Watch(14, a)]), a);
+    }
+
+    #[test]
+    fn what_nobody_saw_is_not_known() {
+        let (a, b) = (Some("a"), Some("b"));
+        // A watch that begins later than the last one ended.
+        check(&[Of::List(10, a, false), Of::Begin(12)], None);
+        check(
+            &[Of::List(10, a, false), Of::Begin(10), Of::Watch(11, b), Of::Begin(10)],
+            b,
+        );
+        // Older data, with a watch that noticed and without one.
+        let noticed = [Of::List(10, a, false), Of::Begin(10), Of::Back, Of::List(5, b, true)];
+        check(&noticed, b);
+        check(&noticed[..3], None);
+        check(
+            &[
+                Of::List(10, a, false),
+                Of::List(5, b, false),
+                Of::Begin(5),
+                Of::Watch(6, a),
+            ],
+            a,
+        );
     }
 }
