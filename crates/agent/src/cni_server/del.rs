@@ -67,10 +67,18 @@ impl CniServer {
     async fn delete(&self, pending: Pending) -> Result<(), Error> {
         let id = pending.id();
         let _attachment = self.hold_attachment(&id).await;
+        if self.shared.gone.has(&id) {
+            return Ok(());
+        }
         let expected = self.recorded(&id).unwrap_or_else(|| self.naming().endpoint(&pending));
         let _device = self.hold_device(expected.host_device.as_deref()).await;
         match self.remove(&self.known(&pending)).await {
-            Ok(()) => self.forget(&id).map_err(journal_error),
+            Ok(()) => {
+                self.forget(&id).map_err(journal_error)?;
+                // Only here: what an ADD undoes may still be under way to the datastore, so the DEL after it looks again.
+                self.shared.gone.note(&id);
+                Ok(())
+            }
             Err(problems) => {
                 tracing::warn!(%id, problems = problems.join("; "), "cni: the rest of a DEL is done later");
                 self.note_deletion(&pending).await

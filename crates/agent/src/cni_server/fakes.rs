@@ -46,6 +46,8 @@ pub struct State {
     pub batches: Vec<usize>,
     /// Steps that fail.
     pub failing: BTreeSet<&'static str>,
+    /// How many steps were taken.
+    pub steps: usize,
     /// Steps that do not go on before they are freed.
     pub stuck: BTreeSet<&'static str>,
     /// What the node's status says of pods.
@@ -158,6 +160,7 @@ impl World {
     async fn step(&self, name: &'static str) -> Result<(), String> {
         let (yields, blown, fails) = {
             let mut state = self.state();
+            state.steps += 1;
             let yields = state.random(4);
             let blown = state.fuse.as_mut().is_some_and(|left| {
                 *left = left.saturating_sub(1);

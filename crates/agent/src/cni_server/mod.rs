@@ -36,6 +36,7 @@ mod batch;
 mod check;
 mod del;
 mod endpoint;
+mod gone;
 pub mod live;
 mod locks;
 mod lost;
@@ -58,6 +59,7 @@ pub use problems::Tell;
 pub use recover::Recovered;
 
 use batch::Batcher;
+use gone::Gone;
 use locks::{Held, Locks};
 use patience::within;
 use problems::Problems;
@@ -127,6 +129,8 @@ struct Shared {
     settling: AtomicBool,
     /// The journal's endpoints, by attachment.
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
+    /// What was detached of late.
+    gone: Gone,
     /// There is something to finish.
     unfinished: Notify,
     problems: Problems,
@@ -142,6 +146,7 @@ impl CniServer {
             records: OnceLock::new(),
             settling: AtomicBool::new(false),
             endpoints: Mutex::default(),
+            gone: Gone::default(),
             unfinished: Notify::new(),
             problems: Problems::new(parts.problems.clone()),
             settings,
@@ -205,6 +210,7 @@ impl CniServer {
     }
 
     fn remember(&self, endpoint: &Endpoint) {
+        self.shared.gone.forget(&endpoint.id());
         self.memory().insert(endpoint.id(), endpoint.clone());
     }
 

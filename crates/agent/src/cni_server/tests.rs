@@ -276,6 +276,40 @@ async fn del_removes_everything_and_may_be_repeated() {
 }
 
 #[tokio::test]
+async fn what_is_detached_is_asked_for_no_more() {
+    let world = World::new(4);
+    let server = world.server().await;
+    world.add(&server, "a", "p").await.unwrap();
+    world.fail(&["release"]);
+    world.del(&server, "a", "p").await;
+    world.fail(&[]);
+    assert_eq!(server.finish_deletions().await, 0);
+    let mut steps = [0; 3];
+    for taken in &mut steps {
+        world.state().steps = 0;
+        world.del(&server, "a", "p").await;
+        *taken = world.state().steps;
+    }
+    assert!(
+        steps[0] > 0,
+        "what was finished later is looked for by one DEL: {steps:?}"
+    );
+    assert_eq!(steps[1..], [0, 0]);
+
+    // The same container once more.
+    world.add(&server, "a", "p").await.unwrap();
+    world.del(&server, "a", "p").await;
+    world.assert_empty(&server).await;
+    // An ADD that fails has left nothing, but its DEL makes sure of it.
+    world.fail(&["attach"]);
+    world.add(&server, "a", "p").await.unwrap_err();
+    world.fail(&[]);
+    world.state().steps = 0;
+    world.del(&server, "a", "p").await;
+    assert!(world.state().steps > 0);
+}
+
+#[tokio::test]
 async fn del_without_a_journal_goes_by_names() {
     let world = World::new(4);
     world.add(&world.server().await, "a", "p").await.unwrap();
