@@ -13,7 +13,8 @@ use serde_json::json;
 use testkit::netns::{in_netns, tool, try_tool};
 use tokio::sync::watch;
 
-use super::live::{IpamAllocator, LinuxPods, NodeLabels};
+use super::ipam_allocator::{IpamAllocator, NodeLabels};
+use super::linux_pods::LinuxPods;
 use super::ports::{Dataplane, LocalEndpoint, Readiness};
 use super::{CniServer, Parts, Settings};
 

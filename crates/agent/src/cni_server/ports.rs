@@ -9,7 +9,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use ipam::Preview;
 
-/// Hands out addresses. The real one is [`super::live::IpamAllocator`].
+/// Hands out addresses. The real one is [`super::ipam_allocator::IpamAllocator`].
 pub trait Allocator: Send + Sync {
     /// Serves some requests at once; as many answers, in the same order. A request is served in full or not at all, but
     /// after [`AllocError::TryAgain`] the handle may hold something: release it.
@@ -81,7 +81,7 @@ pub enum AllocError {
     Refused(String),
 }
 
-/// Wires pods. The real one is [`super::live::LinuxPods`].
+/// Wires pods. The real one is [`super::linux_pods::LinuxPods`].
 pub trait Pods: Send + Sync {
     /// Makes the veth pair, addresses and routes in the pod; replaces a host device of the same name. On failure nothing of
     /// it is left.

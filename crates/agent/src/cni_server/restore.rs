@@ -162,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::fakes::World;
-    use super::super::live::{IpamAllocator, NodeLabels};
+    use super::super::ipam_allocator::{IpamAllocator, NodeLabels};
     use super::super::lost::tests::block;
     use super::super::{OwnBlocks, Parts, Settings};
     use super::*;
