@@ -1,6 +1,5 @@
 //! Start-up and shutdown, in order: a table of contents of the agent.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
@@ -9,8 +8,8 @@ use std::time::Duration;
 use api::LogSeverity;
 use calc::{Graph, GraphConfig};
 use dataplane::Dataplane;
-use datastore::{SharedStore, SyncEvent, Syncer};
-use futures::{FutureExt, StreamExt};
+use datastore::SharedStore;
+use futures::StreamExt;
 use ipam::Ipam;
 use jiff::Timestamp;
 use kernel::nft::{NftKernel, TableName};
@@ -18,15 +17,14 @@ use kernel::{IfName, Kernel, PROTOCOL_BIRD, PROTOCOL_OURS};
 use linux::LiveKernel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinSet};
 
 use crate::announce::{Announce, Announcer};
-use crate::cni_server::{self, Deps, Lost, OwnBlocks};
+use crate::cni_server::{self, Deps};
 use crate::config::{Config, PREFIX, Work};
 use crate::flows::Flows;
 use crate::http::{self, Sources};
-use crate::last_known::{self, News};
-use crate::membership::{Membership, concerns};
+use crate::last_known;
+use crate::membership::Membership;
 use crate::nft::Nft;
 use crate::packet_filter::{LastRun, PacketFilter};
 use crate::refusals;
@@ -35,12 +33,16 @@ use crate::run::{Event, Facts, Listeners, Loop};
 use crate::status::{Identity, ProbeSummary};
 use crate::{AgentError, Options, claims, cut, flows, node_status, policy_only, speaker};
 
+mod follow;
+mod small;
+mod tasks;
+
+use follow::{Readers, follow};
+use small::{feed, follow_severity, retry, wait_for_datastore};
+use tasks::{Tasks, never_fails};
+
 /// The IPIP device.
 pub(crate) const TUNNEL: &str = "tunl0";
-/// How often operations that failed are tried again without any other cause.
-const RETRY: Duration = Duration::from_secs(10);
-/// How long the datastore may take to be read before the agent goes on from what the last one knew.
-const DATASTORE_LATE: Duration = Duration::from_secs(3);
 /// How long pods that are being attached or detached may take once the agent is told to stop.
 const FAREWELL: Duration = Duration::from_secs(6);
 
@@ -324,51 +326,6 @@ async fn serve(
     Ok(())
 }
 
-/// The parts of the agent. None of them ends before the agent does: if one does, or panics, the agent must not go on
-/// without it as if nothing had happened.
-#[derive(Default)]
-struct Tasks {
-    running: JoinSet<Result<(), AgentError>>,
-    names: HashMap<Id, &'static str>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), AgentError>> + Send + 'static) -> Id {
-        let id = self.running.spawn(task).id();
-        self.names.insert(id, name);
-        id
-    }
-
-    /// Waits for the first part that ends, and says why.
-    async fn first_end(&mut self) -> AgentError {
-        let Some(ended) = self.running.join_next_with_id().await else {
-            return std::future::pending().await;
-        };
-        let (id, why) = match ended {
-            Ok((_, Err(error))) => return error,
-            Ok((id, Ok(()))) => (id, "it ended".to_string()),
-            Err(error) => (error.id(), error.to_string()),
-        };
-        let task = self.names.get(&id).copied().unwrap_or("a task");
-        tracing::error!(task, why, "a part of the agent failed");
-        AgentError::Ended { task, why }
-    }
-
-    /// Waits for the end of one part.
-    async fn end_of(&mut self, part: Id) {
-        while let Some(ended) = self.running.join_next_with_id().await {
-            if ended.map_or_else(|error| error.id(), |(id, _)| id) == part {
-                return;
-            }
-        }
-    }
-}
-
-async fn never_fails(task: impl Future<Output = ()>) -> Result<(), AgentError> {
-    task.await;
-    Ok(())
-}
-
 /// Changes what start-up knows.
 pub(crate) fn set(identity: &Mutex<Identity>, change: impl FnOnce(&mut Identity)) {
     if let Ok(mut identity) = identity.lock() {
@@ -404,100 +361,6 @@ fn stop_signals() -> Result<mpsc::Receiver<()>, AgentError> {
     Ok(receive)
 }
 
-async fn feed(stream: impl futures::Stream<Item = Event>, events: mpsc::UnboundedSender<Event>) {
-    futures::pin_mut!(stream);
-    while let Some(event) = stream.next().await {
-        if events.send(event).is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells what `logSeverityScreen` asks for, whenever that changes.
-async fn follow_severity(mut facts: watch::Receiver<Facts>, set: impl Fn(Option<LogSeverity>)) {
-    let mut current = None;
-    loop {
-        let wanted = facts.borrow_and_update().state.settings.log_severity;
-        if wanted != current {
-            current = wanted;
-            set(wanted);
-        }
-        if facts.changed().await.is_err() {
-            // The loop is gone, and with it soon the agent.
-            return std::future::pending().await;
-        }
-    }
-}
-
-async fn wait_for_datastore(events: mpsc::UnboundedSender<Event>) {
-    tokio::time::sleep(DATASTORE_LATE).await;
-    let _ = events.send(Event::DatastoreIsLate);
-    // No part of the agent ends before it does.
-    std::future::pending().await
-}
-
-async fn retry(events: mpsc::UnboundedSender<Event>) {
-    loop {
-        tokio::time::sleep(RETRY).await;
-        if events.send(Event::Retry).is_err() {
-            return;
-        }
-    }
-}
-
-/// Who hears of changes in the datastore.
-struct Readers {
-    node: String,
-    ipam: Ipam,
-    claims: mpsc::UnboundedSender<claims::Change>,
-    changes: watch::Sender<u64>,
-    news: mpsc::UnboundedSender<News>,
-    lost: mpsc::UnboundedSender<Lost>,
-    wishes: mpsc::UnboundedSender<node_status::Wish>,
-    events: mpsc::UnboundedSender<Event>,
-}
-
-/// The datastore's watch, for ever. IPAM's cache hears of a change before the loop does.
-async fn follow(store: SharedStore, readers: Readers) {
-    let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
-    let mut blocks = OwnBlocks::default();
-    let scopes = store.whole();
-    let mut syncer = Syncer::new(store, scopes, backoff);
-    while let Some(event) = syncer.next().await {
-        if event == SyncEvent::InSync {
-            let _ = readers.news.send(News::InSync);
-            let _ = readers.lost.send(blocks.outside());
-        }
-        if let SyncEvent::Updates(updates) = &event {
-            for news in updates.iter().filter_map(|update| News::of(&readers.node, update)) {
-                let _ = readers.news.send(news);
-            }
-            updates.iter().for_each(|update| readers.ipam.note(update));
-            for change in updates
-                .iter()
-                .filter_map(|update| claims::change(&readers.node, update))
-            {
-                let _ = readers.claims.send(change);
-            }
-            for wish in updates
-                .iter()
-                .filter_map(|update| node_status::wish(&readers.node, update))
-            {
-                let _ = readers.wishes.send(wish);
-            }
-            for lost in updates.iter().filter_map(|update| blocks.lost(&readers.node, update)) {
-                let _ = readers.lost.send(lost);
-            }
-            if updates.iter().any(|update| concerns(&readers.node, update)) {
-                readers.changes.send_modify(|count| *count += 1);
-            }
-        }
-        if readers.events.send(Event::Sync(event)).is_err() {
-            return;
-        }
-    }
-}
-
 /// 50 ms, doubling up to 5 s, spread so that many agents do not come at once.
 pub(crate) fn wait(attempt: u32) -> Duration {
     let base = Duration::from_millis(50) * 2u32.saturating_pow(attempt.saturating_sub(1).min(7));
@@ -509,49 +372,11 @@ pub(crate) fn wait(attempt: u32) -> Duration {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(task: impl Future<Output = Result<(), AgentError>> + Send + 'static, expected: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        let got = runtime.block_on(async {
-            let mut tasks = Tasks::default();
-            tasks.spawn("the quiet one", std::future::pending());
-            tasks.spawn("the loop", task);
-            tasks.first_end().await
-        });
-        assert!(got.to_string().starts_with(expected), "{got}");
-    }
-
-    #[test]
-    fn a_part_that_ends_or_panics_ends_the_agent_with_its_name() {
-        check(async { Ok(()) }, "the loop failed: it ended");
-        check(async { panic!("out of luck") }, "the loop failed: task ");
-        check(async { Err(AgentError::Connect("no".into())) }, "datastore: no");
-    }
-
     #[test]
     fn waits_grow_to_five_seconds() {
         for (attempt, base) in [(1, 50.0), (2, 100.0), (5, 800.0), (8, 5000.0), (1000, 5000.0)] {
             let waited = wait(attempt).as_secs_f64() * 1000.0;
             assert!((base * 0.74..=base * 1.26).contains(&waited), "{attempt}: {waited}");
         }
-    }
-    #[tokio::test]
-    async fn a_change_of_the_log_severity_is_told_once() {
-        let (facts_out, facts) = watch::channel(Facts::default());
-        let (told, mut heard) = mpsc::unbounded_channel();
-        let task = tokio::spawn(follow_severity(facts, move |severity| {
-            let _ = told.send(severity);
-        }));
-        let set = |severity| facts_out.send_modify(|facts| facts.state.settings.log_severity = severity);
-        set(Some(LogSeverity::Debug));
-        assert_eq!(heard.recv().await, Some(Some(LogSeverity::Debug)));
-        facts_out.send_modify(|facts| facts.pod_mtu = 1480);
-        set(Some(LogSeverity::Error));
-        assert_eq!(heard.recv().await, Some(Some(LogSeverity::Error)));
-        set(None);
-        assert_eq!(heard.recv().await, Some(None));
-        task.abort();
     }
 }
