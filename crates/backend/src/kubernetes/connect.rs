@@ -10,12 +10,14 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::TokioExecutor;
+use kube::Config;
 use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::AlertDescription;
 use tower::{BoxError, ServiceBuilder};
 
 use super::error::ApiError;
+use super::proxy;
 
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -40,15 +42,7 @@ pub struct Access {
 /// # Errors
 /// [`ApiError::Config`].
 pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, ApiError> {
-    let unusable = |error: &dyn Error| ApiError::Config(chain(error));
-    let config = match kubeconfig {
-        None => kube::Config::infer().await.map_err(|error| unusable(&error))?,
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-            let read = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-            read.map_err(|error| unusable(&error))?
-        }
-    };
+    let config = config(kubeconfig).await?;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -60,7 +54,7 @@ pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, ApiError> {
     let proxy = config.proxy_url.clone();
     let client = match &proxy {
         None => client(&config, http),
-        Some(url) if url.scheme_str() == Some("http") && !has_password(url) => {
+        Some(url) if url.scheme_str() == Some("http") && !proxy::has_password(url) => {
             client(&config, Tunnel::new(url.clone(), http))
         }
         // TLS to the proxy, or a password: the library knows how.
@@ -68,12 +62,40 @@ pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, ApiError> {
     };
     Ok(Access {
         client: client.map_err(|error| unusable(&error))?,
-        proxy: proxy.map(|url| shown(&url)),
+        proxy: proxy.map(|url| proxy::shown(&url)),
     })
 }
 
+/// What is said of access.
+///
+/// # Errors
+/// [`ApiError::Config`].
+pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError> {
+    let file = match kubeconfig {
+        Some(path) => Kubeconfig::read_from(path).map_err(|error| unusable(&error)),
+        None => Kubeconfig::read().map_err(|error| unusable(&error)),
+    };
+    let read = async {
+        let file = file?;
+        let stated = proxy::stated(&file).map(str::to_owned);
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+        let mut config = config.map_err(|error| unusable(&error))?;
+        config.proxy_url = proxy::of(&config.cluster_url, stated.as_deref(), &|name| std::env::var(name).ok())?;
+        Ok(config)
+    };
+    match read.await {
+        // In a pod; it says both reasons if it is none.
+        Err(_) if kubeconfig.is_none() => Config::infer().await.map_err(|error| unusable(&error)),
+        read => read,
+    }
+}
+
+fn unusable(error: &dyn Error) -> ApiError {
+    ApiError::Config(chain(error))
+}
+
 /// The library's own client, but with our connections and without a line of log for each request that fails.
-fn client<C>(config: &kube::Config, connector: C) -> Result<kube::Client, kube::Error>
+pub fn client<C>(config: &Config, connector: C) -> Result<kube::Client, kube::Error>
 where
     C: tower::Service<Uri> + Clone + Send + Sync + 'static,
     C::Response: hyper_util::client::legacy::connect::Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin,
@@ -89,21 +111,6 @@ where
         .map_err(BoxError::from)
         .service(sender);
     Ok(kube::Client::new(service, config.default_namespace.clone()))
-}
-
-fn has_password(url: &Uri) -> bool {
-    url.authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-}
-
-/// A proxy without what only it should know.
-fn shown(url: &Uri) -> String {
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!(
-        "{}://{}{port}",
-        url.scheme_str().unwrap_or("http"),
-        url.host().unwrap_or_default()
-    )
 }
 
 /// Why a request did not get as far as an answer.
@@ -182,17 +189,6 @@ pub fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_is_shown_without_its_password() {
-        let check = |url: &str, expected: &str, password: bool| {
-            let url: Uri = url.parse().expect("a URL");
-            assert_eq!((shown(&url).as_str(), has_password(&url)), (expected, password));
-        };
-        check("http://proxy:3128", "http://proxy:3128", false);
-        check("http://me:secret@proxy:3128/", "http://proxy:3128", true);
-        check("https://[fd00::1]", "https://[fd00::1]", false);
-    }
 
     #[test]
     fn causes_are_found_inside_of_io_errors() {

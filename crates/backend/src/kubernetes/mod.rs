@@ -21,6 +21,7 @@ mod outage;
 mod patience;
 mod pod;
 mod position;
+mod proxy;
 mod read;
 mod table;
 mod workload;
