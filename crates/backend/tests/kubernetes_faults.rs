@@ -2,6 +2,7 @@
 //!
 //! The API server here is a small one of our own, over loopback; `tools/kube/outage` does what it can of this to a real one.
 
+#[allow(dead_code, reason = "tests in virtual time use the rest")]
 mod faults;
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Requests to the API server: one function for all that have one answer, one for watches.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,10 +51,15 @@ impl Api {
     ///
     /// # Errors
     /// [`ApiError::Config`].
-    pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ApiError> {
-        Ok(Self {
-            access: Arc::new(access(kubeconfig).await?),
-        })
+    pub async fn connect(kubeconfig: Option<PathBuf>) -> Result<Self, ApiError> {
+        Ok(Self::with(access(kubeconfig.as_deref()).await?))
+    }
+
+    /// With this access.
+    pub fn with(access: Access) -> Self {
+        Self {
+            access: Arc::new(access),
+        }
     }
 
     /// Whether both are the same access.

@@ -40,8 +40,6 @@ const LIMITS: Limits = Limits {
 const GRACE: Duration = Duration::from_secs(20);
 /// A watch that lived shorter counts as a failure however it ended.
 const SHORT: Duration = Duration::from_secs(1);
-/// How often is looked for what the server does not have.
-const ABSENT_AGAIN: Duration = Duration::from_secs(60);
 
 /// The lines of a watch.
 type Lines = BoxStream<'static, Result<Bytes, ApiError>>;
@@ -112,14 +110,8 @@ impl Feed {
 /// Follows a row that the server does not have: until it has.
 fn absent(link: Arc<Link>, row: usize) -> Follow {
     let appears = async move {
-        loop {
-            tokio::time::sleep(ABSENT_AGAIN.mul_f64(rand::random_range(0.5..1.5))).await;
-            link.look_again().await;
-            let listed = link.ask(ROWS[row], None, "", "?limit=1", Action::List).await;
-            if !matches!(listed, Err(ApiError::ResourceMissing(_))) {
-                return Err(StoreError::Compacted);
-            }
-        }
+        while !link.has_come(ROWS[row]).await {}
+        Err(StoreError::Compacted)
     };
     stream::once(appears).boxed()
 }
@@ -148,6 +140,11 @@ async fn run(link: Arc<Link>, row: usize, log: ChangeLog<Resource>, reader: Read
         let ended = watch.once().await;
         let lived = watch.opened.is_some_and(|opened| opened.elapsed() > SHORT);
         let failures = patience.ended(Instant::now(), watch.reader.at != before || lived);
+        if ended.is_ok() && lived {
+            // As watches end: it goes on.
+            tokio::time::sleep(wait(1)).await;
+            continue;
+        }
         let error = match ended {
             Ok(()) => ApiError::Half("watches end at once".into()),
             Err(error) => error,
@@ -232,8 +229,7 @@ impl Watch {
     async fn once(&mut self) -> Result<(), ApiError> {
         self.link.outage(Outage::may_ask)?;
         let opened = self.open().await;
-        self.link.outage(|outage, now| outage.heard(now, &opened));
-        let (mut lines, groups, until) = opened?;
+        let (mut lines, groups, until) = self.link.outage(|outage, now| outage.heard(now, opened))?;
         self.opened = Some(Instant::now());
         self.link.outage(|outage, now| outage.watch(self.row, now, None));
         loop {

@@ -1,25 +1,30 @@
 //! The connection, made when it is first needed, and what was found out about the server.
 
-use std::path::PathBuf;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::client::{Action, Api};
 use super::error::ApiError;
 use super::group::{CalicoGroup, Groups};
+use super::lookout::Lookout;
 use super::outage::Outage;
 use super::table::{Row, Source};
+
+/// Reads how the server is accessed.
+pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Api, ApiError>> + Send + Sync>;
 
 /// The way to the API server, shared by everything that asks it.
 pub struct Link {
     /// What `CALICO_API_GROUP` wants.
     wanted: Option<CalicoGroup>,
-    /// Where access is described, if not where everybody looks.
-    kubeconfig: Option<PathBuf>,
+    connect: Connect,
     known: Mutex<Known>,
+    lookout: Mutex<Lookout>,
     outage: std::sync::Mutex<Outage>,
     history: watch::Sender<History>,
 }
@@ -43,11 +48,12 @@ struct Known {
 
 impl Link {
     /// Without connecting yet.
-    pub fn new(wanted: Option<CalicoGroup>, kubeconfig: Option<PathBuf>) -> Self {
+    pub fn new(wanted: Option<CalicoGroup>, connect: Connect) -> Self {
         Self {
             wanted,
-            kubeconfig,
+            connect,
             known: Mutex::default(),
+            lookout: Mutex::default(),
             outage: std::sync::Mutex::default(),
             history: watch::channel(History::default()).0,
         }
@@ -61,10 +67,7 @@ impl Link {
         let mut known = self.known.lock().await;
         let api = match &known.api {
             Some(api) => api.clone(),
-            None => known
-                .api
-                .insert(Api::connect(self.kubeconfig.as_deref()).await?)
-                .clone(),
+            None => known.api.insert((self.connect)().await?).clone(),
         };
         let groups = match known.groups {
             Some(groups) => groups,
@@ -85,9 +88,9 @@ impl Link {
     }
 
     /// What readers know of a server that cannot be used.
-    pub fn outage<T>(&self, with: impl FnOnce(&mut Outage, Instant) -> T) -> T {
+    pub fn outage<T>(&self, with: impl FnOnce(&mut Outage, std::time::Instant) -> T) -> T {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
-        with(&mut outage, Instant::now())
+        with(&mut outage, Instant::now().into_std())
     }
 
     /// The history that versions belong to, as it is and as it changes.
@@ -113,13 +116,53 @@ impl Link {
     pub async fn list(&self, row: Row, namespace: Option<&str>, query: &str) -> Result<Value, ApiError> {
         self.outage(Outage::may_ask)?;
         let answer = self.ask(row, namespace, "", query, Action::List).await;
-        self.outage(|outage, now| outage.heard(now, &answer));
-        answer
+        self.outage(|outage, now| outage.heard(now, answer))
     }
 
     /// Looks again at what the server has before the next request: something was not there.
     pub async fn look_again(&self) {
         self.known.lock().await.groups = None;
+    }
+
+    /// Waits until it is time to look again for what the server lacks, and answers whether it has this row now.
+    pub async fn has_come(&self, row: Row) -> bool {
+        let next = self.lookout.lock().await.next(Instant::now());
+        tokio::time::sleep_until(next).await;
+        // Whoever comes first asks for all.
+        let mut lookout = self.lookout.lock().await;
+        lookout.begin(Instant::now());
+        let Ok((api, groups)) = self.ready().await else {
+            return false;
+        };
+        for (path, plural) in row.documents(&groups) {
+            let named = match lookout.names(&path, plural) {
+                Some(named) => named,
+                None => {
+                    let document = self.document(&api, &path).await.unwrap_or_default();
+                    lookout.take(&path, &document);
+                    lookout.names(&path, plural) == Some(true)
+                }
+            };
+            if named {
+                self.look_again().await;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What discovery says of a version of an API group; null if it is not served.
+    async fn document(&self, api: &Api, path: &str) -> Result<Value, ApiError> {
+        self.outage(Outage::may_ask)?;
+        let answer = match api.ask("API resources", path, Action::Get).await {
+            Err(ApiError::ResourceMissing(_)) => Ok(Value::Null),
+            answer => answer,
+        };
+        let answer = self.outage(|outage, now| outage.heard(now, answer));
+        if answer.as_ref().is_err_and(ApiError::is_about_access) {
+            self.read_access_again(api).await;
+        }
+        answer
     }
 
     /// Reads how the server is accessed again before the next request, unless somebody has done so since `api`.

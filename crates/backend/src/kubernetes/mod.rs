@@ -14,7 +14,10 @@ mod error;
 mod event;
 mod feed;
 mod group;
+#[cfg(test)]
+mod hours;
 mod link;
+mod lookout;
 mod node;
 mod node_network;
 mod outage;
@@ -68,12 +71,13 @@ impl KubernetesStore {
     /// KUBECONFIG, `~/.kube/config` or the pod's service account; `group` is what `CALICO_API_GROUP` wants, `None` asks the
     /// server.
     pub fn new(group: Option<CalicoGroup>) -> Self {
-        Self::over(Link::new(group, None))
+        Self::over(Link::new(group, Box::new(|| Api::connect(None).boxed())))
     }
 
     /// The same with access from this file and from nowhere else.
     pub fn with_kubeconfig(group: Option<CalicoGroup>, file: PathBuf) -> Self {
-        Self::over(Link::new(group, Some(file)))
+        let connect = move || Api::connect(Some(file.clone())).boxed();
+        Self::over(Link::new(group, Box::new(connect)))
     }
 
     fn over(link: Link) -> Self {

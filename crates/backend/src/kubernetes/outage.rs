@@ -8,8 +8,8 @@ use datastore::Trouble;
 use super::error::ApiError;
 use super::link::wait;
 
-/// How long whoever asks is left alone with it.
-const ALONE: Duration = Duration::from_secs(2);
+/// How long whoever asks is left alone with it: longer than he waits for an answer.
+const ALONE: Duration = Duration::from_secs(22);
 /// Trouble that is younger is not spoken of: watches end all the time and go on.
 const SPOKEN_OF: Duration = Duration::from_secs(2);
 
@@ -45,18 +45,30 @@ impl Outage {
         }
     }
 
-    /// What came of asking.
-    pub fn heard<T>(&mut self, now: Instant, answer: &Result<T, ApiError>) {
-        let Some(error) = answer.as_ref().err().filter(|error| concerns_all(error)) else {
-            self.away = None;
-            return;
+    /// What came of asking. The same trouble keeps the words in which it was heard first.
+    ///
+    /// # Errors
+    /// Those of the answer.
+    pub fn heard<T>(&mut self, now: Instant, answer: Result<T, ApiError>) -> Result<T, ApiError> {
+        let error = match answer {
+            Err(error) if concerns_all(&error) => error,
+            answer => {
+                self.away = None;
+                return answer;
+            }
         };
-        let failures = self.away.as_ref().map_or(0, |away| away.failures) + 1;
+        let before = self.away.take();
+        let failures = before.as_ref().map_or(0, |away| away.failures) + 1;
+        let error = match before {
+            Some(away) if is_same(&away.error, &error) => away.error,
+            _ => error,
+        };
         self.away = Some(Away {
             error: error.clone(),
             failures,
             until: now + wait(failures),
         });
+        Err(error)
     }
 
     /// A row's watch is broken, or goes on.
@@ -78,7 +90,7 @@ impl Outage {
     }
 }
 
-/// Whether whatever else is asked fails for the same reason.
+/// Whether whatever else is asked fails for the same reason, or may: one answer that comes shows that it does not.
 fn concerns_all(error: &ApiError) -> bool {
     matches!(
         error,
@@ -88,7 +100,14 @@ fn concerns_all(error: &ApiError) -> bool {
             | ApiError::Certificate(_)
             | ApiError::Unauthorized(_)
             | ApiError::Timeout { .. }
+            | ApiError::Half(_)
+            | ApiError::Server { .. }
     )
+}
+
+/// Whether it is the same trouble, whatever was asked.
+fn is_same(one: &ApiError, other: &ApiError) -> bool {
+    one == other || matches!((one, other), (ApiError::Timeout { .. }, ApiError::Timeout { .. }))
 }
 
 #[cfg(test)]
@@ -104,12 +123,12 @@ mod tests {
         let start = Instant::now();
         let mut outage = Outage::default();
         assert_eq!(outage.may_ask(start), Ok(()));
-        outage.heard(start, &Err::<(), _>(refused()));
+        assert_eq!(outage.heard(start, Err::<(), _>(refused())), Err(refused()));
         assert_eq!(outage.may_ask(start), Err(refused()));
         let later = start + Duration::from_secs(1);
         assert_eq!(outage.may_ask(later), Ok(()));
         assert_eq!(outage.may_ask(later), Err(refused()), "somebody asks already");
-        outage.heard(later, &Ok(()));
+        assert_eq!(outage.heard(later, Ok(())), Ok(()));
         assert_eq!(outage.may_ask(later), Ok(()));
     }
 
@@ -122,7 +141,7 @@ mod tests {
         while now < end {
             if outage.may_ask(now).is_ok() {
                 asked += 1;
-                outage.heard(now, &Err::<(), _>(refused()));
+                assert!(outage.heard(now, Err::<(), _>(refused())).is_err());
             }
             now += Duration::from_millis(50);
         }
@@ -138,8 +157,26 @@ mod tests {
             resource: "nodes".into(),
             message: String::new(),
         };
-        outage.heard(now, &Err::<(), _>(forbidden));
+        assert!(outage.heard(now, Err::<(), _>(forbidden)).is_err());
         assert_eq!(outage.may_ask(now), Ok(()));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_one_trouble_whatever_is_asked() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        let late = |request: &str| ApiError::Timeout {
+            request: request.into(),
+            seconds: 20,
+        };
+        let mut check = |heard: ApiError, said: ApiError| {
+            assert_eq!(outage.heard(now, Err::<(), _>(heard)), Err(said.clone()));
+            assert_eq!(outage.may_ask(now), Err(said));
+        };
+        check(late("list pods"), late("list pods"));
+        check(late("list nodes"), late("list pods"));
+        check(refused(), refused());
+        check(late("list nodes"), late("list nodes"));
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub struct Row {
 /// The name of the Profile that everything has which has no other.
 pub const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
 
+/// Group and version of ClusterNetworkPolicies.
+const CLUSTER_POLICIES: (&str, &str) = ("policy.networking.k8s.io", "v1alpha2");
+/// The group of EndpointSlices.
+const SLICES: &str = "discovery.k8s.io";
+
 macro_rules! rows {
     ($($kind:ident $source:ident $id:literal;)*) => {
         &[$(Row { kind: Kind::$kind, source: Source::$source, id: $id }),*]
@@ -148,11 +153,22 @@ impl Row {
             Source::Custom => Some((groups.calico.name(), groups.calico.version())),
             Source::Pods | Source::Nodes | Source::Namespaces | Source::ServiceAccounts => Some(("", "v1")),
             Source::NetworkPolicies => Some(("networking.k8s.io", "v1")),
-            Source::ClusterNetworkPolicies => groups
-                .cluster_policies
-                .then_some(("policy.networking.k8s.io", "v1alpha2")),
-            Source::EndpointSlices => groups.endpoint_slices.map(|version| ("discovery.k8s.io", version)),
+            Source::ClusterNetworkPolicies => groups.cluster_policies.then_some(CLUSTER_POLICIES),
+            Source::EndpointSlices => groups.endpoint_slices.map(|version| (SLICES, version)),
         }
+    }
+
+    /// The documents of discovery that name the row once the server has it, and the name there.
+    pub fn documents(self, groups: &Groups) -> Vec<(String, &'static str)> {
+        let versions: Vec<(&str, &str)> = match self.source {
+            Source::ClusterNetworkPolicies => vec![CLUSTER_POLICIES],
+            Source::EndpointSlices => ["v1", "v1beta1"].map(|version| (SLICES, version)).to_vec(),
+            _ => self.group_version(groups).into_iter().collect(),
+        };
+        let paths = versions
+            .iter()
+            .map(|(group, version)| format!("/apis/{group}/{version}"));
+        paths.map(|path| (path, self.plural(groups))).collect()
     }
 
     /// The plural in paths.
@@ -254,6 +270,28 @@ mod tests {
             Some("/apis/discovery.k8s.io/v1beta1/namespaces/ns/endpointslices/s"),
         );
         check(Key::cluster(Kind::GlobalNetworkPolicy, "kcnp.kube-admin.a"), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_looked_for_where_it_would_be() {
+        let check = |kind: Kind, expected: &str| {
+            let row = ROWS.iter().rfind(|row| row.kind == kind).expect("it has a row");
+            let documents = row.documents(&GROUPS);
+            let texts: Vec<String> = documents
+                .iter()
+                .map(|(path, plural)| format!("{path} {plural}"))
+                .collect();
+            assert_eq!(texts.join(", "), expected);
+        };
+        check(Kind::Tier, "/apis/crd.projectcalico.org/v1 tiers");
+        check(
+            Kind::GlobalNetworkPolicy,
+            "/apis/policy.networking.k8s.io/v1alpha2 clusternetworkpolicies",
+        );
+        check(
+            Kind::KubernetesEndpointSlice,
+            "/apis/discovery.k8s.io/v1 endpointslices, /apis/discovery.k8s.io/v1beta1 endpointslices",
+        );
     }
 
     #[test]

@@ -1,19 +1,26 @@
-//! An API server that can be told what to do wrong: enough of one for lists and watches of pools, over loopback.
+//! An API server that can be told what to do wrong: enough of one for lists and watches of pools, over loopback, or in memory where
+//! time is not real.
 
+mod serve;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use self::serve::connection;
 
 /// What it does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +51,17 @@ pub enum Fault {
 pub struct FakeApi {
     pub address: SocketAddr,
     pub folder: tempfile::TempDir,
-    state: Arc<Mutex<State>>,
-    changes: watch::Sender<u64>,
+    wire: Wire,
     serving: Option<JoinHandle<()>>,
     tls: bool,
+}
+
+/// Connections to the server that lie in memory.
+#[derive(Clone)]
+pub struct Wire {
+    state: Arc<Mutex<State>>,
+    changes: watch::Sender<u64>,
+    connections: Arc<Mutex<JoinSet<()>>>,
 }
 
 struct State {
@@ -60,7 +74,17 @@ struct State {
     /// Who is let in; everybody without.
     token: Option<String>,
     /// What was asked, as path and query.
-    asked: Vec<String>,
+    asked: Vec<(Instant, String)>,
+    /// When somebody wanted to connect, in memory.
+    dialled: Vec<Instant>,
+    /// Kinds that it does not have, by their plural.
+    lacks: Vec<&'static str>,
+    /// Watches hear every minute where the server is.
+    bookmarks: bool,
+    /// Watches from before this version hear that it is forgotten.
+    compacted: u64,
+    /// How many watches of a path there are, and were at most.
+    watches: BTreeMap<String, (usize, usize)>,
 }
 
 impl FakeApi {
@@ -83,12 +107,20 @@ impl FakeApi {
             forgotten: false,
             token: None,
             asked: Vec::new(),
+            dialled: Vec::new(),
+            lacks: Vec::new(),
+            bookmarks: false,
+            compacted: 0,
+            watches: BTreeMap::new(),
         };
         let mut api = Self {
             address,
             folder: tempfile::tempdir().expect("a folder"),
-            state: Arc::new(Mutex::new(state)),
-            changes: watch::channel(0).0,
+            wire: Wire {
+                state: Arc::new(Mutex::new(state)),
+                changes: watch::channel(0).0,
+                connections: Arc::default(),
+            },
             serving: None,
             tls,
         };
@@ -109,8 +141,9 @@ impl FakeApi {
             serving.abort();
             let _ = serving.await;
         }
+        *self.wire.connections.lock().expect("not poisoned") = JoinSet::new();
         let fault = {
-            let mut state = self.state.lock().expect("not poisoned");
+            let mut state = self.state();
             change(&mut state);
             state.fault
         };
@@ -120,20 +153,60 @@ impl FakeApi {
         }
     }
 
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.wire.state.lock().expect("not poisoned")
+    }
+
+    /// The way to it in memory.
+    pub fn wire(&self) -> Wire {
+        self.wire.clone()
+    }
+
+    /// It does not have these kinds, and tells nobody.
+    pub fn lacks(&self, plurals: &[&'static str]) {
+        self.state().lacks = plurals.to_vec();
+    }
+
+    /// Watches hear every minute where it is.
+    pub fn sends_bookmarks(&self) {
+        self.state().bookmarks = true;
+    }
+
+    /// Objects of other kinds have changed so many times.
+    pub fn passes(&self, changes: u64) {
+        self.state().version += changes;
+    }
+
+    /// Forgets what was before its version less this.
+    pub fn compacts(&self, left: u64) {
+        let mut state = self.state();
+        state.compacted = state.version - left;
+    }
+
+    /// How many watches of one path there were at the same time, at most.
+    pub fn most_watches(&self) -> usize {
+        self.state().watches.values().map(|(_, most)| *most).max().unwrap_or(0)
+    }
+
+    /// When somebody wanted to connect, in memory.
+    pub fn dialled(&self) -> Vec<Instant> {
+        self.state().dialled.clone()
+    }
+
     /// Another pool, of which watches hear.
     pub fn add_pool(&self, name: &str) {
-        let mut state = self.state.lock().expect("not poisoned");
+        let mut state = self.state();
         state.version += 1;
         let version = state.version;
         state.pools.push((name.into(), version));
         drop(state);
-        self.changes.send_modify(|count| *count += 1);
+        self.wire.changes.send_modify(|count| *count += 1);
     }
 
     /// The watches of pools hear that their version is forgotten.
     pub fn forget(&self) {
-        self.state.lock().expect("not poisoned").forgotten = true;
-        self.changes.send_modify(|count| *count += 1);
+        self.state().forgotten = true;
+        self.wire.changes.send_modify(|count| *count += 1);
     }
 
     /// Data as they were at this version, with another pool.
@@ -151,13 +224,15 @@ impl FakeApi {
 
     /// What was asked so far and has this in it.
     pub fn asked(&self, part: &str) -> Vec<String> {
-        let state = self.state.lock().expect("not poisoned");
-        state
-            .asked
-            .iter()
-            .filter(|asked| asked.contains(part))
-            .cloned()
-            .collect()
+        let asked = self.asked_at(part).into_iter();
+        asked.map(|(_, asked)| asked).collect()
+    }
+
+    /// The same, and when.
+    pub fn asked_at(&self, part: &str) -> Vec<(Instant, String)> {
+        let state = self.state();
+        let asked = state.asked.iter().filter(|(_, asked)| asked.contains(part));
+        asked.cloned().collect()
     }
 
     /// A kubeconfig with these lines for the cluster and the user.
@@ -176,11 +251,11 @@ impl FakeApi {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let (state, changes) = (Arc::clone(&self.state), self.changes.clone());
+        let (state, changes) = (Arc::clone(&self.wire.state), self.wire.changes.clone());
         let tls = self.tls.then(acceptor);
         self.serving = Some(tokio::spawn(async move {
             // Connections end with whoever accepts them.
-            let mut connections = tokio::task::JoinSet::new();
+            let mut connections = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
                     return;
@@ -209,6 +284,23 @@ impl Drop for FakeApi {
     }
 }
 
+impl Wire {
+    /// A connection to the server, if it listens.
+    pub fn dial(&self) -> io::Result<DuplexStream> {
+        let mut state = self.state.lock().expect("not poisoned");
+        state.dialled.push(Instant::now());
+        if state.fault == Fault::Refuses {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let served = connection(theirs, Arc::clone(&self.state), self.changes.subscribe());
+        let mut connections = self.connections.lock().expect("not poisoned");
+        while connections.try_join_next().is_some() {}
+        connections.spawn(served);
+        Ok(ours)
+    }
+}
+
 fn acceptor() -> TlsAcceptor {
     let chain = vec![CertificateDer::from_pem_slice(include_bytes!("server.crt")).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("server.key")).expect("a key");
@@ -220,157 +312,6 @@ fn acceptor() -> TlsAcceptor {
         .with_single_cert(chain, key)
         .expect("they belong together");
     TlsAcceptor::from(Arc::new(config))
-}
-
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    state: Arc<Mutex<State>>,
-    changes: watch::Receiver<u64>,
-) {
-    while let Some(head) = head(&mut stream).await {
-        let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
-        let answer = {
-            let mut state = state.lock().expect("not poisoned");
-            state.asked.push(path.clone());
-            state.answer(&path, &head)
-        };
-        let outcome = match answer {
-            Answer::Nothing => std::future::pending().await,
-            Answer::End => return,
-            Answer::Half(text) => {
-                let _ = write(&mut stream, 200, &text, text.len() + 500).await;
-                return;
-            }
-            Answer::Whole(code, text) => write(&mut stream, code, &text, text.len()).await,
-            Answer::Watch(from) => return follow(&mut stream, &state, changes, &path, from).await,
-        };
-        if outcome.is_err() {
-            return;
-        }
-    }
-}
-
-enum Answer {
-    Nothing,
-    End,
-    Half(String),
-    Whole(u16, String),
-    Watch(u64),
-}
-
-impl State {
-    fn answer(&self, path: &str, head: &str) -> Answer {
-        let status = |code: u16, reason: &str, message: &str| {
-            let status = json!({
-                "kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code, "details": {}
-            });
-            Answer::Whole(code, status.to_string())
-        };
-        match self.fault {
-            Fault::Tarpit => return Answer::Nothing,
-            Fault::Cuts => return Answer::End,
-            Fault::Truncates => return Answer::Half("{\"metadata\": {\"resourceVer".into()),
-            Fault::Page(code) => return Answer::Whole(code, "<html><body>Please log in</body></html>".into()),
-            Fault::Status(code, reason, message) => return status(code, reason, message),
-            _ => {}
-        }
-        let let_in = |token: &String| head.contains(&format!("Bearer {token}\r\n"));
-        if !self.token.as_ref().is_none_or(let_in) {
-            return status(401, "Unauthorized", "Unauthorized");
-        }
-        let pools = path.contains("/ippools");
-        match self.fault {
-            Fault::Forbids if pools => {
-                let message = "ippools is forbidden: User \"agent\" cannot list resource \"ippools\"";
-                return status(403, "Forbidden", message);
-            }
-            Fault::Undefined if path.contains("/projectcalico.org/") => {
-                return Answer::Whole(404, "404 page not found\n".into());
-            }
-            Fault::Old if path.contains("/nodes") => return Answer::Whole(404, "404 page not found\n".into()),
-            _ => {}
-        }
-        if path == "/apis" {
-            let groups = json!({ "groups": [{ "name": "projectcalico.org", "versions": [{ "version": "v3" }] }] });
-            return Answer::Whole(200, groups.to_string());
-        }
-        if path.contains("watch=true") {
-            let from = path.split("resourceVersion=").nth(1).and_then(|text| text.parse().ok());
-            return Answer::Watch(from.unwrap_or_default());
-        }
-        let items: Vec<Value> = match pools {
-            true => self.pools.iter().map(|(name, version)| pool(name, *version)).collect(),
-            false => Vec::new(),
-        };
-        let list = json!({ "metadata": { "resourceVersion": self.version.to_string() }, "items": items });
-        Answer::Whole(200, list.to_string())
-    }
-
-    /// The events of a watch of pools after a version.
-    fn events(&mut self, after: &mut u64) -> Vec<Value> {
-        if std::mem::take(&mut self.forgotten) {
-            let status = json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "too old" });
-            return vec![json!({ "type": "ERROR", "object": status })];
-        }
-        let newer = self.pools.iter().filter(|(_, version)| *version > *after);
-        let events = newer.map(|(name, version)| json!({ "type": "ADDED", "object": pool(name, *version) }));
-        let events = events.collect();
-        *after = (*after).max(self.version);
-        events
-    }
-}
-
-fn pool(name: &str, version: u64) -> Value {
-    json!({
-        "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
-        "metadata": { "name": name, "resourceVersion": version.to_string(), "uid": name },
-        "spec": { "cidr": "192.168.0.0/16" },
-    })
-}
-
-async fn follow<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    state: &Mutex<State>,
-    mut changes: watch::Receiver<u64>,
-    path: &str,
-    from: u64,
-) {
-    let begin = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-    if stream.write_all(begin.as_bytes()).await.is_err() {
-        return;
-    }
-    let mut after = from;
-    loop {
-        let events = match path.contains("/ippools") {
-            true => state.lock().expect("not poisoned").events(&mut after),
-            false => Vec::new(),
-        };
-        for event in events {
-            let line = format!("{event}\n");
-            let chunk = format!("{:x}\r\n{line}\r\n", line.len());
-            if stream.write_all(chunk.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The head of the next request; its body is none of ours.
-async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\r\n\r\n") {
-        bytes.push(stream.read_u8().await.ok()?);
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, code: u16, text: &str, length: usize) -> std::io::Result<()> {
-    let answer = format!("HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n\r\n{text}");
-    stream.write_all(answer.as_bytes()).await?;
-    stream.flush().await
 }
 
 /// A port of loopback on which nobody listens.
