@@ -206,7 +206,10 @@ impl ApiError {
                 | ApiError::Proxy { .. }
                 | ApiError::Certificate(_)
                 | ApiError::Unauthorized(_)
+                | ApiError::Timeout { .. }
                 | ApiError::Half(_)
+                // A gateway's, as a rule.
+                | ApiError::Server { code: 502..=504, .. }
         )
     }
 
