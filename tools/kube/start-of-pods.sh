@@ -135,14 +135,3 @@ report "$BURST at once"
 [ "$contender" = margay ] || exit 0
 resident() { "$KUBE" exec "$1" sh -c 'grep -E "^(VmRSS|RssAnon)" /proc/$(pgrep -o -f "margay agent")/status' | xargs; }
 echo "agent with $BURST pods: $(resident n1); with none: $(resident n2)"
-forget
-# What detached them is done when their addresses are free.
-no_handles() { [ "$(kubectl get ipamhandles -o name | grep -c k8s-pod-network)" = 0 ]; }
-within 300 no_handles
-sleep 10
-before=$(wc -l <"$AUDIT")
-sleep "$REST"
-echo "requests a minute at rest, by account, verb and path, $REST s:"
-tail -n "+$((before + 1))" "$AUDIT" |
-	sed -n 's/.*"requestURI":"\([^"?]*\).*"verb":"\([a-z]*\)".*"username":"system:serviceaccount:margay-system:\([a-z-]*\)".*/\3 \2 \1/p' |
-	sort | uniq -c | awk -v rest="$REST" '{ printf "    %.1f %s %s %s\n", $1 * 60 / rest, $2, $3, $4; sum += $1 } END { printf "    %.1f in all\n", sum * 60 / rest }'
