@@ -311,7 +311,7 @@ impl PacketFilter {
             }],
             ipip: state.pools.values().any(|pool| pool.ipip != EncapMode::Never),
             vxlan: state.pools.values().any(|pool| pool.vxlan != EncapMode::Never),
-            services: Vec::new(),
+            services: state.services.iter().copied().collect(),
         });
         self.off = Off {
             floating: !settings.floating_ips,

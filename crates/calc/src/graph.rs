@@ -11,6 +11,7 @@ use crate::facts::{Changed, Facts};
 use crate::nodes::{self, Nodes};
 use crate::pools;
 use crate::problem::Problem;
+use crate::services::services;
 use crate::settings;
 use crate::state::{NodeChange, NodeState, PoolState};
 
@@ -52,6 +53,7 @@ struct Dirty {
     nodes: bool,
     pools: bool,
     blocks: bool,
+    services: bool,
     settings: bool,
     bgp: bool,
 }
@@ -109,7 +111,10 @@ impl Graph {
                 self.dirty.blocks = true;
                 self.dirty.bgp = true;
             }
-            Changed::Bgp => self.dirty.bgp = true,
+            Changed::Bgp => {
+                self.dirty.services = true;
+                self.dirty.bgp = true;
+            }
             Changed::Felix => {
                 self.dirty.settings = true;
                 self.dirty.bgp = true;
@@ -154,12 +159,13 @@ impl Dirty {
         nodes: true,
         pools: true,
         blocks: true,
+        services: true,
         settings: true,
         bgp: true,
     };
 
     fn any(self) -> bool {
-        self.nodes || self.pools || self.blocks || self.settings || self.bgp
+        self.nodes || self.pools || self.blocks || self.services || self.settings || self.bgp
     }
 }
 
@@ -194,6 +200,7 @@ impl Parts {
             peers: self.nodes.0.others.clone(),
             pools: self.pools.0.clone(),
             blocks: blocks(facts),
+            services: services(facts),
             bgp: self.bgp.0.clone(),
         }
     }
@@ -241,6 +248,13 @@ impl Parts {
                     .map(|block| NodeChange::Block(*block, false)),
             );
             state.blocks = blocks;
+        }
+        if dirty.services {
+            let services = services(facts);
+            if state.services != services {
+                state.services = services.clone();
+                changes.push(NodeChange::Services(services));
+            }
         }
         if dirty.bgp && state.bgp != self.bgp.0 {
             state.bgp = self.bgp.0.clone();

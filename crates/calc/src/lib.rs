@@ -13,6 +13,7 @@ mod peering;
 mod pools;
 mod problem;
 mod selector;
+mod services;
 mod settings;
 pub mod state;
 #[cfg(test)]

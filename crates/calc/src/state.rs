@@ -20,6 +20,8 @@ pub struct NodeState {
     pub pools: BTreeMap<IpNet, PoolState>,
     /// Blocks whose affinity to this node is confirmed.
     pub blocks: BTreeSet<IpNet>,
+    /// Address ranges of services, wherever they may lie.
+    pub services: BTreeSet<IpNet>,
     /// The BGP configuration; `None` until this node is registered.
     pub bgp: Option<bgp::Config>,
 }
@@ -37,6 +39,8 @@ pub enum NodeChange {
     Pool(IpNet, Option<PoolState>),
     /// A local block came or went.
     Block(IpNet, bool),
+    /// The address ranges of services changed: these are all of them.
+    Services(BTreeSet<IpNet>),
     /// The BGP configuration changed.
     Bgp(Option<bgp::Config>),
 }

@@ -194,8 +194,8 @@ impl Dataplane {
                 self.place_block(block);
                 self.todo.all_prefixes = true;
             }
-            // The speaker's business.
-            NodeChange::Bgp(_) => {}
+            // The speaker's business, and the packet filter's.
+            NodeChange::Bgp(_) | NodeChange::Services(_) => {}
         }
     }
 

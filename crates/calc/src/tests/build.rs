@@ -2,7 +2,7 @@
 
 use api::{
     AffinityState, AsNumber, BgpConfigurationSpec, BgpPeerSpec, BlockAffinitySpec, EncapMode, FelixConfigurationSpec,
-    IpPoolSpec, NodeBgp, NodeSpec, Object, Resource, Spec,
+    IpPoolSpec, NodeBgp, NodeSpec, Object, Resource, ServiceRange, Spec,
 };
 
 /// A node; `addresses` are `v4/len`, `v6/len` or nothing.
@@ -69,6 +69,14 @@ pub fn bgp(name: &str, change: impl FnOnce(&mut BgpConfigurationSpec)) -> Resour
     let mut spec = BgpConfigurationSpec::default();
     change(&mut spec);
     Object::new(name, spec).into()
+}
+
+/// Ranges of services.
+pub fn ranges(cidrs: &[&str]) -> Vec<ServiceRange> {
+    let range = |cidr: &&str| ServiceRange {
+        cidr: Some(cidr.parse().unwrap()),
+    };
+    cidrs.iter().map(range).collect()
 }
 
 pub fn peer(name: &str, change: impl FnOnce(&mut BgpPeerSpec)) -> Resource {

@@ -199,6 +199,7 @@ fn resource(random: &mut Random) -> Resource {
                 spec.node_to_node_mesh_enabled = [None, Some(true), Some(false)][random.below(3) as usize];
                 spec.listen_port = [None, Some(1179)][random.below(2) as usize];
                 spec.as_number = [None, build::asn(64500)][random.below(2) as usize];
+                spec.service_cluster_ips = build::ranges(&["10.96.0.0/16"][random.below(2) as usize..]);
             })
         }
         8 => build::peer(["x", "y"][random.below(2) as usize], |spec| {
@@ -238,11 +239,12 @@ fn assert_ordered(seed: u64, changes: &[NodeChange]) {
         NodeChange::Pool(_, Some(_)) => 2,
         NodeChange::Peer(_, Some(_)) => 3,
         NodeChange::Block(_, true) => 4,
-        NodeChange::Bgp(_) => 5,
-        NodeChange::Block(_, false) => 6,
-        NodeChange::Peer(_, None) => 7,
-        NodeChange::Pool(_, None) => 8,
-        NodeChange::ThisNode(None) => 9,
+        NodeChange::Services(_) => 5,
+        NodeChange::Bgp(_) => 6,
+        NodeChange::Block(_, false) => 7,
+        NodeChange::Peer(_, None) => 8,
+        NodeChange::Pool(_, None) => 9,
+        NodeChange::ThisNode(None) => 10,
     };
     assert!(changes.is_sorted_by_key(rank), "MARGAY_SEED={seed}: {changes:?}");
 }
@@ -267,6 +269,7 @@ fn follow(state: &mut NodeState, change: NodeChange) {
         NodeChange::Pool(range, None) => assert!(state.pools.remove(&range).is_some()),
         NodeChange::Block(block, true) => assert!(state.blocks.insert(block)),
         NodeChange::Block(block, false) => assert!(state.blocks.remove(&block)),
+        NodeChange::Services(services) => state.services = services,
         NodeChange::Bgp(bgp) => state.bgp = bgp,
     }
 }

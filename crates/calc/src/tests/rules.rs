@@ -295,12 +295,9 @@ fn what_others_announce_is_passed_on_within_exported_pools() {
     let mut quiet = pool("quiet", "172.16.0.0/16", EncapMode::Never);
     quiet.spec.disable_bgp_export = true;
     let services = bgp("default", |spec| {
-        let range = |cidr: &str| api::ServiceRange {
-            cidr: cidr.parse().ok(),
-        };
-        spec.service_load_balancer_ips = vec![range("10.96.0.0/16")];
-        spec.service_external_ips = vec![range("10.97.0.0/16")];
-        spec.service_cluster_ips = vec![range("10.98.0.0/16")];
+        spec.service_load_balancer_ips = ranges(&["10.96.0.0/16"]);
+        spec.service_external_ips = ranges(&["10.97.0.0/16"]);
+        spec.service_cluster_ips = ranges(&["10.98.0.0/16"]);
     });
     let exportable = |node: Resource| {
         let resources = [
@@ -323,6 +320,36 @@ fn what_others_announce_is_passed_on_within_exported_pools() {
         exportable(reflector.into()),
         ["10.96.0.0/16", "10.97.0.0/16", "192.168.0.0/16", "fd00:1::/48"]
     );
+}
+
+#[test]
+fn services_have_the_ranges_of_the_cluster_s_configuration() {
+    let check = |name: &str, cluster: &[&str], external: &[&str], load_balancer: &[&str], expected: &[&str]| {
+        let configuration = bgp(name, |spec| {
+            spec.service_cluster_ips = ranges(cluster);
+            spec.service_external_ips = ranges(external);
+            spec.service_load_balancer_ips = ranges(load_balancer);
+            // Says nothing, and is not an error.
+            spec.service_external_ips.push(api::ServiceRange::default());
+        });
+        let shown: Vec<String> = state("a", &[configuration])
+            .0
+            .services
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(shown, expected, "{name}");
+    };
+    check("default", &[], &[], &[], &[]);
+    check("default", &["10.96.7.0/12"], &[], &[], &["10.96.0.0/12"]);
+    check(
+        "default",
+        &["10.96.0.0/16", "fd00:10::/108"],
+        &["192.0.2.7/32"],
+        &["192.0.2.7/32", "203.0.113.0/24"],
+        &["10.96.0.0/16", "192.0.2.7/32", "203.0.113.0/24", "fd00:10::/108"],
+    );
+    check("node.a", &["10.96.0.0/16"], &[], &[], &[]);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl World {
             NodeChange::Pool(range, None) => drop(state.pools.remove(&range)),
             NodeChange::Block(block, true) => drop(state.blocks.insert(block)),
             NodeChange::Block(block, false) => drop(state.blocks.remove(&block)),
-            NodeChange::Bgp(_) => {}
+            NodeChange::Bgp(_) | NodeChange::Services(_) => {}
         }
         self.dataplane.set(change);
     }

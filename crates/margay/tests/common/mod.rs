@@ -6,6 +6,7 @@ pub mod matrix;
 pub mod net;
 pub mod sctp;
 pub mod talk;
+pub mod told;
 
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
