@@ -18,12 +18,12 @@ pub enum DropCause {
     Profile(String),
     /// No rule of the policies of this tier matched.
     EndOfTier(String),
-    /// No policy decided, and no profile allowed it.
-    NoProfile,
+    /// No policy decided about packets of this endpoint, and no profile allowed them.
+    NoProfile(String),
     /// The pod's policy is not known yet, or not any more.
     NoPolicy,
-    /// What concerns the endpoint cannot be enforced as it is said: it is closed.
-    Closed,
+    /// What concerns an endpoint cannot be enforced as it is said, for this reason: it is closed.
+    Closed(String),
     /// A pod sent from an address that is not its own.
     Spoofed,
     /// A pod sent what only routers send.
@@ -76,8 +76,10 @@ impl DropCause {
             "defaultEndpointToHostAction" => Self::ToHost,
             "service loop" => Self::ServiceLoop,
             other if other.starts_with("limit ") => Self::Limit,
-            other if other.starts_with("no profile allows: ") => Self::NoProfile,
-            _ => Self::Closed,
+            other => match other.strip_prefix("no profile allows: ") {
+                Some(endpoint) => Self::NoProfile(endpoint.to_owned()),
+                None => Self::Closed(other.to_owned()),
+            },
         }
     }
 
@@ -87,9 +89,9 @@ impl DropCause {
             Self::Policy(_) => "policy",
             Self::Profile(_) => "profile",
             Self::EndOfTier(_) => "end-of-tier",
-            Self::NoProfile => "no-profile",
+            Self::NoProfile(_) => "no-profile",
             Self::NoPolicy => "no-policy",
-            Self::Closed => "closed",
+            Self::Closed(_) => "closed",
             Self::Spoofed => "spoofed",
             Self::RouterAdvertisement => "router-advertisement",
             Self::DhcpServer => "dhcp-server",
@@ -104,13 +106,15 @@ impl DropCause {
         }
     }
 
-    /// Which policy, profile or tier it was.
+    /// Which policy, profile, tier or endpoint it was; why something is closed.
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Policy(name) | Self::Profile(name) | Self::EndOfTier(name) => Some(name),
-            Self::NoProfile
-            | Self::NoPolicy
-            | Self::Closed
+            Self::Policy(name)
+            | Self::Profile(name)
+            | Self::EndOfTier(name)
+            | Self::NoProfile(name)
+            | Self::Closed(name) => Some(name),
+            Self::NoPolicy
             | Self::Spoofed
             | Self::RouterAdvertisement
             | Self::DhcpServer
@@ -168,6 +172,8 @@ impl Cause for DropCause {
             Self::Policy(_) => Self::Policy(OTHERS.to_owned()),
             Self::Profile(_) => Self::Profile(OTHERS.to_owned()),
             Self::EndOfTier(_) => Self::EndOfTier(OTHERS.to_owned()),
+            Self::NoProfile(_) => Self::NoProfile(OTHERS.to_owned()),
+            Self::Closed(_) => Self::Closed(OTHERS.to_owned()),
             unnamed => unnamed.clone(),
         }
     }
@@ -212,11 +218,19 @@ mod tests {
         );
         check("deny Profile kns.default ingress 3", "profile", Some("kns.default"));
         check("end of tier security", "end-of-tier", Some("security"));
-        check("no profile allows: default/n1-k8s-cali1-eth0", "no-profile", None);
+        check(
+            "no profile allows: default/n1-k8s-cali1-eth0",
+            "no-profile",
+            Some("default/n1-k8s-cali1-eth0"),
+        );
         check("flow cut by policy", "flow-cut", None);
-        check("unknown NetworkPolicy default/db", "closed", None);
-        check("refused: NetworkPolicy default/db", "closed", None);
-        check("default/web: tier x does not exist", "closed", None);
+        for why in [
+            "unknown NetworkPolicy default/db",
+            "refused: NetworkPolicy default/db",
+            "default/web: tier x does not exist",
+        ] {
+            check(why, "closed", Some(why));
+        }
         // Too long: its middle is a hash.
         check(
             "deny NetworkPolicy aaaa~00ff~bbbb ingress 4",
@@ -238,7 +252,7 @@ mod tests {
         assert!(comments.len() > 15, "{comments:?}");
         for comment in comments {
             let cause = DropCause::of(Some(comment));
-            assert!(!matches!(cause, DropCause::Closed | DropCause::Unknown), "{comment}");
+            assert!(!matches!(cause, DropCause::Closed(_) | DropCause::Unknown), "{comment}");
         }
     }
 

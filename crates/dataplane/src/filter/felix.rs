@@ -61,8 +61,8 @@ impl From<&FelixConfigurationSpec> for Settings {
             },
             nat_interface: felix
                 .iptables_nat_outgoing_interface_filter
-                .clone()
-                .filter(|name| !name.is_empty()),
+                .as_deref()
+                .and_then(interface),
             service_loop: match felix.service_loop_prevention {
                 Some(api::ServiceLoopPrevention::Reject) => ServiceLoop::Reject,
                 Some(api::ServiceLoopPrevention::Disabled) => ServiceLoop::Disabled,
@@ -84,6 +84,15 @@ fn failsafe(ports: &Option<Vec<ProtoPort>>, built_in: Vec<Failsafe>) -> Vec<Fail
         })
     });
     known.collect()
+}
+
+/// A name as the packet filter has it; `None`: any. A final `+` stands for anything, as in iptables.
+fn interface(name: &str) -> Option<String> {
+    let shown = match name.strip_suffix('+') {
+        Some(beginning) => format!("{beginning}*"),
+        None => name.to_owned(),
+    };
+    (!["", "*"].contains(&shown.as_str())).then_some(shown)
 }
 
 fn range(port: &Port) -> Option<(u16, u16)> {

@@ -48,7 +48,8 @@ pub struct Settings {
     pub nat_outgoing_address: Option<Ipv4Addr>,
     /// Destinations that pods reach with their own address (`natOutgoingExclusions`).
     pub nat_exclusions: NatExclusions,
-    /// Only packets through this device are translated (`iptablesNATOutgoingInterfaceFilter`).
+    /// Only packets through this device, or with a final `*` devices that begin so, are translated
+    /// (`iptablesNATOutgoingInterfaceFilter`).
     pub nat_interface: Option<String>,
     /// What happens to packets for a service address that no service proxy took (`serviceLoopPrevention`).
     pub service_loop: ServiceLoop,

@@ -1,8 +1,9 @@
 //! Tests of the packet filter: `agree` compares rendered rules with policy itself, `history` incremental changes with fresh
-//! ones, `path` says what each piece looks like, `page` keeps the documentation true.
+//! ones, `path` says what each piece looks like, `felix` what it takes of a FelixConfiguration, `page` keeps the documentation true.
 
 mod agree;
 mod build;
+mod felix;
 mod history;
 mod page;
 mod path;
