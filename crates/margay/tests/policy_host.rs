@@ -10,6 +10,7 @@ use api::{Key, Kind};
 use common::Lab;
 use common::cluster::{Datastore, Pod, resource};
 use common::net::{self, L4, Receiver, Servers};
+use common::told::dropped;
 
 /// Short enough to be asked again and again.
 const SHORT: Duration = Duration::from_millis(25);
@@ -89,6 +90,11 @@ impl Setup {
             .eventually(what, || net::reaches(from, to, l4, false) == reached);
     }
 
+    /// Packets that a node has dropped for a cause.
+    fn dropped(&self, node: usize, cause: &str) -> u64 {
+        dropped(&self.lab, &self.nodes[node], cause, None)
+    }
+
     fn felix(&self, spec: &str) {
         self.store.put(resource(&format!(
             "{{kind: FelixConfiguration, metadata: {{name: default}}, spec: {{{spec}}}}}"
@@ -156,6 +162,7 @@ fn sources_are_translated_and_never_forged() {
     for source in forged {
         assert!(receiver.heard(source).is_empty(), "{source} is not the pod's");
     }
+    assert_eq!(it.dropped(NEAR, "spoofed"), 3);
 }
 
 #[test]
@@ -178,17 +185,28 @@ fn tunnels_of_pods_are_refused_unless_they_are_allowed() {
         (ipip, !vxlan.heard(pod).is_empty()) == (allowed, allowed)
     };
     assert!(send(false), "refused by default");
+    assert_eq!(it.dropped(NEAR, "tunnel-from-pod"), 2);
     it.felix("allowIPIPPacketsFromWorkloads: true, allowVXLANPacketsFromWorkloads: true");
     it.lab.eventually("allowed", || send(true));
     it.felix("");
     it.lab.eventually("refused again", || send(false));
+
+    // A tunnel that no node has begun.
+    let stranger = net::raw(&it.places[OUTSIDE], 4);
+    let inner = [0x45; 40];
+    let sent = stranger.send_to(&inner, &SocketAddr::from((it.addresses[NEAR], 0)).into());
+    assert_eq!(sent.expect("it has a route"), inner.len());
+    it.lab
+        .eventually("a stranger's tunnel", || it.dropped(NEAR, "tunnel-from-stranger") == 1);
 }
 
 #[test]
 fn pods_and_their_host() {
     let Some(it) = Setup::up("t-pol-host") else { return };
     let (pod, own) = (it.near.place.as_str(), it.host(NEAR, 7777));
+    let before = it.dropped(NEAR, "to-host");
     assert!(!net::reaches(pod, own, L4::Udp, false), "Drop is the default");
+    assert_eq!(it.dropped(NEAR, "to-host"), before + 1);
     assert!(
         net::reaches(&it.places[NEAR], at(&it.near, 80), L4::Udp, true),
         "hosts reach their pods"
@@ -208,6 +226,7 @@ fn pods_and_their_host() {
         "{kind: NetworkPolicy, metadata: {name: deny, namespace: default}, spec: {selector: all(), types: [Egress]}}",
     );
     it.becomes("the pod's policy", pod, own, L4::Udp, false);
+    assert!(dropped(&it.lab, &it.nodes[NEAR], "end-of-tier", Some("default")) > 0);
     it.store.delete(&deny);
     it.becomes("the pod's policy is gone", pod, own, L4::Udp, true);
 }

@@ -1,35 +1,43 @@
-//! When policy is enforced: before a pod's first packet, while agents die and come back, and while others delete our table.
+//! When policy is enforced: before a pod's first packet in either direction, while agents die and come back, and while others
+//! delete our table. Over both families.
 
 mod common;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use api::{Key, Kind};
 use common::Lab;
 use common::cluster::{Datastore, Pod, k8s, resource};
 use common::net::{self, L4, Pulse, Receiver, Servers, Spray};
+use common::told;
+
+/// Whether it is IPv6.
+const FAMILIES: [bool; 2] = [false, true];
 
 /// A lab of two nodes with a pod on each.
 fn lab(name: &'static str) -> Option<(Lab, Datastore, Vec<String>)> {
-    let lab = Lab::up(name, &["--nodes", "2", "--pods-per-node", "0"])?;
+    let lab = Lab::up(name, &["--nodes", "2", "--pods-per-node", "0", "--ipv6"])?;
     let (store, nodes) = (Datastore::of(&lab), lab.nodes());
     Some((lab, store, nodes))
 }
 
-fn at(pod: &Pod, port: u16) -> SocketAddr {
-    (pod.address(false), port).into()
+fn at(pod: &Pod, ipv6: bool, port: u16) -> SocketAddr {
+    (pod.address(ipv6), port).into()
 }
 
-/// All addresses of the /26 around an address.
-fn block(address: IpAddr) -> Vec<SocketAddr> {
-    let IpAddr::V4(address) = address else {
-        panic!("an IPv4 address")
-    };
-    let first = u32::from(address) & !63;
-    (first..first + 64)
-        .map(|address| (Ipv4Addr::from(address), 53).into())
-        .collect()
+/// The 64 addresses of the block around an address.
+fn block(address: IpAddr) -> Vec<IpAddr> {
+    match address {
+        IpAddr::V4(address) => {
+            let first = u32::from(address) & !63;
+            (first..first + 64).map(|it| Ipv4Addr::from(it).into()).collect()
+        }
+        IpAddr::V6(address) => {
+            let first = u128::from(address) & !63;
+            (first..first + 64).map(|it| Ipv6Addr::from(it).into()).collect()
+        }
+    }
 }
 
 #[test]
@@ -44,22 +52,51 @@ fn no_packet_reaches_a_pod_before_its_policy() {
         "closed",
         "{podSelector: {matchLabels: {role: closed}}, policyTypes: [Ingress, Egress]}",
     ));
-    let targets = || {
-        block(near.address(false))
+    let targets = |ipv6: bool| -> Vec<SocketAddr> {
+        let others = block(near.address(ipv6))
             .into_iter()
-            .filter(|to| to.ip() != near.address(false))
+            .filter(|it| *it != near.address(ipv6));
+        others.map(|address| (address, 53).into()).collect()
     };
-    let sprays = [&near, &far].map(|sender| Spray::start(&sender.place, targets().collect()));
+    // What they hear from the new pod: it sends from its first moment on.
+    let hearers = [&near, &far].map(|pod| Receiver::start(&pod.place, 54));
     for round in 0..8 {
         // The others show that the spray finds its way.
         let is_closed = round % 2 == 0;
-        let labels = [("role", if is_closed { "closed" } else { "open" })];
-        let pod = lab.add_pod("shop", &format!("p{round}"), &nodes[0], &labels);
+        let (name, labels) = (
+            format!("p{round}"),
+            [("role", if is_closed { "closed" } else { "open" })],
+        );
+        hearers.iter().for_each(Receiver::forget);
+        let sprays: Vec<Spray> = [&near, &far]
+            .into_iter()
+            .flat_map(|sender| FAMILIES.map(|ipv6| Spray::start(&sender.place, targets(ipv6))))
+            .chain(FAMILIES.map(|ipv6| {
+                let to = [&near, &far].map(|hearer| at(hearer, ipv6, 54));
+                Spray::from_birth(&format!("{}.pod-shop.{name}", lab.name), to.to_vec())
+            }))
+            .collect();
+        let pod = lab.add_pod("shop", &name, &nodes[0], &labels);
         sprays.iter().for_each(|spray| spray.wait_for(50));
+        drop(sprays);
         let arrived = net::datagrams_in(&pod.place);
         match is_closed {
-            true => assert_eq!(arrived, 0, "round {round}: packets that policy forbids have arrived"),
-            false => assert!(arrived > 0, "round {round}: nothing arrived"),
+            true => assert_eq!(
+                arrived, [0; 2],
+                "round {round}: packets that policy forbids have arrived"
+            ),
+            false => assert!(
+                arrived.iter().all(|count| *count > 0),
+                "round {round}: {arrived:?} arrived"
+            ),
+        }
+        for (hearer, ipv6) in hearers.iter().flat_map(|hearer| FAMILIES.map(|ipv6| (hearer, ipv6))) {
+            let heard = hearer.heard(pod.address(ipv6)).len();
+            assert_eq!(
+                heard == 0,
+                is_closed,
+                "round {round}: {heard} heard of it, IPv6: {ipv6}"
+            );
         }
         if round % 4 == 3 {
             lab.lab(&["pod", "delete", &pod.name]);
@@ -75,19 +112,27 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
     let sender = lab.add_pod("default", "sender", &nodes[1], &[]);
     let pod = lab.add_pod("q", "pod", &nodes[0], &[]);
     let _servers = Servers::start(&[(pod.place.clone(), vec![(L4::Udp, 80)])]);
-    let reaches = |expected| net::reaches(&sender.place, at(&pod, 80), L4::Udp, expected);
+    let are = |expected: bool| {
+        let reached = FAMILIES.map(|ipv6| net::reaches(&sender.place, at(&pod, ipv6, 80), L4::Udp, expected));
+        reached == [expected; 2]
+    };
     let problems = || lab.exec(&nodes[0], &["calicoctl", "node", "status"]);
-    assert!(reaches(true));
+    let counted = |cause: &str, name: &dyn Fn(&str) -> bool| {
+        let names = told::names(&lab, &nodes[0], cause);
+        assert!(names.iter().any(|it| name(it)), "{cause}: {names:?}");
+    };
+    assert!(are(true));
 
     let profile = |name: &str| Key::cluster(Kind::Profile, name);
     let kns = "{kind: Profile, metadata: {name: kns.q}, spec: {ingress: [{action: Allow}], egress: [{action: Allow}]}}";
     store.delete(&profile("kns.q"));
-    lab.eventually("closed without its profile", || !reaches(false));
+    lab.eventually("closed without its profile", || are(false));
+    counted("no-profile", &|endpoint| endpoint.starts_with("q/"));
     lab.eventually("status names the profile", || {
         problems().contains("profile kns.q of WorkloadEndpoint(q/")
     });
     store.put(resource(kns));
-    lab.eventually("open again", || reaches(false));
+    lab.eventually("open again", || are(true));
 
     let allow_all = |name: &str, more: &str| {
         format!(
@@ -106,7 +151,8 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
         let policy = resource(&allow_all(name, more));
         let key = policy.key();
         store.put(policy);
-        lab.eventually(&format!("closed by {name}"), || !reaches(false));
+        lab.eventually(&format!("closed by {name}"), || are(false));
+        counted("closed", &|why| why.contains(name) || why.contains(words));
         lab.eventually(&format!("status names {name}"), || {
             problems()
                 .lines()
@@ -118,7 +164,7 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
         assert!(lines.any(|line| line.contains(words)), "{shown}");
         // What is wrong with one policy is no matter for pods that it cannot mean.
         store.delete(&key);
-        lab.eventually("open again", || reaches(false));
+        lab.eventually("open again", || are(true));
     }
     assert!(!problems().contains("spec."), "{}", problems());
 }
@@ -140,15 +186,17 @@ fn agents_that_die_and_a_table_that_is_deleted() {
         "{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {role: friend}}}]}]}",
     ));
     lab.eventually("closed for strangers", || {
-        !net::reaches(&stranger.place, at(&pod, 80), L4::Udp, false)
+        FAMILIES
+            .iter()
+            .all(|ipv6| !net::reaches(&stranger.place, at(&pod, *ipv6, 80), L4::Udp, false))
     });
-    assert!(net::reaches(&friend.place, at(&pod, 80), L4::Udp, true));
+    for ipv6 in FAMILIES {
+        assert!(net::reaches(&friend.place, at(&pod, ipv6, 80), L4::Udp, true));
+    }
     receiver.forget();
 
-    let (allowed, denied) = (
-        Pulse::start(&friend.place, at(&pod, 80)),
-        Pulse::start(&stranger.place, at(&pod, 80)),
-    );
+    let flows = |from: &Pod| FAMILIES.map(|ipv6| Pulse::start(&from.place, at(&pod, ipv6, 80)));
+    let (allowed, denied) = (flows(&friend), flows(&stranger));
     for node in nodes.iter().cycle().take(10) {
         lab.lab(&["agent", "kill", node]);
         lab.lab(&["agent", "start", node]);
@@ -158,51 +206,53 @@ fn agents_that_die_and_a_table_that_is_deleted() {
                 .any(|line| line.starts_with(node.as_str()) && line.contains("yes"))
         });
     }
-    let (sent, answered) = allowed.end();
-    assert_eq!(
-        (sent, receiver.heard(friend.address(false)).len()),
-        (answered, answered),
-        "allowed, while agents die"
-    );
-    assert!(sent >= 100, "{sent} allowed flows are too few to see anything");
-    let (tried, _) = denied.end();
-    let passed = receiver.heard(stranger.address(false)).len();
-    assert_eq!(passed, 0, "of {tried} denied flows, while agents die");
-    println!(
-        "agents killed and started ten times: {sent} of {sent} allowed flows answered, none of {tried} denied ones passed"
-    );
+    for ((ipv6, allowed), denied) in FAMILIES.into_iter().zip(allowed).zip(denied) {
+        let (sent, answered) = allowed.end();
+        assert_eq!(
+            (sent, receiver.heard(friend.address(ipv6)).len()),
+            (answered, answered),
+            "allowed, while agents die, IPv6: {ipv6}"
+        );
+        assert!(sent >= 100, "{sent} allowed flows are too few to see anything");
+        let (tried, _) = denied.end();
+        let passed = receiver.heard(stranger.address(ipv6)).len();
+        assert_eq!(passed, 0, "of {tried} denied flows, while agents die, IPv6: {ipv6}");
+        println!(
+            "agents killed and started ten times: {sent} of {sent} allowed flows answered, none of {tried} denied ones passed, IPv6: {ipv6}"
+        );
+    }
 
     // Somebody deletes our table. Until it is there again nothing is enforced on this node: that is measured, with denied flows
     // as fast as they can be sent.
     let mut open: Vec<(Duration, usize)> = Vec::new();
-    for round in 0..7 {
+    for round in 0..8 {
+        let ipv6 = round % 2 == 1;
+        let (friend_address, stranger_address) = (friend.address(ipv6), stranger.address(ipv6));
         // What was let in the last time stays in, as long as it is remembered.
-        nodes.iter().for_each(|node| drop(lab.exec(node, &["conntrack", "-F"])));
+        for node in &nodes {
+            lab.exec(node, &["conntrack", "-F", "-f", if ipv6 { "ipv6" } else { "ipv4" }]);
+        }
         receiver.forget();
-        let allowed = Pulse::start(&friend.place, at(&pod, 81));
-        let flood = Spray::of_flows(&stranger.place, at(&pod, 80));
+        let allowed = Pulse::start(&friend.place, at(&pod, ipv6, 81));
+        let flood = Spray::of_flows(&stranger.place, at(&pod, ipv6, 80));
         flood.wait_for(100);
-        assert_eq!(
-            receiver.heard(stranger.address(false)).len(),
-            0,
-            "round {round}: before"
-        );
+        assert_eq!(receiver.heard(stranger_address).len(), 0, "round {round}: before");
         lab.exec(&nodes[0], &["nft", "delete", "table", "inet", "calico"]);
         lab.eventually("closed again", || {
-            !net::reaches(&stranger.place, at(&pod, 80), L4::Udp, false)
+            !net::reaches(&stranger.place, at(&pod, ipv6, 80), L4::Udp, false)
         });
         // What was let in has been heard when as many more were sent.
         flood.wait_for(500);
-        let heard = receiver.heard(stranger.address(false));
+        let heard = receiver.heard(stranger_address);
         flood.wait_for(500);
         assert_eq!(
-            receiver.heard(stranger.address(false)).len(),
+            receiver.heard(stranger_address).len(),
             heard.len(),
             "round {round}: after"
         );
         drop(flood);
         let (sent, answered) = allowed.end();
-        let heard_beside = beside.heard(friend.address(false)).len();
+        let heard_beside = beside.heard(friend_address).len();
         beside.forget();
         assert_eq!(heard_beside, answered, "round {round}: answers");
         assert_eq!(sent, answered, "round {round}: allowed, while the table is gone");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod cluster;
+pub mod frames;
 pub mod matrix;
 pub mod net;
 pub mod sctp;
@@ -27,11 +28,16 @@ pub struct Lab {
 impl Lab {
     /// Brings a lab up; `None`, loudly, if this is not root's test run.
     pub fn up(name: &'static str, args: &[&str]) -> Option<Lab> {
+        Self::up_with(name, args, &[])
+    }
+
+    /// Brings a lab up whose agents, as they start, have these variables in their environment.
+    pub fn up_with(name: &'static str, args: &[&str], environment: &[(&str, &str)]) -> Option<Lab> {
         let turn = turn()?;
         let lab = Lab { name, _turn: turn };
         let mut all = vec!["up", "--name", name];
         all.extend(args);
-        let output = margay_lab(&all);
+        let output = margay_lab_with(&all, environment);
         assert!(output.status.success(), "lab up: {}", text(&output));
         Some(lab)
     }
@@ -185,9 +191,15 @@ pub fn turn() -> Option<MutexGuard<'static, ()>> {
 
 /// `margay lab ARGS`.
 pub fn margay_lab(args: &[&str]) -> Output {
+    margay_lab_with(args, &[])
+}
+
+/// The same with variables in its environment, which agents that it starts have too.
+fn margay_lab_with(args: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(MARGAY)
         .arg("lab")
         .args(args)
+        .envs(environment.iter().copied())
         .output()
         .expect("margay runs")
 }

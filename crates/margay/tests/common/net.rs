@@ -108,6 +108,17 @@ pub fn probe_all(probes: &[Probe], expected: &[bool]) -> Vec<bool> {
     answered
 }
 
+/// One UDP flow to a server, asked again and again: whether the next packet is answered.
+pub fn flow(from: &str, to: SocketAddr) -> impl FnMut() -> bool + use<> {
+    let socket = inside(from, || socket(from, L4::Udp, to.ip()));
+    socket.connect(&to.into()).expect("UDP never waits");
+    socket.set_nonblocking(false).expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket");
+    move || socket.send(b"ping").is_ok() && (&socket).read(&mut [0; 64]).is_ok()
+}
+
 /// Whether one probe is answered; `expected` says how long it is waited for.
 pub fn reaches(from: &str, to: SocketAddr, l4: L4, expected: bool) -> bool {
     let probe = Probe {
@@ -143,16 +154,20 @@ pub fn socket(place: &str, l4: L4, family: IpAddr) -> Socket {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
     };
-    let any: IpAddr = match family {
-        IpAddr::V4(_) => [0; 4].into(),
-        IpAddr::V6(_) => [0; 16].into(),
-    };
     let socket = Socket::new(domain, kind, Some(protocol)).expect("a socket");
     socket.set_nonblocking(true).expect("a socket");
     socket
-        .bind(&SocketAddr::from((any, next_port(place))).into())
+        .bind(&SocketAddr::from((any(family), next_port(place))).into())
         .expect("an unused port");
     socket
+}
+
+/// No address, of the same family.
+fn any(family: IpAddr) -> IpAddr {
+    match family {
+        IpAddr::V4(_) => [0; 4].into(),
+        IpAddr::V6(_) => [0; 16].into(),
+    }
 }
 
 fn open(place: &str, probe: &Probe) -> Socket {
@@ -319,22 +334,34 @@ impl Drop for Receiver {
     }
 }
 
-/// UDP packets that have come into a namespace, whether somebody listened or not.
-pub fn datagrams_in(place: &str) -> u64 {
-    let text = inside(place, || std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("counters");
-    let mut lines = text.lines().filter(|line| line.starts_with("Udp: "));
+/// UDP packets that have come into a namespace over IPv4 and over IPv6, whether somebody listened or not.
+pub fn datagrams_in(place: &str) -> [u64; 2] {
+    let read = || {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+        (read("snmp").expect("counters"), read("snmp6").expect("counters"))
+    };
+    let (v4, v6) = inside(place, read);
+    let mut lines = v4.lines().filter(|line| line.starts_with("Udp: "));
     let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let counters: BTreeMap<&str, &str> = names.split(' ').zip(values.split(' ')).collect();
-    ["InDatagrams", "NoPorts"]
-        .iter()
-        .map(|name| counters[name].parse::<u64>().expect("a number"))
-        .sum()
+    let v4: BTreeMap<&str, &str> = names.split(' ').zip(values.split(' ')).collect();
+    let v6: BTreeMap<&str, &str> = v6
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        .collect();
+    let sum = |counters: &BTreeMap<&str, &str>, names: [&str; 2]| {
+        let value = |name: &&str| counters[name].trim().parse::<u64>().expect("a number");
+        names.iter().map(value).sum()
+    };
+    [
+        sum(&v4, ["InDatagrams", "NoPorts"]),
+        sum(&v6, ["Udp6InDatagrams", "Udp6NoPorts"]),
+    ]
 }
 
 /// Sends one UDP packet from an address that may be anybody's. The namespace must have it somewhere.
 pub fn send_as(place: &str, source: IpAddr, to: SocketAddr) {
     inside(place, || {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).expect("a socket");
         socket
             .bind(&SocketAddr::from((source, next_port(place))).into())
             .expect("the address is there");
@@ -361,12 +388,25 @@ pub struct Spray {
 
 impl Spray {
     pub fn start(from: &str, to: Vec<SocketAddr>) -> Self {
+        Netns::open(&netns::path(from)).unwrap_or_else(|error| panic!("{from}: {error}"));
+        Self::from_birth(from, to)
+    }
+
+    /// From a namespace that may not be there yet: as soon as it is, before it has a device or an address.
+    pub fn from_birth(from: &str, to: Vec<SocketAddr>) -> Self {
         let sent = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (count, told) = (sent.clone(), stop.clone());
-        let socket = inside(from, || socket(from, L4::Udp, to[0].ip()));
+        let (from, family) = (from.to_owned(), to[0].ip());
         let to: Vec<SockAddr> = to.into_iter().map(SockAddr::from).collect();
         let thread = std::thread::spawn(move || {
+            let born = || netns::run_in(&netns::path(&from), || socket(&from, L4::Udp, family));
+            let mut found = born();
+            while found.is_err() && !told.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+                found = born();
+            }
+            let Ok(socket) = found else { return };
             while !told.load(Ordering::Relaxed) {
                 for target in &to {
                     // What is refused, or finds a full queue, is sent again soon.
@@ -393,10 +433,10 @@ impl Spray {
                 // Far from the ports that are used once each. What was refused is remembered by nobody.
                 let mut ports = (30_000..65_000_u16).cycle();
                 while !told.load(Ordering::Relaxed) {
-                    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+                    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).expect("a socket");
                     let port = ports.next().expect("they never end");
                     socket
-                        .bind(&SocketAddr::from(([0; 4], port)).into())
+                        .bind(&SocketAddr::from((any(to.ip()), port)).into())
                         .expect("a free port");
                     let _ = socket.send_to(b"spray", &to.into());
                     count.fetch_add(1, Ordering::Relaxed);

@@ -38,3 +38,15 @@ pub fn dropped(lab: &Lab, node: &str, cause: &str, name: Option<&str>) -> u64 {
         .filter(|drop| drop["cause"] == cause && name.is_none_or(|name| drop["name"] == name));
     of_cause.map(|drop| drop["packets"].as_u64().expect("a number")).sum()
 }
+
+/// Names of what it has dropped packets for, by cause.
+pub fn names(lab: &Lab, node: &str, cause: &str) -> Vec<String> {
+    let drops = status(lab, node)["policy"]["drops"].clone();
+    let of_cause = drops
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|drop| drop["cause"] == cause);
+    let names = of_cause.filter_map(|drop| drop["name"].as_str());
+    names.map(str::to_owned).collect()
+}
