@@ -34,7 +34,7 @@ fn fate(lab: &Lab, from: &str, family: &str, to: &str) -> Fate {
     let asked = ["exec", from, "--", "ping", "-n", "-c1", "-W1", family, to];
     let said = common::text(&lab.try_lab(&asked));
     match said {
-        said if said.contains("Port Unreachable") || said.contains("Port unreachable") => Fate::Refused,
+        said if said.contains("Packet filtered") || said.contains("prohibited") => Fate::Refused,
         said if said.contains("Time to live exceeded") || said.contains("Hop limit") => Fate::WentRound,
         said if said.contains(" 0 received") => Fate::Silence,
         said => panic!("from {from} to {to}: {said}"),
@@ -61,10 +61,17 @@ fn packets_for_services_that_are_not_there_do_not_go_round() {
             let via = underlay(&lab, via, family);
             lab.exec(from, &["ip", family, "route", "add", range, "via", &via]);
         }
-        // Nobody says or believes that there is a shorter way.
+        // Nobody says or believes that there is a shorter way, and every refusal is told.
         let on = |device: &str| format!("net.ipv4.conf.{device}.send_redirects=0");
-        let v6 = "net.ipv6.conf.ens33.accept_redirects=0";
-        lab.exec(from, &["sysctl", "-qw", &on("all"), &on("ens33"), v6]);
+        let others = [
+            "net.ipv6.conf.ens33.accept_redirects=0",
+            "net.ipv4.icmp_ratelimit=0",
+            "net.ipv6.icmp.ratelimit=0",
+        ];
+        lab.exec(
+            from,
+            &[&["sysctl", "-qw", &on("all"), &on("ens33")][..], &others].concat(),
+        );
     }
     let store = Datastore::of(&lab);
     let put = |kind: &str, spec: &str| {
