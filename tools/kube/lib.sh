@@ -171,8 +171,11 @@ mount_token() {
 	cp "$KUBE_CA" "$secrets/ca.crt"
 	printf kube-system >"$secrets/namespace"
 }
+# start_agent NODE [VARIABLE=VALUE]...
 start_agent() {
-	"$KUBE" exec "$1" env -u KUBECONFIG HOME=/none KUBERNETES_SERVICE_HOST=10.210.0.10 KUBERNETES_SERVICE_PORT=6443 "$MARGAY" agent >>"$KUBE_STATE/$1/run/margay-agent.log" 2>&1 &
+	node=$1
+	shift
+	"$KUBE" exec "$node" env -u KUBECONFIG HOME=/none KUBERNETES_SERVICE_HOST=10.210.0.10 KUBERNETES_SERVICE_PORT=6443 "$@" "$MARGAY" agent >>"$KUBE_STATE/$node/run/margay-agent.log" 2>&1 &
 	agents="$agents $!"
 }
 # SIGTERM to the agent itself, and until it is gone.
