@@ -167,7 +167,7 @@ dropped on node n2 meanwhile:
 fn of_packets_that_do_not_arrive_the_one_that_came_farthest_is_shown() {
     let (flow, points) = (flow(17, Some(53), None), points());
     let mut passages = Passages::new(&flow, way(points));
-    assert_eq!(passages.farthest(false), None);
+    assert_eq!(passages.farthest(), None);
     assert!(shown(Vec::new()).starts_with("NOT SEEN: no such packet came within 30 s\n"));
     for (id, places) in [
         (1, &["n1 shop/web eth0 out"][..]),
@@ -179,7 +179,7 @@ fn of_packets_that_do_not_arrive_the_one_that_came_farthest_is_shown() {
         }
     }
     let farthest = passages
-        .farthest(false)
+        .farthest()
         .and_then(|index| passages.shown(index))
         .expect("one was seen");
     assert!(!farthest.arrived);
@@ -206,7 +206,7 @@ fn where_the_end_cannot_be_seen_nothing_arrives() {
         passages.add(seen(place, 1, &udp(WEB, 1, 64, 1)));
     }
     assert!(!passages.has_arrived(0));
-    assert_eq!(passages.farthest(false), Some(0));
+    assert_eq!(passages.farthest(), Some(0));
 }
 
 /// The packet, from somewhere else to somewhere else.
@@ -230,9 +230,9 @@ fn answers_are_followed_back() {
     passages.add(seen("n2 shop/db eth0 out", 11, &foreign));
     passages.add(seen("n2 shop/db eth0 out", 12, &answer(2)));
     passages.add(seen("n1 - ens33 in", 14, &in_ipip(answer(2))));
-    assert_eq!(passages.replies().count(), 0, "it is on its way");
+    assert!(passages.answers(&[0]).is_empty(), "it is on its way");
     let underway = passages
-        .farthest(true)
+        .farthest_answer(&[0])
         .and_then(|index| passages.shown(index))
         .expect("a reply");
     assert_eq!((underway.arrived, underway.seen.len()), (false, 2));
@@ -242,7 +242,7 @@ fn answers_are_followed_back() {
     let index = passages
         .add(seen("n1 shop/web eth0 in", 15, &answer(2)))
         .expect("a reply");
-    assert_eq!(passages.replies().collect::<Vec<_>>(), [index]);
+    assert_eq!(passages.answers(&[0]), [index]);
     // The tunnel's devices may or may not show it.
     assert!(passages.is_complete(index) && passages.is_reply(index) && !passages.is_reply(0));
     let shown = passages.shown(index).expect("it was seen");
@@ -326,7 +326,8 @@ fn packets_are_known_again_behind_a_translation() {
     ] {
         last_is_reply(&mut passages, place, &bytes);
     }
-    assert_eq!(passages.replies().count(), 1);
+    assert_eq!(passages.answers(&[last]).len(), 1);
+    assert!(passages.answers(&[0]).is_empty(), "the first one's way was not known");
     // Another name of a way that is known.
     let node_port = ([10, 0, 0, 1], 30080);
     passages.add_name(end(node_port), end((DB, 53)));
@@ -379,7 +380,7 @@ fn packets_are_told_apart_by_what_no_hop_changes() {
     let points = points();
     let mut passages = Passages::new(&dns, way(points));
     passages.add(seen("n2 shop/db eth0 in", 1, &foreign));
-    assert!(!passages.has_arrived(0) && passages.farthest(false).is_none());
+    assert!(!passages.has_arrived(0) && passages.farthest().is_none());
     // TCP by sequence number and flags, whatever its checksum.
     let tcp = |sequence: u8, flags: u8, checksum: u8| {
         packet(

@@ -225,22 +225,40 @@ impl Passages {
         self.has_arrived(index) && self.get(index).is_some_and(|passage| self.missed(passage).is_empty())
     }
 
-    /// Packets that came back, in the order in which they were seen first.
-    pub fn replies(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.all.len()).filter(|index| self.is_reply(*index) && self.has_arrived(*index))
+    /// Packets that came back after these went there, by the same ways, in the order in which they were seen first. What came
+    /// back to a packet whose own way was not known yet is not followed whole, either.
+    pub fn answers(&self, to: &[usize]) -> Vec<usize> {
+        let all = self.after(to).into_iter();
+        all.filter(|index| self.has_arrived(*index)).collect()
     }
 
-    /// The one that came farthest, of those that go there or of those that come back; `None`: none was seen.
-    pub fn farthest(&self, is_reply: bool) -> Option<usize> {
-        let ours = (0..self.all.len()).filter(|index| self.all[*index].is_ours && self.is_reply(*index) == is_reply);
-        ours.max_by_key(|index| {
-            let passage = &self.all[*index];
-            passage
-                .seen
-                .iter()
-                .filter_map(|sighting| self.place(passage, sighting))
-                .max()
-        })
+    /// The packet that came back farthest after these went there; `None`: none was seen.
+    pub fn farthest_answer(&self, to: &[usize]) -> Option<usize> {
+        self.after(to).into_iter().max_by_key(|index| self.distance(*index))
+    }
+
+    fn after(&self, to: &[usize]) -> Vec<usize> {
+        let Some(first) = to.iter().min() else {
+            return Vec::new();
+        };
+        let ways: Vec<usize> = to.iter().map(|asked| self.way_of(*asked)).collect();
+        let later = self.all.iter().enumerate().skip(*first);
+        let answers =
+            later.filter(|(_, passage)| passage.mark.is_reply && passage.is_ours && ways.contains(&passage.way));
+        answers.map(|(index, _)| index).collect()
+    }
+
+    /// The one that came farthest; `None`: none was seen.
+    pub fn farthest(&self) -> Option<usize> {
+        let all = 0..self.all.len();
+        let ours = all.filter(|index| self.all[*index].is_ours && !self.is_reply(*index));
+        ours.max_by_key(|index| self.distance(*index))
+    }
+
+    fn distance(&self, index: usize) -> Option<usize> {
+        let passage = self.get(index)?;
+        let places = passage.seen.iter().filter_map(|sighting| self.place(passage, sighting));
+        places.max()
     }
 
     fn way(&self, passage: &Passage) -> Option<&Way> {

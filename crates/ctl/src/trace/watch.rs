@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent::AgentError;
 use agent::policy_view::PolicyView;
+use agent::watch::head::is_at;
 use agent::watch::{Sighting, WatchLine, WatchQuestion};
 use policy::evaluate::Packet;
 
@@ -31,6 +32,8 @@ pub struct Limits {
 
 /// After a packet was seen at its end, others of its sightings may still be on their way here.
 const LAGGARDS: Duration = Duration::from_millis(500);
+/// After it was seen wherever it must be, it may still be told of by other devices (tunnels that show one direction).
+const GRACE: Duration = Duration::from_millis(100);
 /// After it was seen at its end, an answer is waited for.
 pub const ANSWER: Duration = Duration::from_secs(1);
 /// A watch that does not begin.
@@ -179,7 +182,9 @@ impl Watching<'_> {
         let Translated { from, to, .. } = translated;
         let node = translated.node.as_str();
         let knows = [from, to].map(|end| self.passages.knows(end));
-        if knows == [true, true] || knows == [false, false] || self.passages.ends().len() >= NAMES {
+        // What else the destination is called matters of the one that is asked about, not of what that becomes.
+        let is_name = !knows[0] && is_at(passage::asked(self.flow), to);
+        if knows[0] == knows[1] || !(knows[0] || is_name) || self.passages.ends().len() >= NAMES {
             return Ok(());
         }
         let mut hops = Vec::new();
@@ -249,7 +254,7 @@ impl Watching<'_> {
     /// Gathers sightings until enough packets have arrived and were answered, or the time is over: those that arrived.
     fn gather(&mut self, lines: &mpsc::Receiver<Heard>) -> Result<Vec<usize>, CtlError> {
         let until = Instant::now() + self.limits.timeout;
-        let (mut end, mut is_answered) = (until, false);
+        let (mut end, mut is_answered, mut is_complete) = (until, false, false);
         let mut arrived: Vec<usize> = Vec::new();
         while let Ok(heard) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             let Some(sighting) = self.hear(heard)? else {
@@ -257,7 +262,7 @@ impl Watching<'_> {
                 let before = arrived.len();
                 arrived.retain(|index| self.passages.has_arrived(*index));
                 if arrived.len() < before {
-                    (end, is_answered) = (until, false);
+                    (end, is_answered, is_complete) = (until, false, false);
                 }
                 continue;
             };
@@ -274,14 +279,16 @@ impl Watching<'_> {
             if arrived.len() < self.limits.count {
                 continue;
             }
-            let replies: Vec<usize> = self.passages.replies().take(self.limits.count).collect();
+            let mut replies = self.passages.answers(&arrived);
+            replies.truncate(self.limits.count);
             if replies.len() == self.limits.count && !is_answered {
                 is_answered = true;
                 end = end.min(Instant::now() + LAGGARDS);
             }
             let mut all = arrived.iter().chain(&replies);
-            if is_answered && all.all(|index| self.passages.is_complete(*index)) {
-                break;
+            if is_answered && !is_complete && all.all(|index| self.passages.is_complete(*index)) {
+                is_complete = true;
+                end = end.min(Instant::now() + GRACE);
             }
         }
         arrived.retain(|index| self.passages.has_arrived(*index));
@@ -291,7 +298,7 @@ impl Watching<'_> {
     fn seen(self, mut arrived: Vec<usize>) -> Watched {
         let mut drops = BTreeMap::new();
         if arrived.is_empty() {
-            arrived.extend(self.passages.farthest(false));
+            arrived.extend(self.passages.farthest());
             for (node, before) in &self.before {
                 let more = self
                     .agents
@@ -303,9 +310,10 @@ impl Watching<'_> {
                 }
             }
         }
-        let mut replies: Vec<usize> = self.passages.replies().take(self.limits.count).collect();
+        let mut replies = self.passages.answers(&arrived);
+        replies.truncate(self.limits.count);
         if replies.is_empty() {
-            replies.extend(self.passages.farthest(true));
+            replies.extend(self.passages.farthest_answer(&arrived));
         }
         let way = arrived.first().map_or(0, |index| self.passages.way_of(*index));
         let shown = |indices: Vec<usize>| {
