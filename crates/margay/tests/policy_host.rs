@@ -1,19 +1,16 @@
-//! What the packet filter does besides policies of pods: translated sources and destinations, sources that are not the pod's,
-//! tunnels in pods, and the host itself.
+//! What the packet filter does besides policies of pods: sources that are not the pod's, tunnels in pods, and the host itself.
+//! (Translated addresses: `policy_nat`.)
 
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use api::{Key, Kind};
+use api::Key;
 use common::Lab;
 use common::cluster::{Datastore, Pod, resource};
 use common::net::{self, L4, Receiver, Servers};
 use common::told::{self, dropped};
 
-/// Short enough to be asked again and again.
-const SHORT: Duration = Duration::from_millis(25);
 /// The host's end of the fabric.
 const UNDERLAY: &str = "ens33";
 
@@ -114,33 +111,9 @@ fn at(pod: &Pod, port: u16) -> SocketAddr {
 }
 
 #[test]
-fn sources_are_translated_and_never_forged() {
-    let Some(it) = Setup::up("t-pol-nat") else { return };
+fn sources_are_never_forged() {
+    let Some(it) = Setup::up("t-pol-forged") else { return };
     let pod = it.near.address(false);
-    let seen = |to: SocketAddr| net::seen_as(&it.near.place, to, SHORT);
-
-    let other_node = Receiver::start(&it.places[FAR], 9090);
-
-    // natOutgoing: outside the pools the node's address is seen, inside the pod's.
-    let pool = Key::cluster(Kind::IPPool, "default-ipv4-ippool");
-    for (outgoing, outside) in [(false, pod), (true, it.addresses[NEAR]), (false, pod)] {
-        it.store
-            .change(&pool, |pool| pool["spec"]["natOutgoing"] = outgoing.into());
-        it.lab.eventually(&format!("natOutgoing: {outgoing}"), || {
-            seen(it.host(OUTSIDE, 7777)) == Some(outside)
-        });
-        // A node's answer comes from its tunnel's address, so it is asked itself what it has heard.
-        other_node.forget();
-        net::send_as(&it.near.place, pod, it.host(FAR, 9090));
-        it.lab
-            .eventually("another node", || !other_node.heard(outside).is_empty());
-        assert_eq!(
-            seen(at(&it.far, 80)),
-            Some(pod),
-            "between pods, natOutgoing: {outgoing}"
-        );
-    }
-
     // Whoever claims another source is not heard: an address of nobody, another pod's, the node's.
     let receiver = Receiver::start(&it.far.place, 90);
     let neighbour = it.lab.add_pod("default", "neighbour", &it.nodes[NEAR], &[]);
@@ -232,97 +205,6 @@ fn pods_and_their_host() {
     assert!(dropped(&it.lab, &it.nodes[NEAR], "end-of-tier", Some("default")) > 0);
     it.store.delete(&deny);
     it.becomes("the pod's policy is gone", pod, own, L4::Udp, true);
-}
-
-#[test]
-fn destinations_are_translated() {
-    let Some(it) = Setup::up("t-pol-dnat") else { return };
-    let outside = it.places[OUTSIDE].as_str();
-    let floating: IpAddr = "10.211.55.200".parse().unwrap();
-    it.lab.exec(
-        "outside",
-        &[
-            "ip",
-            "route",
-            "add",
-            "10.211.55.200",
-            "via",
-            &it.addresses[NEAR].to_string(),
-        ],
-    );
-    it.felix("floatingIPs: Enabled");
-    it.store.change_pod(&it.near, |endpoint| {
-        let ports = serde_json::json!([{"name": "web", "protocol": "TCP", "port": 80, "hostPort": 8080},
-            {"name": "dns", "protocol": "UDP", "port": 80, "hostPort": 8053}]);
-        endpoint.spec.ports = serde_json::from_value(ports).expect("ports");
-        let nats = serde_json::json!([{"internalIP": it.near.address(false), "externalIP": floating}]);
-        endpoint.spec.ip_nats = serde_json::from_value(nats).expect("addresses");
-    });
-    let all = |why: &str| {
-        it.becomes(
-            &format!("a port of the host, {why}"),
-            outside,
-            it.host(NEAR, 8080),
-            L4::Tcp,
-            true,
-        );
-        it.becomes(
-            &format!("a port of the host, {why}"),
-            outside,
-            it.host(NEAR, 8053),
-            L4::Udp,
-            true,
-        );
-        it.becomes(
-            &format!("a floating address, {why}"),
-            outside,
-            (floating, 80).into(),
-            L4::Udp,
-            true,
-        );
-        it.becomes(
-            &format!("from another pod, {why}"),
-            &it.far.place,
-            it.host(NEAR, 8080),
-            L4::Tcp,
-            true,
-        );
-        it.becomes(
-            &format!("from the host itself, {why}"),
-            &it.places[NEAR],
-            it.host(NEAR, 8080),
-            L4::Tcp,
-            true,
-        );
-        it.becomes(
-            &format!("from the pod itself, {why}"),
-            &it.near.place,
-            it.host(NEAR, 8053),
-            L4::Udp,
-            true,
-        );
-    };
-    all("at first");
-    it.lab.lab(&["agent", "restart", &it.nodes[NEAR]]);
-    all("after a restart");
-    // The pod's policy knows the packet as it arrives at the pod.
-    let deny = it.put("{kind: NetworkPolicy, metadata: {name: deny, namespace: default}, spec: {ingress: [{action: Allow, protocol: UDP}]}}");
-    it.becomes(
-        "policy behind a port of the host",
-        outside,
-        it.host(NEAR, 8080),
-        L4::Tcp,
-        false,
-    );
-    assert!(net::reaches(outside, it.host(NEAR, 8053), L4::Udp, true));
-    it.store.delete(&deny);
-    it.becomes("policy is gone", outside, it.host(NEAR, 8080), L4::Tcp, true);
-    it.store.change_pod(&it.near, |endpoint| {
-        endpoint.spec.ports.clear();
-        endpoint.spec.ip_nats.clear();
-    });
-    it.becomes("no port of the host", outside, it.host(NEAR, 8080), L4::Tcp, false);
-    it.becomes("no floating address", outside, (floating, 80).into(), L4::Udp, false);
 }
 
 #[test]

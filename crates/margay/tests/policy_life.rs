@@ -9,7 +9,8 @@ use std::time::Duration;
 use api::{Key, Kind};
 use common::Lab;
 use common::cluster::{Datastore, Pod, k8s, resource};
-use common::net::{self, L4, Pulse, Receiver, Servers, Spray};
+use common::load::{Pulse, Spray};
+use common::net::{self, L4, Receiver, Servers};
 use common::told;
 
 /// Whether it is IPv6.

@@ -1,4 +1,4 @@
-//! Translated sources as FelixConfiguration says, and translated destinations over IPv6. (IPv4's are in `policy_host`.)
+//! Translated sources as FelixConfiguration says, and translated destinations, over both families.
 
 mod common;
 
@@ -180,39 +180,42 @@ fn sources_are_translated_as_the_configuration_says() {
 }
 
 #[test]
-fn destinations_are_translated_over_ipv6() {
-    let Some(it) = Setup::up("t-pol-dnat6") else { return };
-    let outside = it.places[OUTSIDE].as_str();
-    let floating: IpAddr = NOBODYS[1].parse().expect("an address");
-    let host = |port: u16| SocketAddr::from((it.address(NEAR, true), port));
+fn destinations_are_translated() {
+    let Some(it) = Setup::up("t-pol-dnat") else { return };
     it.felix("floatingIPs: Enabled");
     it.store.change_pod(&it.near, |endpoint| {
         let ports = serde_json::json!([{"name": "web", "protocol": "TCP", "port": 80, "hostPort": 8080},
             {"name": "dns", "protocol": "UDP", "port": 80, "hostPort": 8053}]);
         endpoint.spec.ports = serde_json::from_value(ports).expect("ports");
-        let nats = serde_json::json!([{"internalIP": it.near.address(true), "externalIP": floating}]);
+        let nat = |ipv6: bool| {
+            let external = NOBODYS[usize::from(ipv6)];
+            serde_json::json!({"internalIP": it.near.address(ipv6), "externalIP": external})
+        };
+        let nats = serde_json::json!(FAMILIES.map(nat));
         endpoint.spec.ip_nats = serde_json::from_value(nats).expect("addresses");
     });
-    let becomes = |what: &str, from: &str, to: SocketAddr, l4: L4, reached: bool| {
-        it.lab.eventually(what, || net::reaches(from, to, l4, false) == reached);
+    let (outside, host, near) = (&it.places[OUTSIDE], &it.places[NEAR], &it.near.place);
+    let port = |ipv6: bool, port: u16| SocketAddr::from((it.address(NEAR, ipv6), port));
+    let floating = |ipv6: bool| -> SocketAddr {
+        let address: IpAddr = NOBODYS[usize::from(ipv6)].parse().expect("an address");
+        (address, 80).into()
+    };
+    let becomes = |what: &str, from: &str, to: &dyn Fn(bool) -> SocketAddr, l4: L4, reached: bool| {
+        for to in FAMILIES.map(to) {
+            it.lab.eventually(&format!("{what}: {l4:?} {to}"), || {
+                net::reaches(from, to, l4, false) == reached
+            });
+        }
     };
     let all = |why: &str| {
-        for (what, from, to, l4) in [
-            ("a port of the host", outside, host(8080), L4::Tcp),
-            ("a port of the host", outside, host(8053), L4::Udp),
-            ("a floating address", outside, (floating, 80).into(), L4::Udp),
-            ("from another pod", it.far.place.as_str(), host(8080), L4::Tcp),
-            ("from the host itself", it.places[NEAR].as_str(), host(8080), L4::Tcp),
-            ("from the pod itself", it.near.place.as_str(), host(8053), L4::Udp),
-            (
-                "from the pod itself",
-                it.near.place.as_str(),
-                (floating, 80).into(),
-                L4::Udp,
-            ),
-        ] {
-            becomes(&format!("{what}, {why}"), from, to, l4, true);
-        }
+        let (tcp, udp) = (|ipv6| port(ipv6, 8080), |ipv6| port(ipv6, 8053));
+        becomes(&format!("from outside, {why}"), outside, &tcp, L4::Tcp, true);
+        becomes(&format!("from outside, {why}"), outside, &udp, L4::Udp, true);
+        becomes(&format!("from outside, {why}"), outside, &floating, L4::Udp, true);
+        becomes(&format!("from another pod, {why}"), &it.far.place, &tcp, L4::Tcp, true);
+        becomes(&format!("from the host itself, {why}"), host, &tcp, L4::Tcp, true);
+        becomes(&format!("from the pod itself, {why}"), near, &udp, L4::Udp, true);
+        becomes(&format!("from the pod itself, {why}"), near, &floating, L4::Udp, true);
     };
     all("at first");
     it.lab.lab(&["agent", "restart", &it.lab.nodes()[NEAR]]);
@@ -223,18 +226,21 @@ fn destinations_are_translated_over_ipv6() {
     );
     let key = deny.key();
     it.store.put(deny);
-    becomes("policy behind a port of the host", outside, host(8080), L4::Tcp, false);
-    assert!(net::reaches(outside, host(8053), L4::Udp, true));
+    let (tcp, udp) = (|ipv6| port(ipv6, 8080), |ipv6| port(ipv6, 8053));
+    becomes("behind policy", outside, &tcp, L4::Tcp, false);
+    for ipv6 in FAMILIES {
+        assert!(net::reaches(outside, udp(ipv6), L4::Udp, true));
+    }
     it.store.delete(&key);
-    becomes("policy is gone", outside, host(8080), L4::Tcp, true);
+    becomes("policy is gone", outside, &tcp, L4::Tcp, true);
     it.felix("floatingIPs: Disabled");
-    becomes("switched off", outside, (floating, 80).into(), L4::Udp, false);
+    becomes("switched off", outside, &floating, L4::Udp, false);
     it.felix("floatingIPs: Enabled");
-    becomes("switched on", outside, (floating, 80).into(), L4::Udp, true);
+    becomes("switched on", outside, &floating, L4::Udp, true);
     it.store.change_pod(&it.near, |endpoint| {
         endpoint.spec.ports.clear();
         endpoint.spec.ip_nats.clear();
     });
-    becomes("no port of the host", outside, host(8080), L4::Tcp, false);
-    becomes("no floating address", outside, (floating, 80).into(), L4::Udp, false);
+    becomes("no port of the host", outside, &tcp, L4::Tcp, false);
+    becomes("no floating address", outside, &floating, L4::Udp, false);
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::Lab;
 use common::cluster::{Datastore, resource};
-use common::net::{self, L4, Pulse, Receiver};
+use common::load::Pulse;
+use common::net::{self, L4, Receiver};
 use common::talk::answers;
 use nix::poll::poll;
 

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod frames;
+pub mod load;
 pub mod matrix;
 pub mod net;
 pub mod sctp;

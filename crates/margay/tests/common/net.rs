@@ -6,12 +6,12 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use linux::netns::{self, Netns};
+use linux::netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -163,7 +163,7 @@ pub fn socket(place: &str, l4: L4, family: IpAddr) -> Socket {
 }
 
 /// No address, of the same family.
-fn any(family: IpAddr) -> IpAddr {
+pub fn any(family: IpAddr) -> IpAddr {
     match family {
         IpAddr::V4(_) => [0; 4].into(),
         IpAddr::V6(_) => [0; 16].into(),
@@ -377,155 +377,4 @@ pub fn raw(place: &str, protocol: i32) -> Socket {
         socket.set_nonblocking(true).expect("a socket");
         socket
     })
-}
-
-/// Packets to many at once, without pause until it is dropped.
-pub struct Spray {
-    sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Spray {
-    pub fn start(from: &str, to: Vec<SocketAddr>) -> Self {
-        Netns::open(&netns::path(from)).unwrap_or_else(|error| panic!("{from}: {error}"));
-        Self::from_birth(from, to)
-    }
-
-    /// From a namespace that may not be there yet: as soon as it is, before it has a device or an address.
-    pub fn from_birth(from: &str, to: Vec<SocketAddr>) -> Self {
-        let sent = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (count, told) = (sent.clone(), stop.clone());
-        let (from, family) = (from.to_owned(), to[0].ip());
-        let to: Vec<SockAddr> = to.into_iter().map(SockAddr::from).collect();
-        let thread = std::thread::spawn(move || {
-            let born = || netns::run_in(&netns::path(&from), || socket(&from, L4::Udp, family));
-            let mut found = born();
-            while found.is_err() && !told.load(Ordering::Relaxed) {
-                std::thread::yield_now();
-                found = born();
-            }
-            let Ok(socket) = found else { return };
-            while !told.load(Ordering::Relaxed) {
-                for target in &to {
-                    // What is refused, or finds a full queue, is sent again soon.
-                    let _ = socket.send_to(b"spray", target);
-                }
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Self {
-            sent,
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    /// Packets to one target, each of them a flow of its own.
-    pub fn of_flows(from: &str, to: SocketAddr) -> Self {
-        let sent = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (count, told) = (sent.clone(), stop.clone());
-        let netns = Netns::open(&netns::path(from)).expect("the namespace");
-        let thread = std::thread::spawn(move || {
-            let work = || {
-                // Far from the ports that are used once each. What was refused is remembered by nobody.
-                let mut ports = (30_000..65_000_u16).cycle();
-                while !told.load(Ordering::Relaxed) {
-                    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).expect("a socket");
-                    let port = ports.next().expect("they never end");
-                    socket
-                        .bind(&SocketAddr::from((any(to.ip()), port)).into())
-                        .expect("a free port");
-                    let _ = socket.send_to(b"spray", &to.into());
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            };
-            netns.run(work).expect("the namespace");
-        });
-        Self {
-            sent,
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    /// Waits until each target was sent so many more packets.
-    pub fn wait_for(&self, more: u64) {
-        let now = self.sent.load(Ordering::Relaxed);
-        while self.sent.load(Ordering::Relaxed) < now + more {
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Spray {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-/// A flow of its own every ten milliseconds; what comes of each.
-pub struct Pulse {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Vec<Socket>>>,
-}
-
-impl Pulse {
-    pub fn start(from: &str, to: SocketAddr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, netns, place) = (
-            stop.clone(),
-            Netns::open(&netns::path(from)).expect("the namespace"),
-            from.to_owned(),
-        );
-        let thread = std::thread::spawn(move || {
-            let work = || {
-                let mut sent = Vec::new();
-                let beginning = Instant::now();
-                while !told.load(Ordering::Relaxed) {
-                    let socket = socket(&place, L4::Udp, to.ip());
-                    let _ = socket.connect(&to.into());
-                    let _ = socket.send(b"pulse");
-                    sent.push(socket);
-                    let next = Duration::from_millis(10) * u32::try_from(sent.len()).expect("a test is short");
-                    let left = next.saturating_sub(beginning.elapsed());
-                    let _ = poll(&mut [], PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
-                }
-                sent
-            };
-            netns.run(work).expect("the namespace")
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    /// Ends it: how many were sent, how many of them were answered.
-    pub fn end(mut self) -> (usize, usize) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sockets = self
-            .thread
-            .take()
-            .map(|thread| thread.join().expect("the pulse"))
-            .unwrap_or_default();
-        // The last answer is on its way for microseconds.
-        if let Some(last) = sockets.last() {
-            let mut polled = [PollFd::new(last.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut polled, 100_u16);
-        }
-        let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
-        let answered = sockets.iter().filter(|socket| socket.recv(&mut buffer).is_ok());
-        (sockets.len(), answered.count())
-    }
-}
-
-impl Drop for Pulse {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
 }
