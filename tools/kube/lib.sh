@@ -54,6 +54,18 @@ pings() { kubectl exec "$1" -- ping -c 1 -W 1 "$2"; }
 no_ping() { ! pings "$@"; }
 address() { kubectl get pod "$1" -o 'jsonpath={.status.podIP}'; }
 
+# serve POD: it answers HTTP at port 8080. opens POD ADDRESS [PORT]: a pod gets that answer.
+serve() { kubectl exec "$1" -- sh -c 'mkdir /tmp/www && echo open >/tmp/www/index.html && httpd -p 8080 -h /tmp/www'; }
+opens() { kubectl exec "$1" -- timeout 3 wget -q -O - "http://$2:${3:-8080}/" | grep -q open; }
+no_open() { ! opens "$@"; }
+# may ACCOUNT VERB RESOURCE [FLAG...]: whether an account of ours may.
+may() {
+	account=$1
+	shift
+	[ "$(kubectl auth can-i --as "system:serviceaccount:margay-system:$account" "$@" 2>/dev/null)" = yes ]
+}
+may_not() { ! may "$@" || fail "granted: $*"; }
+
 # One process of the first sleeping pod on a node, to enter its network from there (kubectl needs an API server).
 inside() {
 	"$KUBE" exec "$1" sh -c 'for p in /proc/[0-9]*; do [ "$(tr "\0" " " <$p/cmdline 2>/dev/null)" != "sleep 100000 " ] || echo "${p#/proc/}"; done' | head -n 1

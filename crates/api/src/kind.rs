@@ -94,6 +94,28 @@ impl Kind {
         Kind::BGPFilter,
     ];
 
+    /// Kinds that people write: controllers say of each object whether it can be followed as it is written.
+    pub const WRITTEN: [Kind; 18] = [
+        Kind::IPPool,
+        Kind::BGPConfiguration,
+        Kind::BGPPeer,
+        Kind::BGPFilter,
+        Kind::FelixConfiguration,
+        Kind::IPAMConfiguration,
+        Kind::IPReservation,
+        Kind::NetworkPolicy,
+        Kind::GlobalNetworkPolicy,
+        Kind::StagedNetworkPolicy,
+        Kind::StagedGlobalNetworkPolicy,
+        Kind::StagedKubernetesNetworkPolicy,
+        Kind::Tier,
+        Kind::NetworkSet,
+        Kind::GlobalNetworkSet,
+        Kind::HostEndpoint,
+        Kind::KubeControllersConfiguration,
+        Kind::CalicoNodeStatus,
+    ];
+
     /// The name in a document's `kind` field.
     pub fn name(self) -> &'static str {
         match self {

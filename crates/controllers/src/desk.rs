@@ -105,7 +105,12 @@ impl Desk {
     }
 
     fn apply(&mut self, update: Update) {
-        self.changed |= matters(update.key.kind) || update.key.kind == Kind::IPAMBlock && self.waits_for_blocks();
+        self.changed |= match update.key.kind {
+            Kind::IPAMBlock => self.waits_for_blocks(),
+            // Its node writes it again and again.
+            Kind::CalicoNodeStatus => !is_status_alone(self.world.resource(&update.key), update.value.as_ref()),
+            kind => matters(kind),
+        };
         let is_configuration = update.key.kind == Kind::KubeControllersConfiguration;
         self.world.apply(update);
         if is_configuration && self.has_wrong_configuration() {
@@ -326,8 +331,15 @@ impl Desk {
 fn matters(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::WorkloadEndpoint | Kind::IPAMBlock | Kind::IPAMHandle | Kind::BlockAffinity | Kind::CalicoNodeStatus
+        Kind::WorkloadEndpoint | Kind::IPAMBlock | Kind::IPAMHandle | Kind::BlockAffinity
     )
+}
+
+fn is_status_alone(old: Option<&Resource>, new: Option<&Resource>) -> bool {
+    match (old, new) {
+        (Some(Resource::CalicoNodeStatus(old)), Some(Resource::CalicoNodeStatus(new))) => old.spec == new.spec,
+        _ => false,
+    }
 }
 
 fn later(now: Timestamp, by: SignedDuration) -> Timestamp {

@@ -22,26 +22,6 @@ const AGAIN: SignedDuration = SignedDuration::from_mins(40);
 /// Longest message, bytes: an event takes as much.
 const LONGEST: usize = 1000;
 
-/// Kinds that people write.
-const KINDS: [Kind; 16] = [
-    Kind::IPPool,
-    Kind::BGPConfiguration,
-    Kind::BGPPeer,
-    Kind::FelixConfiguration,
-    Kind::IPAMConfiguration,
-    Kind::IPReservation,
-    Kind::NetworkPolicy,
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::StagedKubernetesNetworkPolicy,
-    Kind::Tier,
-    Kind::NetworkSet,
-    Kind::GlobalNetworkSet,
-    Kind::HostEndpoint,
-    Kind::KubeControllersConfiguration,
-];
-
 /// What has been found out and said before.
 #[derive(Clone, Debug, Default)]
 pub struct Validity {
@@ -57,7 +37,7 @@ impl Validity {
         let tiers: BTreeSet<&str> = world.all::<TierSpec>().map(|tier| &*tier.metadata.name).collect();
         let mut actions = Vec::new();
         let mut seen = BTreeSet::new();
-        for resource in KINDS.into_iter().flat_map(|kind| world.of_kind(kind)) {
+        for resource in Kind::WRITTEN.into_iter().flat_map(|kind| world.of_kind(kind)) {
             let key = resource.key();
             actions.extend(self.judge(now, &key, resource, &tiers));
             seen.insert(key);
@@ -155,6 +135,8 @@ fn problems(resource: &Resource) -> Vec<String> {
             Kind::NetworkSet | Kind::GlobalNetworkSet | Kind::IPReservation => ": the rest is in force",
             Kind::IPPool => ": what was in force stays so, and no new addresses are handed out of it",
             Kind::Tier => ": its policies deny",
+            Kind::BGPFilter => ": what was in force stays so; without that, peers that name it are left out",
+            Kind::CalicoNodeStatus => ": no node says anything in it",
             _ => ": what was in force stays so",
         },
         _ => "",

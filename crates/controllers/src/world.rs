@@ -6,10 +6,11 @@ use api::{Key, Kind, Object, Resource, Spec};
 use datastore::{Scope, Update};
 
 /// The kinds that are followed.
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 24] = [
     Kind::IPPool,
     Kind::BGPConfiguration,
     Kind::BGPPeer,
+    Kind::BGPFilter,
     Kind::FelixConfiguration,
     Kind::NetworkSet,
     Kind::GlobalNetworkSet,
@@ -29,6 +30,7 @@ const KINDS: [Kind; 22] = [
     Kind::StagedGlobalNetworkPolicy,
     Kind::StagedKubernetesNetworkPolicy,
     Kind::KubeControllersConfiguration,
+    Kind::CalicoNodeStatus,
 ];
 
 /// The datastore's state now. Ordered, so that decisions come in the same order each time.
@@ -77,6 +79,11 @@ impl World {
         range
             .take_while(move |(key, _)| key.kind == kind)
             .map(|(_, resource)| resource)
+    }
+
+    /// What has this key.
+    pub fn resource(&self, key: &Key) -> Option<&Resource> {
+        self.resources.get(key)
     }
 
     /// A cluster-wide object.

@@ -26,18 +26,7 @@ pub struct Note {
 
 /// Whether there is anything to say of resources of this kind.
 pub fn concerns(kind: Kind) -> bool {
-    is_policys(kind)
-        || matches!(
-            kind,
-            Kind::IPPool
-                | Kind::BGPPeer
-                | Kind::BGPConfiguration
-                | Kind::FelixConfiguration
-                | Kind::Tier
-                | Kind::NetworkSet
-                | Kind::GlobalNetworkSet
-                | Kind::IPReservation
-        )
+    is_policys(kind) || Kind::WRITTEN.contains(&kind)
 }
 
 /// Whether agents have anything to say of them.

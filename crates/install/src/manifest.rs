@@ -32,7 +32,7 @@ pub fn objects(settings: &Settings) -> Vec<Value> {
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE,
         "labels": { "pod-security.kubernetes.io/enforce": "privileged" } } }),
     );
-    for role in roles::roles(domain(settings)) {
+    for role in roles::roles(domain(settings), settings.work) {
         if role.name != CONTROLLERS || settings.controllers > 0 {
             list.extend(role.objects(NAMESPACE));
         }

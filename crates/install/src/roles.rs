@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::manifest::{AGENT, CONTROLLERS, DEFAULTS};
+use crate::settings::Work;
 
 /// Verbs on resources of an API group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,11 @@ pub(crate) struct Role {
 }
 
 /// What controllers say something of.
-const JUDGED: [&str; 16] = [
+const JUDGED: [&str; 18] = [
     "ippools/status",
     "bgpconfigurations/status",
     "bgppeers/status",
+    "bgpfilters/status",
     "felixconfigurations/status",
     "ipamconfigurations/status",
     "ipreservations/status",
@@ -43,12 +45,13 @@ const JUDGED: [&str; 16] = [
     "globalnetworksets/status",
     "hostendpoints/status",
     "kubecontrollersconfigurations/status",
+    "caliconodestatuses/status",
 ];
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// All roles. `ours` is the API group of our resources without its version.
-pub(crate) fn roles(ours: &str) -> Vec<Role> {
+pub(crate) fn roles(ours: &str, work: Work) -> Vec<Role> {
     let rule = |group: &str, resources: &[&'static str], verbs: &[&'static str]| Rule {
         group: group.to_owned(),
         resources: resources.to_vec(),
@@ -60,6 +63,15 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
     let leases = |verbs: &[&'static str]| rule("coordination.k8s.io", &["leases"], verbs);
     let addresses = ["ipamblocks", "blockaffinities", "ipamhandles"];
     let configuration = ["ippools", "felixconfigurations", "bgpconfigurations"];
+    // Where another plugin attaches pods, addresses, Nodes and Pods are not this agent's to write.
+    let attaching = match work {
+        Work::PolicyOnly => Vec::new(),
+        Work::WithBgp | Work::WithoutBgp => vec![
+            rule("", &["nodes/status", "pods/status"], &["patch"]),
+            rule(ours, &addresses, &["create", "update", "delete"]),
+            rule(ours, &["clusterinformations"], &["create"]),
+        ],
+    };
     vec![
         Role {
             name: AGENT,
@@ -69,12 +81,12 @@ pub(crate) fn roles(ours: &str) -> Vec<Role> {
                 rule("discovery.k8s.io", &["endpointslices"], &READ),
                 rule("policy.networking.k8s.io", &["clusternetworkpolicies"], &READ),
                 rule(ours, &["*"], &READ),
-                rule("", &["nodes/status", "pods/status"], &["patch"]),
-                rule(ours, &addresses, &["create", "update", "delete"]),
-                rule(ours, &["clusterinformations"], &["create"]),
                 rule(ours, &["caliconodestatuses", "caliconodestatuses/status"], &["update"]),
                 news(),
-            ],
+            ]
+            .into_iter()
+            .chain(attaching)
+            .collect(),
             inside: Vec::new(),
         },
         Role {
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_role_can_make_itself_more() {
-        for role in roles("projectcalico.org") {
+        for role in roles("projectcalico.org", Work::WithBgp) {
             for rule in &role.rules {
                 let writes = rule.verbs.iter().any(|verb| !READ.contains(verb));
                 assert!(
@@ -173,5 +185,50 @@ mod tests {
                 assert!(rule.verbs == ["create"] || rule.names == [CONTROLLERS], "{rule:?}");
             }
         }
+    }
+
+    /// Whether the agent's role has a verb on a resource of ours or of Kubernetes.
+    #[track_caller]
+    fn check(work: Work, verb: &str, resource: &str, expected: bool) {
+        let roles = roles("projectcalico.org", work);
+        let agent = roles.iter().find(|role| role.name == AGENT).expect("the agent's role");
+        let grants = |rule: &Rule| {
+            let is_named = |name: &&str| *name == resource || *name == "*" && rule.group == "projectcalico.org";
+            rule.verbs.contains(&verb) && rule.resources.iter().any(is_named)
+        };
+        assert_eq!(agent.rules.iter().any(grants), expected, "{work:?}: {verb} {resource}");
+    }
+
+    #[test]
+    fn an_agent_that_attaches_no_pods_may_not_write_what_that_takes() {
+        let attaching = [
+            ("create", "ipamblocks"),
+            ("update", "blockaffinities"),
+            ("delete", "ipamhandles"),
+            ("create", "clusterinformations"),
+            ("patch", "nodes/status"),
+            ("patch", "pods/status"),
+        ];
+        for (verb, resource) in attaching {
+            check(Work::WithBgp, verb, resource, true);
+            check(Work::WithoutBgp, verb, resource, true);
+            check(Work::PolicyOnly, verb, resource, false);
+        }
+        for work in [Work::WithBgp, Work::PolicyOnly] {
+            check(work, "watch", "pods", true);
+            check(work, "watch", "ipamblocks", true);
+            check(work, "update", "caliconodestatuses/status", true);
+            check(work, "create", "events", true);
+        }
+    }
+
+    #[test]
+    fn controllers_may_say_of_all_that_people_write_what_is_wrong() {
+        let status = |kind: api::Kind| format!("{}/status", kind.plural());
+        let mut written: Vec<String> = api::Kind::WRITTEN.into_iter().map(status).collect();
+        let mut judged = JUDGED.map(str::to_owned).to_vec();
+        written.sort();
+        judged.sort();
+        assert_eq!(judged, written);
     }
 }

@@ -69,6 +69,17 @@ fn what_is_wrong_is_named_with_what_follows() {
         json!({ "nets": ["10.0.0.0/8", "ten"] }),
         "Invalid spec.nets[1]: `ten` must be an address range like 10.0.0.0/16 or fd00::/64: the rest is in force",
     );
+    check(
+        "BGPFilter",
+        json!({ "importV4": [{ "action": "Accept", "cidr": "fd00::/8", "matchOperator": "In" }] }),
+        "Invalid spec.importV4[0].cidr: `fd00::/8` must be of the family of its list: what was in force stays so; without that, \
+         peers that name it are left out",
+    );
+    check(
+        "CalicoNodeStatus",
+        json!({ "node": "n1", "classes": ["Agent", "Weather"] }),
+        "Invalid spec.classes[1]: `Weather` must be one of Agent, BGP, Routes: no node says anything in it",
+    );
 }
 
 #[test]
@@ -87,6 +98,14 @@ fn of_kubernetes_own_policies_what_could_not_be_converted_is_told() {
     }];
     let expected = "Invalid spec.ingress[0].ports[0].port: `0` must be from 1 to 65535: this part is not enforced";
     assert_eq!(decide(&policy), expected);
+}
+
+#[test]
+fn all_that_people_write_is_followed() {
+    let scopes = World::scopes();
+    for kind in Kind::WRITTEN {
+        assert!(scopes.contains(&datastore::Scope::Kind(kind)), "{kind}");
+    }
 }
 
 /// An object through its life: each step is a minute, what it is by then, and what is said.

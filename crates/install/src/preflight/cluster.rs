@@ -9,7 +9,7 @@ use super::Check;
 use super::Outcome::{Failed, Ok as Fine, Warning};
 use crate::manifest::{AGENT, LABEL, domain};
 use crate::roles::{Rule, roles};
-use crate::settings::{Crds, Settings};
+use crate::settings::{Crds, Settings, Work};
 
 /// Kubernetes that our definitions' rules need.
 const RULES_SINCE: u32 = 25;
@@ -26,7 +26,11 @@ pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
         Ok((api, version)) => {
             let ours = domain(settings);
             let definitions = definitions(&api, ours, settings.crds).await;
-            let mut checks = vec![server(&version, settings.crds), definitions, access(&api, ours).await];
+            let mut checks = vec![
+                server(&version, settings.crds),
+                definitions,
+                access(&api, ours, settings.work).await,
+            ];
             checks.extend(calico(&api).await);
             checks
         }
@@ -115,8 +119,8 @@ fn running(sets: &[Value], deployments: &[Value]) -> Option<Check> {
 
 /// Asks about every verb on every resource of the agent's role. Who asks is whoever runs this: in a Pod its account, on a node
 /// the owner of the kubeconfig.
-async fn access(api: &Api, ours: &str) -> Check {
-    let agent = roles(ours)
+async fn access(api: &Api, ours: &str, work: Work) -> Check {
+    let agent = roles(ours, work)
         .into_iter()
         .filter(|role| role.name == AGENT)
         .flat_map(|role| role.rules);
