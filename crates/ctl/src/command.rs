@@ -12,7 +12,10 @@ use datastore::SharedStore;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::write::Verb;
-use crate::{CtlError, delete, get, ipam_show, node_flows, node_policy, node_status, trace, version, why, write};
+use crate::{
+    CtlError, delete, get, ipam_show, node_checksystem, node_flows, node_policy, node_status, trace, version, why,
+    write,
+};
 
 /// Flags that every command takes. Some only keep scripts working that were written for upstream's tool.
 #[derive(Args, Clone, Debug, Default)]
@@ -205,6 +208,8 @@ pub enum NodeCommand {
     Status(NodeStatusArgs),
     /// Network policy of this node: endpoints, policies, sets, and what the kernel's rules have counted
     Policy(node_policy::NodePolicyArgs),
+    /// Whether this machine's kernel has what the agent needs; run as root
+    Checksystem(node_checksystem::NodeChecksystemArgs),
     /// What policy decided about whom on this node (with flowLogsLocalReporter)
     Flows(NodeFlowsArgs),
 }
@@ -304,6 +309,7 @@ pub async fn perform_on(
         Command::Trace(args) => trace::trace(args, &store, out).await,
         Command::Policy(why::PolicyCommand::Test(args)) => why::policy_test::test(args, &store, stdin, out).await,
         Command::Policy(why::PolicyCommand::Diff(args)) => why::policy_diff::diff(args, &store, stdin, out).await,
+        Command::Node(NodeCommand::Checksystem(_)) => node_checksystem::checksystem(out),
         Command::Node(NodeCommand::Flows(args)) => node_flows::flows(args, out),
         Command::Version(args) => version::version(args, &store, out).await,
     }

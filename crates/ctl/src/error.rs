@@ -46,7 +46,7 @@ pub enum CtlError {
     /// `trace` could not see all of the packet's way, or saw no packet, and found nothing wrong elsewhere: an answer, too.
     #[error("")]
     Unseen,
-    /// `policy test` found expectations that are not met; which ones has been shown.
+    /// `policy test` found expectations that are not met, or `node checksystem` a kernel that lacks something; what has been shown.
     #[error("{0}")]
     Unmet(String),
     /// The agent does not answer.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod get;
 pub mod input;
 pub mod ipam_show;
+pub mod node_checksystem;
 pub mod node_flows;
 pub mod node_policy;
 pub mod node_status;

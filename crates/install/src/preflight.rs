@@ -91,6 +91,11 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<bool, UninstallErro
     Ok(checks.iter().all(|check| check.outcome != Outcome::Failed))
 }
 
+/// What the agent needs of the kernel, whatever is going to be installed. Changes nothing.
+pub fn features() -> Vec<Check> {
+    host::features()
+}
+
 fn line(check: &Check) -> String {
     let outcome = match check.outcome {
         Outcome::Ok => "ok",

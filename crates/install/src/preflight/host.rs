@@ -13,6 +13,19 @@ use super::Outcome::{Failed, Ok as Fine, Warning};
 use super::{Check, routes};
 use crate::settings::{Encapsulation, Settings, Work};
 
+/// Kernel features, whatever is going to be installed.
+pub(super) fn features() -> Vec<Check> {
+    let mut list = vec![ipip(linux::ipip::probe()), nf_tables()];
+    for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        let path = Path::new("/proc/sys/net").join(family);
+        // A kernel without IPv6 can do without.
+        if family.starts_with("ipv4") || path.exists() {
+            list.push(forwarding(family, &path));
+        }
+    }
+    list
+}
+
 /// All of them.
 pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
     let mut list = Vec::new();
