@@ -42,7 +42,7 @@ const ACTION: (&str, &str, &str) = ("Staged Action", "string", ".spec.stagedActi
 const ROWS: &[Row] = &[
     Row {
         kind: Kind::IPPool,
-        short: &["ipp"],
+        short: &["ipp", "pool"],
         columns: &[
             ("CIDR", "string", ".spec.cidr"),
             ("IPIP", "string", ".spec.ipipMode"),

@@ -66,7 +66,7 @@ fn what_must_be_there_is_required() {
 fn short_names_and_columns_are_there() {
     let pool = definition(&ROWS[0], CrdGroup::V3, true);
     assert_eq!(pool["metadata"]["name"], "ippools.projectcalico.org");
-    assert_eq!(pool["spec"]["names"]["shortNames"], json!(["ipp"]));
+    assert_eq!(pool["spec"]["names"]["shortNames"], json!(["ipp", "pool"]));
     let version = &pool["spec"]["versions"][0];
     assert_eq!(version["additionalPrinterColumns"][0]["jsonPath"], ".spec.cidr");
     let cidr = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["cidr"];
