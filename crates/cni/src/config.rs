@@ -16,6 +16,7 @@ use crate::version::Version;
 
 mod fields;
 mod runtime;
+mod unheeded;
 
 use fields::{Fields, Findings};
 pub(crate) use runtime::is_mac;
@@ -70,6 +71,9 @@ pub struct Config {
     /// Keys that nobody knows.
     #[serde(default)]
     pub unknown: Vec<String>,
+    /// Upstream's keys that say something and have no effect here: a sentence each, with what counts instead.
+    #[serde(default)]
+    pub unheeded: Vec<String>,
 }
 
 /// The `ipam` block.
@@ -135,6 +139,11 @@ impl Config {
         let document = decode(input)?;
         Ok(read(&document, version(&document).unwrap_or(Version::LATEST), role).0)
     }
+}
+
+/// What a plugin's configuration says without effect: a sentence for each key, with what counts instead.
+pub fn unheeded(plugin: &Value) -> Vec<String> {
+    unheeded::of(plugin)
 }
 
 /// The version to answer in, if the input says one that we speak.
@@ -209,6 +218,7 @@ fn read(document: &Value, version: Version, role: Role) -> (Config, Findings) {
             "a list of {\"containerID\": \"…\", \"ifname\": \"…\"}",
         ),
         unknown: Vec::new(),
+        unheeded: Vec::new(),
     };
     // libcni writes the list under both names.
     let older_name = fields.decoded(
@@ -221,6 +231,7 @@ fn read(document: &Value, version: Version, role: Role) -> (Config, Findings) {
     if role == Role::Main {
         read_main(&mut fields, &mut config);
         fields.note_unknown();
+        config.unheeded = unheeded::of(document);
     }
     config.unknown = std::mem::take(&mut findings.unknown);
     (config, findings)

@@ -4,9 +4,10 @@
 //! The intent reaches the disk while the rest goes on, and the answer waits for it: after a power failure no pod is left,
 //! and the intent alone is enough to release the address.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::resource::WorkloadEndpoint;
@@ -118,6 +119,11 @@ impl CniServer {
                 keys = request.config.unknown.join(", "),
                 "cni: unknown keys in the configuration"
             );
+        }
+        for text in &request.config.unheeded {
+            if is_new(text) {
+                tracing::warn!("cni: the configuration's {text}");
+            }
         }
         Ok(endpoint)
     }
@@ -449,4 +455,10 @@ pub(super) fn unfinished_deletion(problems: Vec<String>) -> Error {
 /// Whether a request is about an address alone.
 pub(super) fn is_ipam(request: &Request) -> bool {
     request.role == Role::Ipam
+}
+
+/// Whether this was not said since the agent started: every ADD brings the same configuration.
+fn is_new(text: &str) -> bool {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    SAID.lock().is_ok_and(|mut said| said.insert(text.to_owned()))
 }

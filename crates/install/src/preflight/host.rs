@@ -52,6 +52,7 @@ pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
     }
     if settings.work != Work::PolicyOnly {
         list.push(plugins(conf_dir));
+        list.extend(keys(conf_dir));
     }
     // The agent's own ports are busy where it runs.
     if std::os::unix::net::UnixStream::connect("/run/margay/agent.sock").is_err() {
@@ -157,6 +158,20 @@ fn judge(mut names: Vec<String>, ours: bool) -> Check {
     }
 }
 
+/// What the configuration that is there says without effect. `None`: nothing.
+fn keys(dir: &Path) -> Option<Check> {
+    let name = cni::install::CONFLIST;
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(dir.join(name)).ok()?).ok()?;
+    let is_calico = |plugin: &&serde_json::Value| plugin["type"] == "calico";
+    let told: Vec<String> = list["plugins"]
+        .as_array()?
+        .iter()
+        .filter(is_calico)
+        .flat_map(cni::config::unheeded)
+        .collect();
+    (!told.is_empty()).then(|| Check::new("keys", Warning, format!("{name}: {}", told.join("; "))))
+}
+
 fn port(name: &str, address: Ipv4Addr, port: u16) -> Check {
     match TcpListener::bind((address, port)) {
         Ok(_) => Check::new("port", Fine, format!("{port}, for {name}, is free")),
@@ -185,5 +200,27 @@ mod tests {
         check(&["10-flannel.conflist"], false, Warning);
         check(&["05-cilium.conflist"], false, Failed);
         check(&["00-multus.conf", "10-calico.conflist"], true, Failed);
+    }
+
+    #[test]
+    fn keys_without_effect_are_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let check = |list: &str, expected: Option<&str>| {
+            fs::write(dir.path().join(cni::install::CONFLIST), list).expect("a file");
+            assert_eq!(
+                keys(dir.path()).map(|check| check.reason).as_deref(),
+                expected,
+                "{list}"
+            );
+        };
+        check(
+            r#"{"plugins": [{"type": "calico", "num_queues": 1}, {"type": "portmap", "mode": "x"}]}"#,
+            None,
+        );
+        check(
+            r#"{"plugins": [{"type": "calico", "num_queues": 4}]}"#,
+            Some("10-calico.conflist: num_queues: `4` has no effect: a pod's interface has one queue"),
+        );
+        check("{", None);
     }
 }
