@@ -72,8 +72,7 @@ fn what_is_wrong_is_named_with_what_follows() {
     check(
         "BGPFilter",
         json!({ "importV4": [{ "action": "Accept", "cidr": "fd00::/8", "matchOperator": "In" }] }),
-        "Invalid spec.importV4[0].cidr: `fd00::/8` must be of the family of its list: what was in force stays so; without that, \
-         peers that name it are left out",
+        "Invalid spec.importV4[0].cidr: `fd00::/8` must be of the family of its list",
     );
     check(
         "CalicoNodeStatus",
