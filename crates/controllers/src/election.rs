@@ -5,6 +5,10 @@
 //! renewal, which is before anybody can have seen it, and stops a good while before the others may begin. So two never lead at
 //! once, as long as no two clocks run at rates that differ by more than `lease / term`.
 //!
+//! A leader's writes end with its term ([`Elector::left`]): what is not answered by then is given up, so that nothing is sent
+//! later. What was sent before has the time from there to the end of the lease, by a clock that runs true `lease - term`, to
+//! arrive.
+//!
 //! A shell asks [`Elector::poll`] what to ask the server, and hands every answer to [`Elector::answer`]; times are those since
 //! any moment in this process, and never go back.
 
@@ -35,8 +39,8 @@ pub type Version = String;
 pub struct Timing {
     /// How long others wait after the record's last change. Whole seconds.
     pub lease: Duration,
-    /// How long after sending a renewal this process leads. Less than `lease`: the rest is for clocks that run at different
-    /// rates, and for writes on their way.
+    /// How long after sending a renewal this process leads, and its writes may take. Less than `lease`: the rest is for clocks
+    /// that run at different rates, and for what was sent and has not arrived.
     pub term: Duration,
     /// How often the record is renewed, or looked at.
     pub retry: Duration,
@@ -220,12 +224,12 @@ impl Elector {
 
     /// Whether this process leads.
     pub fn holds(&self, now: Duration) -> bool {
-        self.term.is_some_and(|end| now < end)
+        self.left(now).is_some()
     }
 
-    /// When it stops leading unless it can renew.
-    pub fn term(&self) -> Option<Duration> {
-        self.term
+    /// How long this process still leads unless it can renew; `None`: it does not. Nothing that it sends may be sent later.
+    pub fn left(&self, now: Duration) -> Option<Duration> {
+        self.term.filter(|end| now < *end).map(|end| end - now)
     }
 
     /// When [`Self::poll`] has something to ask next, unless an answer is awaited.

@@ -1,6 +1,10 @@
-//! A store that refuses writes as soon as this process does not lead any more.
+//! A store that refuses writes as soon as this process does not lead any more, and gives up those that are under way.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
+use std::time::Duration;
 
 use api::{Key, Resource};
 use datastore::{Listing, News, Revision, Scope, SharedStore, Store, StoreError, Stored, WatchEvent, Write};
@@ -8,12 +12,12 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use crate::leadership::Holds;
+use crate::leadership::Left;
 
 /// The gate in front of a store's writes. Clones are the same gate.
 #[derive(Clone, Default)]
 pub struct Gate {
-    holds: Arc<RwLock<Option<Holds>>>,
+    left: Arc<RwLock<Option<Left>>>,
     /// Writes that have passed and are not answered yet.
     passing: watch::Sender<usize>,
 }
@@ -28,20 +32,25 @@ impl Drop for Passing {
 }
 
 impl Gate {
-    /// Lets writes through for as long as this term holds.
-    pub fn open(&self, holds: Holds) {
-        *self.holds.write().unwrap_or_else(PoisonError::into_inner) = Some(holds);
+    /// Lets writes through for as long as this term lasts.
+    pub fn open(&self, left: Left) {
+        *self.left.write().unwrap_or_else(PoisonError::into_inner) = Some(left);
     }
 
-    /// Lets nothing through any more.
-    pub fn close(&self) {
-        *self.holds.write().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Lets nothing through any more. Writes under way have the rest of their term, which is answered if there was one.
+    pub fn close(&self) -> Option<Left> {
+        self.left.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether a write may pass now: the term itself is asked, each time.
     pub fn is_open(&self) -> bool {
-        let holds = self.holds.read().unwrap_or_else(PoisonError::into_inner);
-        holds.as_ref().is_some_and(|holds| holds())
+        self.term().is_some()
+    }
+
+    /// The term that lasts.
+    fn term(&self) -> Option<Left> {
+        let left = self.left.read().unwrap_or_else(PoisonError::into_inner).clone();
+        left.filter(|left| left().is_some())
     }
 
     /// Waits until no write is under way. The gate is to be closed before.
@@ -50,12 +59,29 @@ impl Gate {
         let _ = self.passing.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    fn pass(&self) -> Result<Passing, StoreError> {
+    fn pass(&self) -> Option<(Passing, Left)> {
         self.passing.send_modify(|count| *count += 1);
         let passing = Passing(self.passing.clone());
-        match self.is_open() {
-            true => Ok(passing),
-            false => Err(StoreError::Unavailable("this process does not lead".into())),
+        self.term().map(|left| (passing, left))
+    }
+}
+
+/// What a write answers, if it does so while its term lasts; a term that is renewed meanwhile lasts longer. Afterwards it does
+/// not do another step.
+async fn within<T>(left: &Left, write: impl Future<Output = T>) -> Option<T> {
+    let mut write = pin!(write);
+    loop {
+        let time = left()?;
+        let answer = poll_fn(|context| match left() {
+            None => Poll::Ready(None),
+            Some(_) => write.as_mut().poll(context).map(Some),
+        });
+        // The clock of a timer may stand still where that of the term does not; then each step finds out.
+        if time == Duration::MAX {
+            return answer.await;
+        }
+        if let Ok(answer) = tokio::time::timeout(time, answer).await {
+            return answer;
         }
     }
 }
@@ -72,24 +98,25 @@ impl Fenced {
         Self { below, gate }
     }
 
-    /// A write, if the gate is open now.
+    /// A write, if the gate is open now, and for as long as the term lasts in which it was.
     fn through<'a, T: Send + 'a>(
         &self,
         write: impl FnOnce() -> BoxFuture<'a, T>,
-        refused: impl FnOnce(StoreError) -> T,
+        refused: impl FnOnce(StoreError) -> T + Send + 'a,
     ) -> BoxFuture<'a, T> {
-        match self.gate.pass() {
-            Err(error) => ready(refused(error)).boxed(),
-            Ok(passing) => {
-                let write = write();
-                async move {
-                    let answer = write.await;
-                    drop(passing);
-                    answer
-                }
-                .boxed()
-            }
+        let Some((passing, left)) = self.gate.pass() else {
+            return ready(refused(StoreError::Unavailable("this process does not lead".into()))).boxed();
+        };
+        let write = write();
+        async move {
+            let answer = within(&left, write).await;
+            drop(passing);
+            answer.unwrap_or_else(|| {
+                let why = "this process leads no more, and nobody knows whether the write was done";
+                refused(StoreError::Unavailable(why.into()))
+            })
         }
+        .boxed()
     }
 }
 
@@ -137,6 +164,7 @@ impl Store for Fenced {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use api::{Kind, Node, NodeSpec};
@@ -174,7 +202,7 @@ mod tests {
         write(false);
         let holds = Arc::new(AtomicBool::new(true));
         let term = Arc::clone(&holds);
-        gate.open(Arc::new(move || term.load(Ordering::SeqCst)));
+        gate.open(Arc::new(move || term.load(Ordering::SeqCst).then_some(Duration::MAX)));
         write(true);
         // The term ends, and nobody has closed the gate yet.
         holds.store(false, Ordering::SeqCst);
@@ -189,11 +217,61 @@ mod tests {
         let memory = MemoryStore::new();
         let gate = Gate::default();
         let fenced = Fenced::new(Arc::new(memory), gate.clone());
-        gate.open(Arc::new(|| true));
+        gate.open(Arc::new(|| Some(Duration::MAX)));
         let write = fenced.create(Node::new("n", NodeSpec::default()).into());
-        gate.close();
+        assert!(gate.close().is_some());
         assert!(gate.quiet().now_or_never().is_none(), "a write is under way");
         assert!(write.now_or_never().unwrap().is_ok());
+        assert!(gate.quiet().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_write_does_no_step_after_its_term() {
+        const HOUR: Option<u64> = Some(3_600_000);
+        // How long the term lasts whenever it is asked, ms; whether the write asks to go on by itself; at which step it is done;
+        // whether it was, and steps.
+        let check = async |script: &[Option<u64>], awake: bool, done: usize, expected: (bool, usize)| {
+            let script = Mutex::new(script.to_vec());
+            let left: Left = Arc::new(move || {
+                let mut script = script.lock().unwrap();
+                let next = if script.len() > 1 { script.remove(0) } else { script[0] };
+                next.map(Duration::from_millis)
+            });
+            let mut steps = 0;
+            let write = poll_fn(|context| {
+                steps += 1;
+                if awake {
+                    context.waker().wake_by_ref();
+                }
+                if steps == done { Poll::Ready(()) } else { Poll::Pending }
+            });
+            let answered = within(&left, write).await.is_some();
+            assert_eq!((answered, steps), expected);
+        };
+        check(&[HOUR], false, 1, (true, 1)).await;
+        check(&[None], false, 1, (false, 0)).await;
+        // It waits when the time is over.
+        check(&[Some(1), Some(1), None], false, 2, (false, 1)).await;
+        // It waits, and the term was renewed.
+        check(&[Some(1), Some(1), HOUR], false, 2, (true, 2)).await;
+        // The machine was suspended: no timer has noticed.
+        check(&[HOUR, HOUR, HOUR, None], true, 9, (false, 2)).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_told() {
+        let gate = Gate::default();
+        let fenced = Fenced::new(Arc::new(MemoryStore::new()), gate.clone());
+        let asked = Mutex::new(0);
+        gate.open(Arc::new(move || {
+            let mut asked = asked.lock().unwrap();
+            *asked += 1;
+            (*asked < 2).then_some(Duration::MAX)
+        }));
+        let Err(StoreError::Unavailable(why)) = fenced.create(Node::new("n", NodeSpec::default()).into()).await else {
+            panic!("it was written")
+        };
+        assert!(why.to_string().contains("nobody knows"), "{why}");
         assert!(gate.quiet().now_or_never().is_some());
     }
 }

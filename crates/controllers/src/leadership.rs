@@ -14,8 +14,9 @@ use futures::future::{BoxFuture, FutureExt};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Says whether a term still holds. Asked before every write, so it must be cheap.
-pub type Holds = Arc<dyn Fn() -> bool + Send + Sync>;
+/// How long a term still lasts unless it is renewed, [`Duration::MAX`] if no time ends it; `None`: it is over. Asked before every
+/// write and at every step of one, so it must be cheap.
+pub type Left = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// How often a lock that another process has is tried, and how often ours is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,8 +47,8 @@ pub trait Leadership: Send + Sync {
 
 /// The time in which this process leads.
 pub struct Term {
-    /// Whether it still does.
-    pub holds: Holds,
+    /// How long it still does.
+    pub left: Left,
     /// Ends when it does not any more, and says why.
     pub ended: BoxFuture<'static, String>,
 }
@@ -98,19 +99,19 @@ impl Leadership for FileLock {
 /// The lock cannot be taken from us; but if the file was taken away, others lock the next one.
 fn term(lock: Flock<File>, path: PathBuf) -> Term {
     let lock = Arc::new(lock);
-    let holds: Holds = {
+    let left: Left = {
         let (lock, path) = (Arc::clone(&lock), path.clone());
-        Arc::new(move || is_at(&lock, &path))
+        Arc::new(move || is_at(&lock, &path).then_some(Duration::MAX))
     };
-    let watched = Arc::clone(&holds);
+    let watched = Arc::clone(&left);
     let ended = async move {
-        while watched() {
+        while watched().is_some() {
             tokio::time::sleep(LOOK).await;
         }
         format!("the lock's file {} was taken away", path.display())
     };
     Term {
-        holds,
+        left,
         ended: ended.boxed(),
     }
 }
@@ -136,7 +137,7 @@ mod tests {
         let (first, second) = (FileLock::new(&path), FileLock::new(&path));
         let quiet = |_: Wait| {};
         let term = first.acquire(&quiet).await;
-        assert!((term.holds)());
+        assert!((term.left)().is_some());
         let said = Mutex::new(Vec::new());
         let say = |why: Wait| said.lock().unwrap().push(why);
         {
@@ -145,7 +146,7 @@ mod tests {
             assert!(futures::poll!(&mut waiting).is_pending());
             drop(term);
             let term = waiting.await;
-            assert!((term.holds)());
+            assert!((term.left)().is_some());
         }
         assert_eq!(
             *said.lock().unwrap(),
@@ -163,8 +164,8 @@ mod tests {
         let quiet = |_: Wait| {};
         let term = FileLock::new(&path).acquire(&quiet).await;
         fs::remove_file(&path).unwrap();
-        assert!(!(term.holds)(), "before anybody has looked");
+        assert_eq!((term.left)(), None, "before anybody has looked");
         assert!(term.ended.await.starts_with("the lock's file "));
-        assert!((FileLock::new(&path).acquire(&quiet).await.holds)());
+        assert!((FileLock::new(&path).acquire(&quiet).await.left)().is_some());
     }
 }

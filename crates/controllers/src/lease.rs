@@ -140,7 +140,7 @@ fn term(shared: Arc<Shared>) -> Term {
         }
     };
     Term {
-        holds: Arc::new(move || asked.holds()),
+        left: Arc::new(move || asked.elector().left(now())),
         ended: ended.boxed(),
     }
 }

@@ -175,12 +175,14 @@ pub async fn run(parts: Parts) -> Result<(), String> {
     }
 }
 
-/// The next one may lead as soon as nothing of ours is under way any more. If that takes too long, it waits as if we had died.
+/// The next one may lead as soon as nothing of ours is under way any more. If that takes too long, or longer than the term, it
+/// waits as if we had died.
 async fn farewell(gate: &Gate, leadership: &dyn Leadership) {
-    gate.close();
-    match tokio::time::timeout(FAREWELL, gate.quiet()).await {
-        Ok(()) => leadership.release().await,
-        Err(_) => tracing::warn!("a write is still under way: others are left to find out that this process ends"),
+    let term = gate.close();
+    let quiet = tokio::time::timeout(FAREWELL, gate.quiet()).await;
+    match quiet.is_ok() && term.is_none_or(|left| left().is_some()) {
+        true => leadership.release().await,
+        false => tracing::warn!("a write may still be under way: others are left to find out that this process ends"),
     }
 }
 
@@ -189,7 +191,7 @@ async fn campaign(leadership: Arc<dyn Leadership>, gate: Gate, out: mpsc::Unboun
     let say = |why: Wait| drop(out.send(Lead::Waits(why)));
     loop {
         let term = leadership.acquire(&say).await;
-        gate.open(term.holds);
+        gate.open(term.left);
         if out.send(Lead::Begun).is_err() {
             return;
         }

@@ -24,7 +24,10 @@ fn record(holder: &str) -> Record {
 
 /// Whether two lead at once at any moment of two minutes full of trouble; then, when it is calm, who leads.
 fn run(seed: u64, timing: Timing) -> (bool, World) {
-    let mut world = World::new(seed, timing);
+    play(World::new(seed, timing))
+}
+
+fn play(mut world: World) -> (bool, World) {
     let mut two = false;
     for trouble in [Trouble::Much, Trouble::None] {
         for _ in 0..(at(120).as_millis() / STEP.as_millis()) {
@@ -40,7 +43,22 @@ fn never_two_at_once_and_one_when_it_is_calm() {
         let (two, world) = run(seed, Timing::default());
         assert!(!two, "seed {seed}: two lead at once");
         assert_eq!(world.leaders().len(), 1, "seed {seed}: nobody leads when it is calm");
+        let late = &world.writes.late;
+        assert!(late.is_empty(), "seed {seed}: written while others lead: {late:?}");
+        assert!(world.writes.done > 10, "seed {seed}: {} writes", world.writes.done);
     }
+}
+
+/// The test above sees what it is made for: here writes take the time that they like.
+#[test]
+fn a_write_that_may_be_sent_after_its_term_meets_the_next_leader() {
+    let late = |seed: &u64| {
+        let mut world = World::new(*seed, Timing::default());
+        world.writes.endless = true;
+        !play(world).1.writes.late.is_empty()
+    };
+    let seen = (0..SEEDS).filter(late).count();
+    assert!(seen > 10, "seen in {seen} of {SEEDS}");
 }
 
 /// The test above sees what it is made for.
@@ -84,7 +102,8 @@ fn check(script: &[(u64, Answer)], expected: &[&str]) {
         second += wait;
         elector.answer(at(second), answer.clone());
         if elector.holds(at(second)) {
-            said.push(format!("leads to {}", elector.term().map_or(0, |end| end.as_secs())));
+            let left = elector.left(at(second)).unwrap_or_default();
+            said.push(format!("leads to {}", second + left.as_secs()));
         }
     }
     assert_eq!(said, expected);

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::desk::Abilities;
-use crate::leadership::{Holds, Say, Term};
+use crate::leadership::{Left, Say, Term};
 use crate::settings::Environment;
 
 /// Leadership that the test gives and takes.
@@ -48,9 +48,9 @@ impl Given {
 impl Leadership for Given {
     fn acquire<'a>(&'a self, _: Say<'a>) -> BoxFuture<'a, Term> {
         let holds = Arc::clone(&self.holds);
-        let holds: Holds = Arc::new(move || holds.load(Ordering::SeqCst));
+        let left: Left = Arc::new(move || holds.load(Ordering::SeqCst).then_some(Duration::MAX));
         let ended = self.until(false).map(|()| "it was taken".to_owned()).boxed();
-        self.until(true).map(move |()| Term { holds, ended }).boxed()
+        self.until(true).map(move |()| Term { left, ended }).boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {
@@ -203,6 +203,21 @@ async fn told_to_stop_it_gives_leadership_back() {
     running.stop.send(()).unwrap();
     assert_eq!(running.ended.await.unwrap(), Ok(()));
     assert!(leadership.released.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn nothing_is_given_back_that_has_run_out_with_a_write_under_way() {
+    let check = async |left: Option<Option<Duration>>, expected: bool| {
+        let (gate, leadership) = (Gate::default(), Given::default());
+        if let Some(left) = left {
+            gate.open(Arc::new(move || left));
+        }
+        farewell(&gate, &leadership).await;
+        assert_eq!(leadership.released.load(Ordering::SeqCst), expected, "{left:?}");
+    };
+    check(None, true).await;
+    check(Some(Some(Duration::from_secs(1))), true).await;
+    check(Some(None), false).await;
 }
 
 #[tokio::test]

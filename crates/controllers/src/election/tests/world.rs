@@ -29,6 +29,33 @@ pub enum Trouble {
     None,
 }
 
+/// How long a write may take until it is sent: a connection, a place in a queue.
+const SENDING: u64 = 8_000;
+/// How long it is on its way: with clocks that differ as those here, less than `lease` by the fastest without `term` by the
+/// slowest.
+const ON_ITS_WAY: u64 = 2_000;
+
+/// What leaders write besides the record.
+#[derive(Default)]
+pub struct Writes {
+    /// They take the time that they like, whatever becomes of the term.
+    pub endless: bool,
+    /// So many have arrived.
+    pub done: u64,
+    /// Those that arrived while somebody else led: whose they were, and who led.
+    pub late: Vec<(u64, Vec<u64>)>,
+    waiting: Vec<Waiting>,
+    /// Sent: whose, and when they arrive.
+    sent: Vec<(u64, Duration)>,
+}
+
+/// A write that was let through.
+struct Waiting {
+    name: u64,
+    /// It is sent then, by the process's clock, unless its term is over.
+    sends: Duration,
+}
+
 /// How long a process waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -70,6 +97,7 @@ pub struct World {
     count: u64,
     /// Who left last.
     leaves: Option<u64>,
+    pub writes: Writes,
 }
 
 impl World {
@@ -85,6 +113,7 @@ impl World {
             flying: Vec::new(),
             count: 0,
             leaves: None,
+            writes: Writes::default(),
         };
         (0..3).for_each(|_| world.start());
         world
@@ -134,6 +163,7 @@ impl World {
         for place in 0..self.processes.len() {
             self.work(place, trouble);
         }
+        self.write();
         most.max(self.leaders().len())
     }
 
@@ -171,6 +201,36 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Leaders begin writes now and then, send those whose time has come, and give up those whose term is over.
+    fn write(&mut self) {
+        let arrived = |(_, at): &mut (u64, Duration)| *at <= self.now;
+        for (name, _) in self.writes.sent.extract_if(.., arrived).collect::<Vec<_>>() {
+            let others: Vec<u64> = self.leaders().into_iter().filter(|leader| *leader != name).collect();
+            self.writes.done += 1;
+            if !others.is_empty() {
+                self.writes.late.push((name, others));
+            }
+        }
+        for (name, process) in &self.processes {
+            let local = self.local(process);
+            if self.now < process.stopped {
+                continue;
+            }
+            let leads = process.elector.left(local).is_some();
+            if leads && self.random.below(20) == 0 {
+                let sends = local + self.random.millis(SENDING);
+                self.writes.waiting.push(Waiting { name: *name, sends });
+            }
+            let over = !leads && !self.writes.endless;
+            self.writes.waiting.retain(|write| write.name != *name || !over);
+            let due = |write: &mut Waiting| write.name == *name && write.sends <= local;
+            for write in self.writes.waiting.extract_if(.., due).collect::<Vec<_>>() {
+                let arrives = self.now + self.random.millis(ON_ITS_WAY);
+                self.writes.sent.push((write.name, arrives));
+            }
         }
     }
 
