@@ -319,3 +319,34 @@ fn data_from_a_backup_are_noticed_and_read_again() {
         .await;
     });
 }
+
+/// What only others know, and defaults that they wrote out, cannot be lost by what is not written.
+#[test]
+fn finalizers_and_status_are_written_alone() {
+    run(async {
+        let api = FakeApi::start(Fault::None).await;
+        let store = store_at(&api);
+        let key = Key::cluster(Kind::IPPool, "first");
+        let mut stored = store.get(&key).await.expect("it answers").expect("it is there");
+        let finalizers = vec!["x/y".to_owned()];
+        let set = store.set_finalizers(&key, finalizers, &stored.revision).await;
+        assert_eq!(set, Ok(stored.clone()), "what the server answered");
+        let condition = api::Condition {
+            kind: "Allocatable".into(),
+            status: api::ConditionStatus::True,
+            observed_generation: None,
+            last_transition_time: jiff::Timestamp::UNIX_EPOCH,
+            reason: "OK".into(),
+            message: String::new(),
+        };
+        assert!(stored.resource.set_condition(condition));
+        let said = store.update_status(stored.resource, &stored.revision).await;
+        assert!(said.is_ok(), "{said:?}");
+        let path = "/apis/projectcalico.org/v3/ippools/first";
+        let written = api.written();
+        let places: Vec<(&str, &str)> = written.iter().map(|(method, path, _)| (&**method, &**path)).collect();
+        assert_eq!(places, [("PATCH", path), ("PUT", &format!("{path}/status"))]);
+        let patch = serde_json::json!({ "metadata": { "finalizers": ["x/y"], "resourceVersion": "50" } });
+        assert_eq!(written[0].2, patch);
+    });
+}

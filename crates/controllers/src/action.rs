@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use api::{BuiltInTier, ConditionStatus, HostEndpoint, Key, KubeControllersConfigurationStatus};
+use api::{BuiltInTier, Condition, ConditionStatus, HostEndpoint, Key, KubeControllersConfigurationStatus};
 use ipam::{Doomed, Owner};
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 /// One thing to do. Each may fail by itself, and may be done twice.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +44,8 @@ pub enum Action {
     JudgePool {
         /// The pool.
         name: String,
+        /// The generation that was judged.
+        generation: Option<i64>,
         /// The condition.
         allocatable: Judgement,
     },
@@ -66,6 +69,8 @@ pub enum Action {
     JudgeTier {
         /// The tier.
         name: String,
+        /// The generation that was judged.
+        generation: Option<i64>,
         /// The condition.
         ready: Judgement,
     },
@@ -96,6 +101,28 @@ pub struct Judgement {
     pub reason: &'static str,
     /// Why, in a sentence.
     pub message: String,
+}
+
+impl Judgement {
+    /// It as a condition.
+    pub fn condition(&self, kind: &str, generation: Option<i64>, since: Timestamp) -> Condition {
+        Condition {
+            kind: kind.to_owned(),
+            status: self.status,
+            observed_generation: generation,
+            last_transition_time: since,
+            reason: self.reason.to_owned(),
+            message: self.message.clone(),
+        }
+    }
+
+    /// Whether a condition says so, of this generation.
+    pub fn is_said_by(&self, held: &Condition, generation: Option<i64>) -> bool {
+        held.status == self.status
+            && held.reason == self.reason
+            && held.message == self.message
+            && held.observed_generation == generation
+    }
 }
 
 impl Action {
@@ -142,9 +169,9 @@ impl fmt::Display for Action {
             Action::DeleteEndpoint { key, .. } => write!(f, " {key}"),
             Action::PutHostEndpoint(endpoint) => write!(f, " {}", endpoint.metadata.name),
             Action::CreateTier(tier) => write!(f, " {}", tier.name),
-            Action::JudgePool { name, allocatable } => write!(f, " {name} {}", allocatable.reason),
+            Action::JudgePool { name, allocatable, .. } => write!(f, " {name} {}", allocatable.reason),
             Action::Judge { key, valid, .. } => write!(f, " {key} {}", valid.reason),
-            Action::JudgeTier { name, ready } => write!(f, " {name} {}", ready.reason),
+            Action::JudgeTier { name, ready, .. } => write!(f, " {name} {}", ready.reason),
             Action::HoldPool { name, hold } | Action::HoldTier { name, hold } => write!(f, " {name} {hold}"),
             Action::DeleteHostEndpoint { name, .. } | Action::RetirePool { name, .. } => write!(f, " {name}"),
         }

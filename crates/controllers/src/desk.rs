@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{ClusterInformationSpec, IpPoolSpec, Kind, KubeControllersConfigurationSpec, Resource};
+use api::{ClusterInformationSpec, Kind, KubeControllersConfigurationSpec, Resource};
 use datastore::{SyncEvent, Update};
 use ipam::{Collector, Suspect};
 use jiff::{SignedDuration, Timestamp};
@@ -136,8 +136,8 @@ impl Desk {
 
     /// Whether a pool's deletion waits for its blocks to go.
     fn waits_for_blocks(&self) -> bool {
-        let mut pools = self.world.all::<IpPoolSpec>();
-        self.abilities.finalizers && pools.any(|pool| pool.metadata.deletion_timestamp.is_some())
+        let mut pools = self.world.of_kind(Kind::IPPool);
+        self.abilities.finalizers && pools.any(|pool| pool.metadata().deletion_timestamp.is_some())
     }
 
     /// Begins to lead: everything is looked at as if for the first time.

@@ -8,10 +8,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use api::{
-    BuiltInTier, Condition, ConditionStatus, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPool, IpPoolStatus,
+    BuiltInTier, Condition, ConditionStatus, HostEndpoint, HostEndpointSpec, IP_POOL_FINALIZER, IpPoolStatus,
     IpamBlockSpec, Key, Kind, KubeControllersConfiguration, KubeControllersConfigurationSpec,
-    KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, TIER_FINALIZER, Tier, WorkloadEndpoint,
+    KubeControllersConfigurationStatus, Metadata, Object, Resource, Spec, TIER_FINALIZER, WorkloadEndpoint,
 };
+use datastore::modify::TRIES;
 use datastore::{Edit, News, Scope, SharedStore, StoreError, modify};
 use futures::future::{BoxFuture, FutureExt};
 use ipam::{
@@ -23,8 +24,9 @@ use jiff::Timestamp;
 use crate::action::{Action, Judgement};
 use crate::host_endpoints::{differs, is_automatic};
 use crate::ipam_gc::pods;
-use crate::pools::is_block_in;
 use crate::tiers::READY;
+
+mod hold;
 
 /// How old a list of a namespace's pods may be that a release is based on, when many are released in a row.
 const FRESH: Duration = Duration::from_secs(1);
@@ -95,32 +97,35 @@ impl Executor {
                 Action::DeleteEndpoint { key, node } => self.delete_endpoint(key, node).await,
                 Action::PutHostEndpoint(endpoint) => self.put_host_endpoint(now, endpoint).await,
                 Action::DeleteHostEndpoint { name, gone } => self.delete_host_endpoint(name, gone.as_deref()).await,
-                Action::JudgePool { name, allocatable } => {
-                    self.edit(Kind::IPPool, name, |pool: &mut IpPool| {
-                        let status = pool.status.get_or_insert_default();
-                        set_condition(&mut status.conditions, IpPoolStatus::ALLOCATABLE, allocatable, now);
-                    })
-                    .await
+                Action::JudgePool {
+                    name,
+                    generation,
+                    allocatable,
+                } => {
+                    let key = Key::cluster(Kind::IPPool, name);
+                    self.say(now, &key, IpPoolStatus::ALLOCATABLE, allocatable, *generation)
+                        .await
                 }
-                Action::HoldPool { name, hold } => self.hold_pool(name, *hold).await,
+                Action::HoldPool { name, hold } => {
+                    let key = Key::cluster(Kind::IPPool, name);
+                    self.hold(&key, IP_POOL_FINALIZER, *hold).await
+                }
                 Action::RetirePool { cidr, .. } => {
                     self.ipam.release_pool_affinities(now, *cidr).await?;
                     Ok(Outcome::Done)
                 }
                 Action::CreateTier(tier) => self.create_tier(now, *tier).await,
-                Action::JudgeTier { name, ready } => {
-                    self.edit(Kind::Tier, name, |tier: &mut Tier| {
-                        let status = tier.status.get_or_insert_default();
-                        set_condition(&mut status.conditions, READY, ready, now);
-                    })
-                    .await
+                Action::JudgeTier {
+                    name,
+                    generation,
+                    ready,
+                } => {
+                    let key = Key::cluster(Kind::Tier, name);
+                    self.say(now, &key, READY, ready, *generation).await
                 }
                 Action::Judge { key, revision, valid } => self.judge(now, key, revision.as_deref(), valid).await,
                 Action::HoldTier { name, hold } => {
-                    self.edit(Kind::Tier, name, |tier: &mut Tier| {
-                        set_finalizer(&mut tier.metadata, TIER_FINALIZER, *hold);
-                    })
-                    .await
+                    self.hold(&Key::cluster(Kind::Tier, name), TIER_FINALIZER, *hold).await
                 }
             }
         }
@@ -134,9 +139,11 @@ impl Executor {
     }
 
     async fn write_configuration_status(&self, status: &KubeControllersConfigurationStatus) -> Done {
-        let kind = Kind::KubeControllersConfiguration;
-        self.edit(kind, "default", |config: &mut KubeControllersConfiguration| {
-            config.status = Some(status.clone());
+        let key = Key::cluster(Kind::KubeControllersConfiguration, "default");
+        self.edit_status(&key, |config| {
+            if let Resource::KubeControllersConfiguration(config) = config {
+                config.status = Some(status.clone());
+            }
         })
         .await
     }
@@ -305,28 +312,6 @@ impl Executor {
         .await
     }
 
-    /// The last hold on a pool that is being deleted goes only if it has no blocks.
-    async fn hold_pool(&self, name: &str, hold: bool) -> Done {
-        if !hold {
-            let pool = self.get::<api::IpPoolSpec>(&Key::cluster(Kind::IPPool, name)).await?;
-            let deleting = pool.filter(|pool| pool.metadata.deletion_timestamp.is_some());
-            if let Some(pool) = deleting
-                && self.has_blocks(pool.spec.cidr).await?
-            {
-                return Ok(Outcome::Nothing("it has blocks again"));
-            }
-        }
-        self.edit(Kind::IPPool, name, |pool: &mut IpPool| {
-            set_finalizer(&mut pool.metadata, IP_POOL_FINALIZER, hold);
-        })
-        .await
-    }
-
-    async fn has_blocks(&self, cidr: IpNet) -> Result<bool, StoreError> {
-        let items = self.store.list(&Scope::Kind(Kind::IPAMBlock)).await?.items;
-        Ok(items.iter().any(|stored| is_block_in(cidr, &stored.resource)))
-    }
-
     /// In a condition where the object keeps one, else as news of it.
     async fn judge(&self, now: Timestamp, key: &Key, revision: Option<&str>, valid: &Judgement) -> Done {
         let stored = self.store.get(key).await?;
@@ -338,14 +323,8 @@ impl Executor {
             Resource::Wrong(wrong) => wrong.is_whole(),
             _ => true,
         };
-        let condition = Condition {
-            kind: Condition::VALID.to_owned(),
-            status: valid.status,
-            observed_generation: next.metadata().generation,
-            last_transition_time: since(&next.conditions(), Condition::VALID, valid, now),
-            reason: valid.reason.to_owned(),
-            message: valid.message.clone(),
-        };
+        let since = since(&next.conditions(), Condition::VALID, valid, now);
+        let condition = valid.condition(Condition::VALID, next.metadata().generation, since);
         if can_be_written && !api::names::is_from_kubernetes(&key.name) && next.set_condition(condition.clone()) {
             let written = self.store.update_status(next, &stored.revision).await?;
             if written.resource.conditions().contains(&condition) {
@@ -383,28 +362,36 @@ impl Executor {
         Ok(stored.and_then(|stored| Object::try_from(stored.resource).ok()))
     }
 
-    /// Changes an object that exists.
-    async fn edit<S: Spec>(&self, kind: Kind, name: &str, change: impl Fn(&mut Object<S>)) -> Done
-    where
-        Resource: From<Object<S>>,
-        Object<S>: TryFrom<Resource, Error = Resource>,
-    {
-        modify(
-            self.store.as_ref(),
-            &Key::cluster(kind, name),
-            |current: Option<Object<S>>| {
-                let Some(current) = current else {
-                    return Ok((Edit::Keep, Outcome::Nothing("it is not there any more")));
-                };
-                let mut next = current.clone();
-                change(&mut next);
-                Ok(match next == current {
-                    true => (Edit::Keep, Outcome::Nothing("it is so already")),
-                    false => (Edit::Put(next), Outcome::Done),
-                })
-            },
-        )
+    /// Says something of an object, as it was at a generation.
+    async fn say(&self, now: Timestamp, key: &Key, kind: &str, judgement: &Judgement, generation: Option<i64>) -> Done {
+        self.edit_status(key, |resource| {
+            let since = since(&resource.conditions(), kind, judgement, now);
+            resource.set_condition(judgement.condition(kind, generation, since));
+        })
         .await
+    }
+
+    /// Changes what is said of an object that exists, and nothing else of it.
+    async fn edit_status(&self, key: &Key, change: impl Fn(&mut Resource)) -> Done {
+        for _ in 0..TRIES {
+            let Some(stored) = self.store.get(key).await? else {
+                return Ok(Outcome::Nothing("it is not there any more"));
+            };
+            let mut next = stored.resource.clone();
+            change(&mut next);
+            if next == stored.resource {
+                return Ok(Outcome::Nothing("it is so already"));
+            }
+            match self.store.update_status(next, &stored.revision).await {
+                Ok(written) if written.revision == stored.revision => {
+                    return Ok(Outcome::Nothing("the datastore has no place for it"));
+                }
+                Ok(_) => return Ok(Outcome::Done),
+                Err(StoreError::Conflict(_)) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(StoreError::Conflict(key.clone()).into())
     }
 
     /// Deletes a resource at the revision at which it was found to be the right one.
@@ -436,42 +423,11 @@ fn stamp(metadata: &mut Metadata, now: Timestamp) {
     metadata.uid = Some(uuid::Uuid::new_v4().to_string());
 }
 
-fn set_finalizer(metadata: &mut Metadata, finalizer: &str, hold: bool) {
-    let held = metadata.finalizers.iter().any(|held| held == finalizer);
-    match (hold, held) {
-        (true, false) => metadata.finalizers.push(finalizer.to_owned()),
-        (false, true) => metadata.finalizers.retain(|held| held != finalizer),
-        _ => {}
-    }
-}
-
 /// Since when a condition has this status. Kubernetes keeps whole seconds.
 fn since(conditions: &[Condition], kind: &str, judgement: &Judgement, now: Timestamp) -> Timestamp {
     let held = conditions.iter().find(|condition| condition.kind == kind);
     match held.filter(|held| held.status == judgement.status) {
         Some(held) => held.last_transition_time,
         None => now.round(jiff::Unit::Second).unwrap_or(now),
-    }
-}
-
-/// Sets a condition in place. Its time is that of the last change of its status.
-fn set_condition(conditions: &mut Vec<Condition>, kind: &str, judgement: &Judgement, now: Timestamp) {
-    let wanted = |since: Timestamp| Condition {
-        kind: kind.to_owned(),
-        status: judgement.status,
-        observed_generation: None,
-        last_transition_time: since,
-        reason: judgement.reason.to_owned(),
-        message: judgement.message.clone(),
-    };
-    match conditions.iter_mut().find(|condition| condition.kind == kind) {
-        Some(condition) => {
-            let since = match condition.status == judgement.status {
-                true => condition.last_transition_time,
-                false => now,
-            };
-            *condition = wanted(since);
-        }
-        None => conditions.push(wanted(now)),
     }
 }

@@ -145,6 +145,15 @@ impl Store for Fenced {
         self.through(|| self.below.update_status(resource, expected), Err)
     }
 
+    fn set_finalizers<'a>(
+        &'a self,
+        key: &'a Key,
+        finalizers: Vec<String>,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.through(|| self.below.set_finalizers(key, finalizers, expected), Err)
+    }
+
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.through(|| self.below.delete(key, expected), Err)
     }
@@ -186,6 +195,10 @@ mod tests {
                 .map_or(Revision(String::new()), |stored| stored.revision.clone());
             let answers = [
                 fenced.update(node(), &revision).now_or_never().unwrap(),
+                fenced
+                    .set_finalizers(&key, vec!["x/y".into()], &revision)
+                    .now_or_never()
+                    .unwrap(),
                 fenced.delete(&key, None).now_or_never().unwrap(),
                 fenced.create(node()).now_or_never().unwrap(),
                 fenced
@@ -196,7 +209,7 @@ mod tests {
                 memory.create(node()).now_or_never().unwrap(),
             ];
             let refused = |answer: &&Result<Stored, StoreError>| matches!(answer, Err(StoreError::Unavailable(_)));
-            assert_eq!(answers.iter().filter(refused).count(), if expected { 0 } else { 4 });
+            assert_eq!(answers.iter().filter(refused).count(), if expected { 0 } else { 5 });
             assert!(fenced.get(&key).now_or_never().unwrap().unwrap().is_some());
         };
         write(false);

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 
 use api::names::parse_block_name;
-use api::{Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, Kind, Resource};
+use api::{Condition, ConditionStatus, IP_POOL_FINALIZER, IpPool, IpPoolSpec, IpPoolStatus, Kind, Metadata, Resource};
 use ipnet::IpNet;
 
 use crate::action::{Action, Judgement};
@@ -28,41 +28,46 @@ pub fn decide(world: &World, finalizers: bool) -> Vec<Action> {
         )
     });
     // One that cannot be read as a whole may have addresses in use.
-    let unread = world.of_kind(Kind::IPPool).filter_map(|resource| match resource {
-        Resource::Wrong(wrong) if !wrong.is_in_doubt("spec.cidr") => wrong.readable()?.try_into().ok(),
-        _ => None,
-    });
-    let mut taken: Vec<&IpPool> = unread.collect();
+    let unread = world
+        .of_kind(Kind::IPPool)
+        .filter(|pool| matches!(pool, Resource::Wrong(_)));
+    let mut taken: Vec<(IpNet, &str)> = unread
+        .filter_map(|pool| Some((range(pool)?, pool.metadata().name.as_str())))
+        .collect();
     let mut actions = Vec::new();
     for pool in pools {
         let judgement = judge(pool, &taken);
         let in_force = judgement.status == ConditionStatus::True;
         if in_force || judgement.reason == IpPoolStatus::TERMINATING {
-            taken.push(pool);
+            taken.push((pool.spec.cidr, &pool.metadata.name));
         }
-        let name = &pool.metadata.name;
+        let (name, generation) = (&pool.metadata.name, pool.metadata.generation);
         let conditions = pool.status.iter().flat_map(|status| &status.conditions);
-        if !is_said(conditions, IpPoolStatus::ALLOCATABLE, &judgement) {
+        if !is_said(conditions, IpPoolStatus::ALLOCATABLE, &judgement, generation) {
             actions.push(Action::JudgePool {
                 name: name.clone(),
+                generation,
                 allocatable: judgement,
             });
         }
         if finalizers {
-            actions.extend(finalize(pool, in_force, world));
+            actions.extend(hold(pool, in_force));
         }
+    }
+    if finalizers {
+        actions.extend(world.of_kind(Kind::IPPool).filter_map(|pool| let_go(pool, world)));
     }
     actions
 }
 
-/// Whether conditions say so already.
-pub fn is_said<'a>(mut conditions: impl Iterator<Item = &'a Condition>, kind: &str, judgement: &Judgement) -> bool {
-    conditions.any(|condition| {
-        condition.kind == kind
-            && condition.status == judgement.status
-            && condition.reason == judgement.reason
-            && condition.message == judgement.message
-    })
+/// Whether conditions say so already, of this generation.
+pub fn is_said<'a>(
+    mut conditions: impl Iterator<Item = &'a Condition>,
+    kind: &str,
+    judgement: &Judgement,
+    generation: Option<i64>,
+) -> bool {
+    conditions.any(|condition| condition.kind == kind && judgement.is_said_by(condition, generation))
 }
 
 /// Who comes first: in force, being deleted, not in force, new.
@@ -80,7 +85,7 @@ fn rank(pool: &IpPool) -> u8 {
     }
 }
 
-fn judge(pool: &IpPool, taken: &[&IpPool]) -> Judgement {
+fn judge(pool: &IpPool, taken: &[(IpNet, &str)]) -> Judgement {
     let no = |reason, message: String| Judgement {
         status: ConditionStatus::False,
         reason,
@@ -92,17 +97,12 @@ fn judge(pool: &IpPool, taken: &[&IpPool]) -> Judgement {
     if pool.spec.disabled {
         return no(IpPoolStatus::POOL_DISABLED, "spec.disabled is true".into());
     }
-    let overlaps = |other: &&&IpPool| {
-        let (a, b) = (pool.spec.cidr, other.spec.cidr);
-        a.contains(&b) || b.contains(&a)
-    };
+    let range = pool.spec.cidr;
+    let overlaps = |(other, _): &&(IpNet, &str)| range.contains(other) || other.contains(&range);
     match taken.iter().find(overlaps) {
-        Some(other) => no(
+        Some((other, name)) => no(
             IpPoolStatus::CIDR_OVERLAP,
-            format!(
-                "{} overlaps {} of IPPool({})",
-                pool.spec.cidr, other.spec.cidr, other.metadata.name
-            ),
+            format!("{range} overlaps {other} of IPPool({name})"),
         ),
         None => Judgement {
             status: ConditionStatus::True,
@@ -112,42 +112,69 @@ fn judge(pool: &IpPool, taken: &[&IpPool]) -> Judgement {
     }
 }
 
-/// A pool in force is held; one that another stands in the way of is not, so that deleting it is easy. One that is being
-/// deleted gives its claims back and goes when its last block has gone.
-fn finalize(pool: &IpPool, in_force: bool, world: &World) -> Option<Action> {
-    let name = pool.metadata.name.clone();
-    let held = pool
-        .metadata
-        .finalizers
-        .iter()
-        .any(|finalizer| finalizer == IP_POOL_FINALIZER);
-    let hold = |hold| Action::HoldPool {
-        name: name.clone(),
-        hold,
-    };
-    match (pool.metadata.deletion_timestamp.is_some(), held) {
-        (false, false) if in_force => Some(hold(true)),
-        (false, true) if !in_force && !pool.spec.disabled => Some(hold(false)),
-        (true, true) if has_blocks(pool.spec.cidr, world) => Some(Action::RetirePool {
-            name,
-            cidr: pool.spec.cidr,
-        }),
-        (true, true) => Some(hold(false)),
+/// A pool in force is held; one that another stands in the way of is not, so that deleting it is easy.
+fn hold(pool: &IpPool, in_force: bool) -> Option<Action> {
+    let metadata = &pool.metadata;
+    let held = is_held(metadata, IP_POOL_FINALIZER);
+    let is_wanted = in_force || held && pool.spec.disabled;
+    (metadata.deletion_timestamp.is_none() && held != is_wanted).then(|| Action::HoldPool {
+        name: metadata.name.clone(),
+        hold: is_wanted,
+    })
+}
+
+/// A pool that is being deleted gives its claims back and goes when its last block has gone, whether it can be read or not.
+fn let_go(pool: &Resource, world: &World) -> Option<Action> {
+    let metadata = pool.metadata();
+    if metadata.deletion_timestamp.is_none() || !is_held(metadata, IP_POOL_FINALIZER) {
+        return None;
+    }
+    let name = metadata.name.clone();
+    match has_blocks(pool, world.of_kind(Kind::IPPool), world.of_kind(Kind::IPAMBlock)) {
+        true => range(pool).map(|cidr| Action::RetirePool { name, cidr }),
+        false => Some(Action::HoldPool { name, hold: false }),
+    }
+}
+
+/// Whether somebody's finalizer is on an object.
+pub fn is_held(metadata: &Metadata, finalizer: &str) -> bool {
+    metadata.finalizers.iter().any(|held| held == finalizer)
+}
+
+/// Whether blocks of a pool are there. Those of one whose range cannot be read may be whatever no other pool has.
+pub fn has_blocks<'a>(
+    pool: &Resource,
+    pools: impl Iterator<Item = &'a Resource>,
+    mut blocks: impl Iterator<Item = &'a Resource>,
+) -> bool {
+    let is_in = |range: &IpNet, block: Option<IpNet>| block.is_none_or(|block| range.contains(&block));
+    match range(pool) {
+        Some(range) => blocks.any(|block| is_in(&range, block_range(block))),
+        None => {
+            let others: Vec<IpNet> = pools.filter_map(range).collect();
+            blocks.any(|block| {
+                let block = block_range(block);
+                block.is_none() || !others.iter().any(|range| is_in(range, block))
+            })
+        }
+    }
+}
+
+/// A pool's range, unless it cannot be read.
+fn range(pool: &Resource) -> Option<IpNet> {
+    match pool {
+        Resource::IPPool(pool) => Some(pool.spec.cidr),
+        Resource::Wrong(wrong) if !wrong.is_in_doubt("spec.cidr") => wrong.readable().and_then(range),
         _ => None,
     }
 }
 
-fn has_blocks(cidr: IpNet, world: &World) -> bool {
-    world.of_kind(Kind::IPAMBlock).any(|block| is_block_in(cidr, block))
-}
-
-/// Whether a block is one of a pool with this range. One that cannot be read is where its name says.
-pub fn is_block_in(cidr: IpNet, block: &Resource) -> bool {
-    let range = match block {
+/// Where a block is. One that cannot be read is where its name says.
+fn block_range(block: &Resource) -> Option<IpNet> {
+    match block {
         Resource::IPAMBlock(block) => Some(block.spec.cidr),
         other => parse_block_name(&other.metadata().name),
-    };
-    range.is_none_or(|range| cidr.contains(&range))
+    }
 }
 
 #[cfg(test)]
@@ -266,5 +293,59 @@ mod tests {
         check(true, &wrong("10-0-0-0-26"), &waits);
         let elsewhere = ["hold-pool a false", "judge-pool a Terminating"];
         check(true, &wrong("10-9-0-0-26"), &elsewhere);
+    }
+
+    #[test]
+    fn a_pool_that_cannot_be_read_goes_like_another_one() {
+        // What its spec is, whether it is being deleted, where a block is, and what is done.
+        let case = |spec: serde_json::Value, deleting: bool, block: Option<&str>, expected: &[&str]| {
+            let mut metadata = json!({ "name": "w", "finalizers": [IP_POOL_FINALIZER] });
+            if deleting {
+                metadata["deletionTimestamp"] = "2026-01-02T03:04:05Z".into();
+            }
+            let pool: Resource =
+                serde_json::from_value(json!({ "kind": "IPPool", "metadata": metadata, "spec": spec })).unwrap();
+            assert!(matches!(pool, Resource::Wrong(_)), "{pool:?}");
+            let block = block.map(|cidr| {
+                let spec =
+                    IpamBlockSpec::create(cidr.parse().unwrap(), &Owner::Host("n".into()), Timestamp::UNIX_EPOCH);
+                IpamBlock::new("b", spec).into()
+            });
+            let other = world(&["a 10.0.0.0/16 3 active held"]);
+            let other = other.of_kind(Kind::IPPool).cloned().collect::<Vec<_>>();
+            let all: World = [pool].into_iter().chain(block).chain(other).collect();
+            check(true, &all, expected);
+        };
+        let known = json!({ "cidr": "10.9.0.0/16", "blockSize": "big" });
+        case(known.clone(), false, None, &[]);
+        case(known.clone(), true, None, &["hold-pool w false"]);
+        case(known.clone(), true, Some("10.0.0.0/26"), &["hold-pool w false"]);
+        case(known, true, Some("10.9.0.0/26"), &["retire-pool w"]);
+        let unknown = json!({ "cidr": "10.9.0.0/99" });
+        case(unknown.clone(), true, None, &["hold-pool w false"]);
+        case(unknown.clone(), true, Some("10.0.0.0/26"), &["hold-pool w false"]);
+        case(unknown, true, Some("10.9.0.0/26"), &[]);
+    }
+
+    #[test]
+    fn a_judgement_is_of_a_generation() {
+        let mut pool = IpPool::new("a", IpPoolSpec::new("10.0.0.0/16".parse().unwrap()));
+        pool.metadata.generation = Some(2);
+        let mut judged = |observed: Option<i64>, expected: &[&str]| {
+            pool.status = Some(IpPoolStatus {
+                conditions: vec![Condition {
+                    kind: IpPoolStatus::ALLOCATABLE.into(),
+                    status: ConditionStatus::True,
+                    observed_generation: observed,
+                    last_transition_time: Timestamp::UNIX_EPOCH,
+                    reason: "OK".into(),
+                    message: "addresses may be handed out".into(),
+                }],
+            });
+            check(false, &[pool.clone().into()].into_iter().collect(), expected);
+        };
+        judged(Some(2), &[]);
+        judged(Some(1), &["judge-pool a OK"]);
+        judged(None, &["judge-pool a OK"]);
     }
 }

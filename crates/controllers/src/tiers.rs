@@ -1,21 +1,22 @@
 //! The tiers that always exist are stored, so that everybody sees them; a tier in use stays.
 //!
 //! Where the datastore honours finalizers, a tier's deletion waits until no policy belongs to it. Elsewhere `calicoctl
-//! delete` refuses, and a built-in tier that was deleted all the same is written again.
+//! delete` refuses. A built-in tier that was deleted all the same goes at once, and is written again: agents know it and enforce
+//! its policies whether it is stored or not.
 
 use std::collections::BTreeSet;
 
-use api::{BuiltInTier, ConditionStatus, Kind, TIER_FINALIZER, Tier, TierSpec};
+use api::{BuiltInTier, ConditionStatus, Kind, Resource, TIER_FINALIZER, Tier, TierSpec};
 
 use crate::action::{Action, Judgement};
-use crate::pools::is_said;
+use crate::pools::{is_held, is_said};
 use crate::world::World;
 
 /// The condition.
 pub const READY: &str = "Ready";
 
 /// The kinds that belong to tiers.
-const POLICIES: [Kind; 5] = [
+pub const POLICIES: [Kind; 5] = [
     Kind::NetworkPolicy,
     Kind::GlobalNetworkPolicy,
     Kind::StagedNetworkPolicy,
@@ -32,41 +33,49 @@ pub fn decide(world: &World, finalizers: bool) -> Vec<Action> {
         .collect();
     let missing = BuiltInTier::ALL.into_iter().filter(|tier| !there.contains(tier.name));
     let mut actions: Vec<Action> = missing.map(Action::CreateTier).collect();
-    let used: BTreeSet<&str> = POLICIES
-        .into_iter()
-        .flat_map(|kind| world.of_kind(kind))
-        .filter_map(|policy| policy.tier())
-        .collect();
+    let is_used = |tier: &str| {
+        let mut policies = POLICIES.into_iter().flat_map(|kind| world.of_kind(kind));
+        policies.any(|policy| belongs(policy, tier))
+    };
     for tier in world.all::<TierSpec>() {
-        let name = &tier.metadata.name;
-        let is_used = used.contains(name.as_str());
+        let (name, generation) = (&tier.metadata.name, tier.metadata.generation);
         let ready = judge(tier, is_used);
         let conditions = tier.status.iter().flat_map(|status| &status.conditions);
-        if !is_said(conditions, READY, &ready) {
+        if !is_said(conditions, READY, &ready, generation) {
             actions.push(Action::JudgeTier {
                 name: name.clone(),
+                generation,
                 ready,
             });
         }
-        if finalizers {
-            let held = tier
-                .metadata
-                .finalizers
-                .iter()
-                .any(|finalizer| finalizer == TIER_FINALIZER);
-            let hold = tier.metadata.deletion_timestamp.is_none() || is_used || BuiltInTier::named(name).is_some();
-            if held != hold && (hold || tier.metadata.deletion_timestamp.is_some()) {
-                actions.push(Action::HoldTier {
-                    name: name.clone(),
-                    hold,
-                });
-            }
-        }
     }
+    let held = world.of_kind(Kind::Tier).filter(|_| finalizers);
+    actions.extend(held.filter_map(|tier| hold(tier, is_used)));
     actions
 }
 
-fn judge(tier: &Tier, is_used: bool) -> Judgement {
+/// A tier is held once it can be read, and let go when it is being deleted and nothing needs it, whether it can be read or not.
+fn hold(tier: &Resource, is_used: impl Fn(&str) -> bool) -> Option<Action> {
+    let metadata = tier.metadata();
+    let name = metadata.name.clone();
+    match (metadata.deletion_timestamp.is_some(), is_held(metadata, TIER_FINALIZER)) {
+        (false, false) if !matches!(tier, Resource::Wrong(_)) => Some(Action::HoldTier { name, hold: true }),
+        (true, true) if BuiltInTier::named(&name).is_some() || !is_used(&name) => {
+            Some(Action::HoldTier { name, hold: false })
+        }
+        _ => None,
+    }
+}
+
+/// Whether a policy belongs to a tier, or may: of one that cannot be read that may be in doubt.
+pub fn belongs(policy: &Resource, tier: &str) -> bool {
+    match policy {
+        Resource::Wrong(wrong) if wrong.is_in_doubt("spec.tier") => true,
+        policy => policy.tier() == Some(tier),
+    }
+}
+
+fn judge(tier: &Tier, is_used: impl Fn(&str) -> bool) -> Judgement {
     if tier.metadata.deletion_timestamp.is_none() {
         return Judgement {
             status: ConditionStatus::True,
@@ -74,8 +83,9 @@ fn judge(tier: &Tier, is_used: bool) -> Judgement {
             message: "policies may belong to the tier".into(),
         };
     }
-    let message = match (BuiltInTier::named(&tier.metadata.name), is_used) {
-        (Some(_), _) => "the tier is built in and cannot be deleted",
+    let name = &tier.metadata.name;
+    let message = match (BuiltInTier::named(name), is_used(name)) {
+        (Some(_), _) => "the tier is built in: it is written again at once",
         (None, true) => "the tier is being deleted and waits for its policies to go",
         (None, false) => "the tier is being deleted",
     };
@@ -88,7 +98,7 @@ fn judge(tier: &Tier, is_used: bool) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use api::{GlobalNetworkPolicy, GlobalNetworkPolicySpec, Resource};
+    use api::{GlobalNetworkPolicy, GlobalNetworkPolicySpec};
     use jiff::Timestamp;
     use serde_json::json;
 
@@ -175,5 +185,61 @@ mod tests {
             &["judge-tier t Terminating", "hold-tier t false"],
         );
         check(false, all(vec![tier("t", true, false)]), &["judge-tier t Terminating"]);
+        // Nobody knows whose a policy is whose tier cannot be read.
+        let wrong = json!({ "kind": "GlobalNetworkPolicy", "metadata": { "name": "w" }, "spec": { "tier": 5 } });
+        let wrong: Resource = serde_json::from_value(wrong).unwrap();
+        assert!(matches!(wrong, Resource::Wrong(_)));
+        check(
+            true,
+            all(vec![tier("t", true, true), wrong]),
+            &["judge-tier t Terminating"],
+        );
+    }
+
+    #[test]
+    fn a_tier_that_cannot_be_read_goes_like_another_one() {
+        let wrong = |deleting: bool, held: bool| -> Resource {
+            let mut metadata = json!({ "name": "t" });
+            if deleting {
+                metadata["deletionTimestamp"] = "2026-01-02T03:04:05Z".into();
+            }
+            if held {
+                metadata["finalizers"] = json!([TIER_FINALIZER]);
+            }
+            serde_json::from_value(json!({ "kind": "Tier", "metadata": metadata, "spec": { "order": "first" } }))
+                .unwrap()
+        };
+        let case = |resources: Vec<Resource>, expected: &[&str]| {
+            let world: World = resources.into_iter().collect();
+            let actions = decide(&world, true).into_iter().map(|action| action.to_string());
+            let held: Vec<String> = actions.filter(|action| action.starts_with("hold-tier")).collect();
+            assert_eq!(held, expected);
+        };
+        case(vec![wrong(false, false)], &[]);
+        case(vec![wrong(false, true)], &[]);
+        case(vec![wrong(true, true), policy("t")], &[]);
+        case(vec![wrong(true, true), policy("u")], &["hold-tier t false"]);
+    }
+
+    #[test]
+    fn a_built_in_tier_that_is_deleted_goes_and_is_written_again() {
+        let all = |default: Option<Resource>| {
+            let others = ["kube-admin", "kube-baseline"].map(|name| tier(name, false, true));
+            others
+                .into_iter()
+                .chain(default)
+                .chain([policy("default")])
+                .collect::<World>()
+        };
+        let about_default = |world: &World| {
+            let actions = decide(world, true).into_iter().map(|action| action.to_string());
+            actions.filter(|action| action.contains(" default")).collect::<Vec<_>>()
+        };
+        let deleted = all(Some(tier("default", true, true)));
+        assert_eq!(
+            about_default(&deleted),
+            ["judge-tier default Terminating", "hold-tier default false"]
+        );
+        assert_eq!(about_default(&all(None)), ["create-tier default"]);
     }
 }

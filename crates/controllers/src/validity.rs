@@ -80,7 +80,7 @@ impl Validity {
         let is_wrong = valid.reason == INVALID;
         match (held, self.said.get(key)) {
             // It says so itself.
-            (Some(held), _) if is_said(held, &valid, metadata.generation) => {
+            (Some(held), _) if valid.is_said_by(held, metadata.generation) => {
                 self.said.remove(key);
                 return None;
             }
@@ -100,14 +100,6 @@ impl Validity {
             valid,
         })
     }
-}
-
-/// Whether a condition says so, of this generation.
-fn is_said(held: &Condition, valid: &Judgement, generation: Option<i64>) -> bool {
-    held.status == valid.status
-        && held.reason == valid.reason
-        && held.message == valid.message
-        && held.observed_generation == generation
 }
 
 /// What is wrong with an object by itself, and what follows.

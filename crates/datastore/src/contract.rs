@@ -69,6 +69,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
         the_resource_version_is_the_stores_to_set,
         an_update_needs_the_current_revision,
         an_update_of_nothing_is_not_found,
+        finalizers_are_set_alone,
         a_delete_answers_what_was_deleted,
         a_delete_with_a_revision_needs_the_current_one,
         a_recreated_resource_does_not_match_its_old_revision,
@@ -210,6 +211,30 @@ async fn a_resource_needs_a_name(subject: Subject) -> Outcome {
         }
     }
     Ok(())
+}
+
+async fn finalizers_are_set_alone(subject: Subject) -> Outcome {
+    let store = subject.store;
+    let mut written = set("a", "1");
+    written.metadata_mut().labels.insert("l".into(), "x".into());
+    let created = ok(store.create(written.clone()).await)?;
+    let holders = |held: bool| Vec::from_iter(held.then(|| "example.org/hold".to_owned()));
+    let mut last = created.revision.clone();
+    for held in [true, false] {
+        written.metadata_mut().finalizers = holders(held);
+        let set = ok(store.set_finalizers(&key("a"), holders(held), &last).await)?;
+        same(
+            "the resource",
+            as_written(set.resource.clone(), &written),
+            written.clone(),
+        )?;
+        same("get", store.get(&key("a")).await, Ok(Some(set.clone())))?;
+        last = set.revision;
+    }
+    let stale = store.set_finalizers(&key("a"), holders(true), &created.revision).await;
+    same("at an old revision", stale, Err(StoreError::Conflict(key("a"))))?;
+    let absent = store.set_finalizers(&key("b"), holders(true), &last).await;
+    same("of nothing", absent, Err(StoreError::NotFound(key("b"))))
 }
 
 async fn every_write_has_a_new_revision(subject: Subject) -> Outcome {

@@ -36,6 +36,23 @@ pub trait Store: Send + Sync {
         self.update(resource, expected)
     }
 
+    /// Sets who holds the deletion of a resource (`metadata.finalizers`) if it is still at `expected`, and changes nothing else of it, be
+    /// it known here or not. Answers what there is then; of what is being deleted and held by nobody any more, what there was.
+    fn set_finalizers<'a>(
+        &'a self,
+        key: &'a Key,
+        finalizers: Vec<String>,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        async move {
+            let stored = self.get(key).await?;
+            let mut resource = stored.ok_or_else(|| StoreError::NotFound(key.clone()))?.resource;
+            resource.metadata_mut().finalizers = finalizers;
+            self.update(resource, expected).await
+        }
+        .boxed()
+    }
+
     /// Deletes a resource, if `expected` is given only at that revision. Answers what was deleted.
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>>;
 

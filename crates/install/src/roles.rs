@@ -99,8 +99,9 @@ pub(crate) fn roles(ours: &str, work: Work) -> Vec<Role> {
                 rule(ours, &["*"], &READ),
                 rule(ours, &addresses, &["create", "update", "delete"]),
                 rule(ours, &["hostendpoints"], &["create", "update", "delete"]),
-                rule(ours, &["kubecontrollersconfigurations", "tiers"], &["create", "update"]),
-                rule(ours, &["ippools"], &["update"]),
+                // Finalizers; in the v1 group what is said of them, too.
+                rule(ours, &["kubecontrollersconfigurations", "tiers"], &["create", "patch"]),
+                rule(ours, &["ippools"], &["patch"]),
                 rule(ours, &JUDGED, &["update"]),
                 news(),
             ],

@@ -57,6 +57,26 @@ pub fn stored(row: Row, groups: &Groups, object: Value) -> Option<Stored> {
     Some(Stored { resource, revision })
 }
 
+/// What makes `to` of `from` by RFC 7386; nothing, `{}`, if they say the same.
+pub fn merge(from: &Value, to: &Value) -> Value {
+    let none = Map::new();
+    let (from, to) = match (from, to) {
+        (Value::Object(from), Value::Object(to)) => (from, to),
+        (Value::Null, Value::Object(to)) => (&none, to),
+        (Value::Object(from), Value::Null) => (from, &none),
+        (Value::Null, Value::Null) => (&none, &none),
+        (_, to) => return to.clone(),
+    };
+    let gone = from.keys().filter(|field| !to.contains_key(*field));
+    let mut change: Map<String, Value> = gone.map(|field| (field.clone(), Value::Null)).collect();
+    let differing = to.iter().filter(|(field, value)| from.get(*field) != Some(*value));
+    change.extend(differing.map(|(field, value)| {
+        let before = from.get(field).unwrap_or(&Value::Null);
+        (field.clone(), merge(before, value))
+    }));
+    Value::Object(change)
+}
+
 /// An object's version as text.
 pub fn version(object: &Value) -> Option<&str> {
     object["metadata"]["resourceVersion"].as_str()
@@ -73,5 +93,24 @@ pub fn place(row: Row, key: &Key) -> Option<(Option<String>, String)> {
         Source::Custom | Source::Nodes => Some((key.namespace.clone(), key.name.clone())),
         Source::Pods => pod::of_key(key).map(|(namespace, name)| (Some(namespace.to_owned()), name)),
         other => derived::of_key(other, key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_has_what_differs() {
+        let check = |from: Value, to: Value, expected: Value| assert_eq!(merge(&from, &to), expected);
+        check(json!({ "a": 1, "b": [1] }), json!({ "a": 1, "b": [1] }), json!({}));
+        check(Value::Null, json!({ "a": { "b": 1 } }), json!({ "a": { "b": 1 } }));
+        check(json!({ "a": 1 }), Value::Null, json!({ "a": null }));
+        check(Value::Null, Value::Null, json!({}));
+        check(
+            json!({ "a": { "b": 1, "c": 2 }, "d": [1, 2] }),
+            json!({ "a": { "b": 1, "e": 3 }, "d": [2] }),
+            json!({ "a": { "c": null, "e": 3 }, "d": [2] }),
+        );
     }
 }

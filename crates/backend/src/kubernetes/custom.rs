@@ -165,6 +165,8 @@ fn unfolded(mut real: Map<String, Value>) -> Result<Map<String, Value>, String> 
     ] {
         metadata.remove(field);
     }
+    // Without a status of its own an object's generation counts what is said of it, too.
+    real.remove("generation");
     let uid = real.remove("uid");
     if !metadata.contains_key("uid")
         && let Some(uid) = uid.as_ref().and_then(Value::as_str).and_then(derived_uid)

@@ -127,6 +127,15 @@ impl Store for KubernetesStore {
         async move { self.shared.update_status(&resource, expected).await }.boxed()
     }
 
+    fn set_finalizers<'a>(
+        &'a self,
+        key: &'a Key,
+        finalizers: Vec<String>,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.shared.set_finalizers(key, finalizers, expected).boxed()
+    }
+
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.shared.delete(key, expected).boxed()
     }

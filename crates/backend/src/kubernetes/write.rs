@@ -84,7 +84,7 @@ impl Shared {
         }
     }
 
-    /// Only the status, so that a role needs no more; upstream's definitions of v1 have no place for one.
+    /// Only the status, so that a role needs no more, and nobody's fields are lost.
     pub async fn update_status(&self, resource: &Resource, expected: &Revision) -> Result<Stored, StoreError> {
         let key = resource.key();
         let row = self.writable(&key)?;
@@ -97,20 +97,68 @@ impl Shared {
             return self.stored(row, &key, held).await;
         }
         let object = custom::write(resource, groups.calico, Some(&expected.0));
-        let answer = self.put_status(row, &key, object, held).await;
+        let answer = match groups.calico {
+            CalicoGroup::V1 => self.patch_status_v1(row, &key, object, held).await,
+            CalicoGroup::V3 => self.put_status(row, &key, object, held).await,
+        };
         self.stored(row, &key, answer.map_err(|error| error.about(&key))?).await
+    }
+
+    /// In v1 the status has no place of its own, and in most of upstream's definitions none at all. So only what nobody else says
+    /// is written, and in the object itself: a role must not need the right to change policies in order to speak of them.
+    async fn patch_status_v1(&self, row: Row, key: &Key, object: Value, held: Value) -> Result<Value, ApiError> {
+        let says = matches!(row.kind, Kind::IPPool | Kind::Tier | Kind::KubeControllersConfiguration);
+        let change = convert::merge(&held["status"], &object["status"]);
+        if !says || change == json!({}) {
+            return Ok(held);
+        }
+        let version = &held["metadata"]["resourceVersion"];
+        let patch = json!({ "metadata": { "resourceVersion": version }, "status": change });
+        self.patch(row, key, patch).await
+    }
+
+    /// Changes some fields of an object, by RFC 7386.
+    async fn patch(&self, row: Row, key: &Key, patch: Value) -> Result<Value, ApiError> {
+        let action = Action::Patch(patch);
+        self.link
+            .ask(row, key.namespace.as_deref(), &key.name, "", action)
+            .await
+    }
+
+    /// As a patch: definitions of others may have fields that are unknown here, and defaults that are written out.
+    pub async fn set_finalizers(
+        &self,
+        key: &Key,
+        finalizers: Vec<String>,
+        expected: &Revision,
+    ) -> Result<Stored, StoreError> {
+        let row = self.writable(key)?;
+        if row.source != Source::Custom {
+            return Err(StoreError::Refused(format!(
+                "{key}: who holds it is Kubernetes' matter"
+            )));
+        }
+        self.check_version(key, expected).await?;
+        let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": expected.0 } });
+        let answer = self.patch(row, key, patch).await;
+        self.stored(row, key, answer.map_err(|error| error.about(key))?).await
+    }
+
+    /// A version that the API server would take for "any", or not understand, is nobody's.
+    async fn check_version(&self, key: &Key, expected: &Revision) -> Result<(), StoreError> {
+        if expected.0.parse::<u64>().is_ok_and(|version| version > 0) {
+            return Ok(());
+        }
+        Err(match self.get(key).await? {
+            Some(_) => StoreError::Conflict(key.clone()),
+            None => StoreError::NotFound(key.clone()),
+        })
     }
 
     pub async fn update(&self, resource: &Resource, expected: &Revision) -> Result<Stored, StoreError> {
         let key = resource.key();
         let row = self.writable(&key)?;
-        // A version that the API server would take for "any", or not understand, is nobody's.
-        if !expected.0.parse::<u64>().is_ok_and(|version| version > 0) {
-            return match self.get(&key).await? {
-                Some(_) => Err(StoreError::Conflict(key)),
-                None => Err(StoreError::NotFound(key)),
-            };
-        }
+        self.check_version(&key, expected).await?;
         match resource {
             Resource::WorkloadEndpoint(endpoint) => self.put_endpoint(row, endpoint, Some(expected)).await,
             Resource::Node(node) => self.put_node(row, node, expected).await,

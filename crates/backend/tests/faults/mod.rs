@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -75,6 +76,8 @@ struct State {
     token: Option<String>,
     /// What was asked, as path and query.
     asked: Vec<(Instant, String)>,
+    /// What was written: method, path, and body.
+    written: Vec<(String, String, Value)>,
     /// When somebody wanted to connect, in memory.
     dialled: Vec<Instant>,
     /// Kinds that it does not have, by their plural.
@@ -107,6 +110,7 @@ impl FakeApi {
             forgotten: false,
             token: None,
             asked: Vec::new(),
+            written: Vec::new(),
             dialled: Vec::new(),
             lacks: Vec::new(),
             bookmarks: false,
@@ -233,6 +237,11 @@ impl FakeApi {
         let state = self.state();
         let asked = state.asked.iter().filter(|(_, asked)| asked.contains(part));
         asked.cloned().collect()
+    }
+
+    /// What was written so far: method, path, and body.
+    pub fn written(&self) -> Vec<(String, String, Value)> {
+        self.state().written.clone()
     }
 
     /// A kubeconfig with these lines for the cluster and the user.

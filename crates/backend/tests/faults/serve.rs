@@ -21,10 +21,18 @@ pub async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     changes: watch::Receiver<u64>,
 ) {
     while let Some(head) = head(&mut stream).await {
-        let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        let mut words = head.split_whitespace();
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let path = path.to_owned();
+        let Some(body) = body(&mut stream, &head).await else {
+            return;
+        };
         let answer = {
             let mut state = state.lock().expect("not poisoned");
             state.asked.push((Instant::now(), path.clone()));
+            if method != "GET" {
+                state.written.push((method.to_owned(), path.clone(), body));
+            }
             state.answer(&path, &head)
         };
         let outcome = match answer {
@@ -105,6 +113,13 @@ impl State {
             let from = path.split("resourceVersion=").nth(1).and_then(|text| text.parse().ok());
             return Answer::Watch(from.unwrap_or_default());
         }
+        // One pool: what is written of it goes nowhere.
+        let one = path
+            .split_once("/ippools/")
+            .map(|(_, name)| name.trim_end_matches("/status"));
+        if let Some((name, version)) = self.pools.iter().find(|(name, _)| one == Some(name)) {
+            return Answer::Whole(200, pool(name, *version).to_string());
+        }
         let items: Vec<Value> = match pools {
             true => self.pools.iter().map(|(name, version)| pool(name, *version)).collect(),
             false => Vec::new(),
@@ -131,7 +146,7 @@ fn pool(name: &str, version: u64) -> Value {
     json!({
         "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
         "metadata": { "name": name, "resourceVersion": version.to_string(), "uid": name },
-        "spec": { "cidr": "192.168.0.0/16" },
+        "spec": { "cidr": "192.168.0.0/16", "natOutgoing": false, "later": 1 },
     })
 }
 
@@ -226,13 +241,25 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// The head of the next request; its body is none of ours.
+/// The head of the next request.
 async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
     }
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Its body; null if it has none.
+async fn body<S: AsyncRead + Unpin>(stream: &mut S, head: &str) -> Option<Value> {
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())?
+    });
+    let mut bytes = vec![0; length.unwrap_or_default()];
+    stream.read_exact(&mut bytes).await.ok()?;
+    Some(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
 async fn write<S: AsyncWrite + Unpin>(stream: &mut S, code: u16, text: &str, length: usize) -> std::io::Result<()> {

@@ -135,6 +135,15 @@ impl Store for Only {
         self.store.update(resource, expected)
     }
 
+    fn set_finalizers<'a>(
+        &'a self,
+        key: &'a Key,
+        finalizers: Vec<String>,
+        expected: &'a Revision,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        self.store.set_finalizers(key, finalizers, expected)
+    }
+
     fn delete<'a>(&'a self, key: &'a Key, expected: Option<&'a Revision>) -> BoxFuture<'a, Result<Stored, StoreError>> {
         self.store.delete(key, expected)
     }

@@ -97,6 +97,7 @@ fn what_upstream_wrote_is_read() {
     assert_eq!(metadata.uid.as_deref(), Some("0b2e1f64-6d3b-4b52-9c8b-0a4f6f0f6a11"));
     assert_eq!(metadata.labels.get("a").map(String::as_str), Some("b"));
     assert!(metadata.annotations.is_empty());
+    assert_eq!(metadata.generation, None, "it counts what is said of the pool, too");
     assert_eq!(
         metadata.creation_timestamp.map(|time| time.to_string()).as_deref(),
         Some("2026-01-02T03:04:05Z")
