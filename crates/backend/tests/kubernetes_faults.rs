@@ -202,7 +202,7 @@ fn a_token_that_is_renewed_is_used_as_soon_as_the_old_one_is_refused() {
     run(async {
         let mut api = FakeApi::start(Fault::None).await;
         let file = api.folder.path().join("token");
-        std::fs::write(&file, "old").expect("it is written");
+        std::fs::write(&file, "old\n").expect("it is written");
         api.wants("old").await;
         let store =
             KubernetesStore::with_kubeconfig(None, api.kubeconfig("", &format!("tokenFile: \"{}\"", file.display())));
@@ -218,12 +218,12 @@ fn a_token_that_is_renewed_is_used_as_soon_as_the_old_one_is_refused() {
         );
         std::fs::write(&file, "new").expect("it is written");
         let unusable = api.folder.path().join("unusable");
-        std::fs::write(&unusable, "new\n").expect("it is written");
+        std::fs::write(&unusable, "new\nnew").expect("it is written");
         let user = format!("tokenFile: \"{}\"", unusable.display());
         let other = FakeApi::start(Fault::None).await;
         let refused = KubernetesStore::with_kubeconfig(None, other.kubeconfig("", &user));
-        let error = list(&refused, Kind::IPPool).await.expect_err("a line's end");
-        assert_said(&error, "Unauthorized", "invalid bearer token");
+        let error = list(&refused, Kind::IPPool).await.expect_err("two lines");
+        assert_said(&error, "Unauthorized", "in one line");
         let began = std::time::Instant::now();
         eventually("the new token", async || list(&store, Kind::IPPool).await.is_ok()).await;
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());

@@ -7,7 +7,7 @@ use api::resource::IpPool;
 use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec};
 pub use health::Condition;
 use ipam::{Block, Owner, Reservations, utilization};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::desk::{Desk, Sync};
@@ -113,12 +113,35 @@ pub struct Work {
     pub actions: BTreeMap<String, Counts>,
     /// The last failure, if nothing has succeeded since.
     pub failure: Option<String>,
+    /// What fails, each with the last reason that was logged.
+    pub failing: Failing,
     /// Freed addresses.
     pub reclaimed: Reclaimed,
     /// Why this process does not lead, once that is known.
     pub waits: Option<Wait>,
     /// What is being done, and since when.
     pub busy: Option<(String, std::time::Instant)>,
+}
+
+/// What fails again and again: it is tried every few seconds, and logged when it begins and when its reason changes.
+#[derive(Clone, Debug, Default)]
+pub struct Failing(BTreeMap<String, (String, Timestamp)>);
+
+impl Failing {
+    /// An action that was not tried for so long is not failing any more.
+    const FORGOTTEN: SignedDuration = SignedDuration::from_mins(10);
+
+    /// An action has failed; whether that, or why, is news.
+    pub fn failed(&mut self, now: Timestamp, action: &str, why: &str) -> bool {
+        self.0.retain(|_, (_, at)| now.duration_since(*at) < Self::FORGOTTEN);
+        let before = self.0.insert(action.to_owned(), (why.to_owned(), now));
+        before.is_none_or(|(before, _)| before != why)
+    }
+
+    /// An action has succeeded, or there was nothing to do any more.
+    pub fn ended(&mut self, action: &str) {
+        self.0.remove(action);
+    }
 }
 
 /// How long one action may take before the process counts as hung.
@@ -259,4 +282,39 @@ fn pool_name(pools: &[&IpPool], address: IpAddr) -> String {
         .filter(|pool| pool.spec.cidr.contains(&address))
         .max_by_key(|pool| pool.spec.cidr.prefix_len());
     found.map_or_else(|| NO_POOL.to_owned(), |pool| pool.metadata.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_news_once() {
+        let mut failing = Failing::default();
+        // Second, action, why it failed if it did, and whether that is logged.
+        for (second, action, why, news) in [
+            (0, "a", Some("x"), true),
+            (0, "b", Some("x"), true),
+            (5, "a", Some("x"), false),
+            (5, "b", Some("x"), false),
+            (10, "a", Some("y"), true),
+            (15, "a", Some("y"), false),
+            (20, "a", None, false),
+            (25, "a", Some("y"), true),
+            (604, "b", Some("x"), false),
+            (605, "a", Some("y"), false),
+            (1300, "a", Some("y"), true),
+        ] {
+            let now = Timestamp::from_second(second).unwrap();
+            let said = match why {
+                Some(why) => failing.failed(now, action, why),
+                None => {
+                    failing.ended(action);
+                    false
+                }
+            };
+            assert_eq!(said, news, "{action} at {second} s");
+        }
+        assert_eq!(failing.0.len(), 1, "what is not tried any more is forgotten");
+    }
 }

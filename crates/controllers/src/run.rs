@@ -217,11 +217,15 @@ async fn perform(actions: Vec<Action>, executor: Arc<Executor>, gate: Gate, out:
 
 fn note(desk: &mut Desk, work: &mut Work, now: Timestamp, action: &Action, result: Result<Outcome, ExecuteError>) {
     let counts = work.actions.entry(action.verb().to_owned()).or_default();
+    let what = action.to_string();
+    if result.is_ok() {
+        work.failing.ended(&what);
+    }
     match result {
         Ok(Outcome::Done) => {
             counts.done += 1;
             work.failure = None;
-            tracing::info!("{action}");
+            tracing::info!("{what}");
             if let Action::FreeAddresses(doomed) = action {
                 for one in doomed {
                     work.reclaimed.count(desk, one.address.ip, &one.node);
@@ -230,13 +234,17 @@ fn note(desk: &mut Desk, work: &mut Work, now: Timestamp, action: &Action, resul
         }
         Ok(Outcome::Nothing(why)) => {
             counts.nothing += 1;
-            tracing::debug!("{action}: {why}");
+            tracing::debug!("{what}: {why}");
             desk.not_done(action);
         }
         Err(error) => {
             counts.failed += 1;
-            work.failure = Some(format!("{action}: {error}"));
-            tracing::warn!("{action}: {error}; trying again");
+            let why = error.to_string();
+            match work.failing.failed(now, &what, &why) {
+                true => tracing::warn!("{what}: {why}; trying again"),
+                false => tracing::debug!("{what}: {why}; trying again"),
+            }
+            work.failure = Some(format!("{what}: {why}"));
             desk.not_done(action);
             desk.failed(now);
         }

@@ -4,9 +4,10 @@
 //! none, so that good objects cost no writes. Where objects have no place for conditions (Kubernetes' own, and those of upstream's
 //! API group), the same is told as news, and told again from time to time, because news are forgotten.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{BuiltInTier, Condition, ConditionStatus, FieldProblem, Key, Kind, Resource, TierSpec};
+use api::{BuiltInTier, Condition, ConditionStatus, FieldProblem, Key, Kind, Resource};
 use jiff::{SignedDuration, Timestamp};
 use policy::Effect;
 
@@ -34,7 +35,9 @@ pub struct Validity {
 impl Validity {
     /// What to say now.
     pub fn decide(&mut self, now: Timestamp, world: &World) -> Vec<Action> {
-        let tiers: BTreeSet<&str> = world.all::<TierSpec>().map(|tier| &*tier.metadata.name).collect();
+        let tiers = world.of_kind(Kind::Tier);
+        let tiers = tiers.map(|tier| (tier.metadata().name.as_str(), policy::is_usable_tier(tier)));
+        let tiers: BTreeMap<&str, bool> = tiers.collect();
         let mut actions = Vec::new();
         let mut seen = BTreeSet::new();
         for resource in Kind::WRITTEN.into_iter().flat_map(|kind| world.of_kind(kind)) {
@@ -58,7 +61,13 @@ impl Validity {
         self.said.remove(key);
     }
 
-    fn judge(&mut self, now: Timestamp, key: &Key, resource: &Resource, tiers: &BTreeSet<&str>) -> Option<Action> {
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        key: &Key,
+        resource: &Resource,
+        tiers: &BTreeMap<&str, bool>,
+    ) -> Option<Action> {
         let metadata = resource.metadata();
         let known = self
             .known
@@ -126,6 +135,8 @@ fn problems(resource: &Resource) -> Vec<String> {
             Kind::HostEndpoint => ": all but failsafe ports is closed",
             Kind::NetworkSet | Kind::GlobalNetworkSet | Kind::IPReservation => ": the rest is in force",
             Kind::IPPool => ": what was in force stays so, and no new addresses are handed out of it",
+            Kind::Tier if BuiltInTier::named(&wrong.metadata().name).is_some() => ": the tier is as it always is",
+            Kind::Tier if policy::is_usable_tier(resource) => ": the rest is in force",
             Kind::Tier => ": its policies deny",
             Kind::BGPFilter => ": what was in force stays so; without that, peers that name it are left out",
             Kind::CalicoNodeStatus => ": no node says anything in it",
@@ -150,14 +161,20 @@ fn problems(resource: &Resource) -> Vec<String> {
     found.into_iter().map(|(_, text)| text).collect()
 }
 
-fn missing_tier(resource: &Resource, tiers: &BTreeSet<&str>) -> Option<String> {
+/// What is wrong with the tier that a policy names. `tiers`: whether those that are there count.
+fn missing_tier(resource: &Resource, tiers: &BTreeMap<&str, bool>) -> Option<String> {
     let tier = resource.tier()?;
-    let exists = tiers.contains(tier) || BuiltInTier::named(tier).is_some();
+    let lacks = match tiers.get(tier) {
+        _ if BuiltInTier::named(tier).is_some() => return None,
+        Some(true) => return None,
+        Some(false) => format!("the tier `{tier}` cannot be read"),
+        None => format!("`{tier}` is no tier that exists"),
+    };
     let follows = match resource.kind() {
         Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => "the policy denies what reaches it",
         _ => "this staged policy is left out",
     };
-    (!exists).then(|| format!("spec.tier: `{tier}` is no tier that exists: {follows}"))
+    Some(format!("spec.tier: {lacks}: {follows}"))
 }
 
 fn judgement(problems: &[String]) -> Judgement {
@@ -171,6 +188,7 @@ fn judgement(problems: &[String]) -> Judgement {
     let mut message = String::new();
     for (at, problem) in problems.iter().enumerate() {
         let left = problems.len() - at;
+        let problem = shortened(problem);
         if at > 0 && message.len() + problem.len() > LONGEST {
             message.push_str(&format!("; {left} more"));
             break;
@@ -178,13 +196,26 @@ fn judgement(problems: &[String]) -> Judgement {
         if at > 0 {
             message.push_str("; ");
         }
-        message.push_str(problem);
+        message.push_str(&problem);
     }
     Judgement {
         status: ConditionStatus::False,
         reason: INVALID,
         message,
     }
+}
+
+/// Of a problem that is too long the beginning, which names the field, and the end, which says what would be right and what
+/// follows.
+fn shortened(problem: &str) -> Cow<'_, str> {
+    const GAP: &str = " … ";
+    if problem.len() <= LONGEST {
+        return problem.into();
+    }
+    let half = (LONGEST - GAP.len()) / 2;
+    let head = &problem[..problem.floor_char_boundary(half)];
+    let tail = &problem[problem.ceil_char_boundary(problem.len() - half)..];
+    format!("{head}{GAP}{tail}").into()
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub use oracle::{compute, compute_with_problems};
 pub use policy_facts::problems_of;
 pub use problem::{Effect, Problem};
 pub use state::*;
+pub use usable::is_usable_tier;
 pub use words::rule_text;
 
 #[cfg(test)]

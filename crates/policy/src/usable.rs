@@ -3,7 +3,7 @@
 //! Labels, addresses and rules that can be read count. What could leave something open counts as the most it may have been: a
 //! host endpoint and whoever has a profile are closed. A tier whose place or end is in doubt is none, so its policies deny.
 
-use api::{Key, Kind, Resource, Wrong};
+use api::{BuiltInTier, Key, Kind, Resource, Wrong};
 
 use crate::policy_facts::problems;
 use crate::problem::{Effect, Problem};
@@ -33,6 +33,18 @@ pub(crate) fn usable<'a>(key: &Key, value: Option<&'a Resource>) -> (Option<&'a 
     };
     let problems = problems(key, wrong.problems().iter().map(Fault::from).collect(), effect);
     (readable, problems)
+}
+
+/// Whether a tier that is there counts: one whose place or end cannot be read counts as absent, but for those that always exist.
+pub fn is_usable_tier(tier: &Resource) -> bool {
+    match tier {
+        Resource::Tier(_) => true,
+        Resource::Wrong(wrong) => {
+            BuiltInTier::named(&wrong.metadata().name).is_some()
+                || wrong.readable().is_some() && is_enough(Kind::Tier, wrong)
+        }
+        _ => false,
+    }
 }
 
 /// Whether what can be read says what the resource is for.

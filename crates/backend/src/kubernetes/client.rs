@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -174,6 +174,9 @@ impl Api {
         request = request
             .header(http::header::ACCEPT, "application/json")
             .header(http::header::USER_AGENT, concat!("margay/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &self.access.token {
+            request = request.header(http::header::AUTHORIZATION, token.header(Instant::now()));
+        }
         let request = request
             .body(Body::from(body))
             .map_err(|error| ApiError::Invalid(format!("{path} is no path: {error}")))?;

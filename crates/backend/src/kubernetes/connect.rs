@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,12 +12,13 @@ use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::TokioExecutor;
 use kube::Config;
 use kube::client::{AuthError, Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use rustls::AlertDescription;
 use tower::{BoxError, ServiceBuilder};
 
 use super::error::ApiError;
 use super::proxy;
+use super::token::TokenFile;
 
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Access {
     pub client: kube::Client,
     /// From the kubeconfig or HTTPS_PROXY, without a password.
     pub proxy: Option<String>,
+    /// Where the token is that requests carry; without, the client adds what they need.
+    pub token: Option<TokenFile>,
 }
 
 /// With what the file says, without one what KUBECONFIG, `~/.kube/config` or the pod's service account say. Connects to
@@ -42,7 +45,8 @@ pub struct Access {
 /// # Errors
 /// [`ApiError::Config`].
 pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, ApiError> {
-    let config = config(kubeconfig).await?;
+    let mut config = config(kubeconfig).await?;
+    let token = token(&mut config.auth_info)?;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -63,6 +67,7 @@ pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, ApiError> {
     Ok(Access {
         client: client.map_err(|error| unusable(&error))?,
         proxy: proxy.map(|url| proxy::shown(&url)),
+        token,
     })
 }
 
@@ -92,6 +97,19 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError> {
 
 fn unusable(error: &dyn Error) -> ApiError {
     ApiError::Config(chain(error))
+}
+
+/// The token's file, taken from what the library would do about it, if it is what counts among these credentials.
+fn token(auth: &mut AuthInfo) -> Result<Option<TokenFile>, ApiError> {
+    let has_password = auth.username.is_some() && auth.password.is_some();
+    if auth.auth_provider.is_some() || has_password || auth.token.is_some() {
+        return Ok(None);
+    }
+    let file = auth.token_file.take();
+    if file.is_some() {
+        auth.exec = None;
+    }
+    file.map(|file| TokenFile::open(file, Instant::now())).transpose()
 }
 
 /// The library's own client, but with our connections and without a line of log for each request that fails.

@@ -27,6 +27,7 @@ mod position;
 mod proxy;
 mod read;
 mod table;
+mod token;
 mod workload;
 mod write;
 

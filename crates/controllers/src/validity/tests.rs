@@ -181,3 +181,58 @@ fn what_was_not_said_is_said_again() {
     validity.failed(&Key::cluster(Kind::Tier, "a"));
     assert_eq!(validity.decide(at(0), &world).len(), 1);
 }
+
+#[test]
+fn a_policy_and_its_tier_say_the_same() {
+    let check = |name: &str, spec: Value, policy: &str, tier: &str| {
+        let mut of_name = resource("Tier", 1, spec);
+        of_name.metadata_mut().name = name.to_owned();
+        let belonging = resource("GlobalNetworkPolicy", 1, json!({ "tier": name }));
+        let world: World = [of_name, belonging].into_iter().collect();
+        let actions = Validity::default().decide(at(0), &world);
+        let about = |kind: Kind| {
+            let of_kind = |action: &&Action| matches!(action, Action::Judge { key, .. } if key.kind == kind);
+            said(&actions.iter().filter(of_kind).cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(
+            (about(Kind::GlobalNetworkPolicy), about(Kind::Tier)),
+            (policy.into(), tier.into())
+        );
+    };
+    check("t", json!({ "order": 1 }), "", "");
+    check(
+        "t",
+        json!({ "defaultAction": "Reject" }),
+        "Invalid spec.tier: the tier `t` cannot be read: the policy denies what reaches it",
+        "Invalid spec.defaultAction: `Reject` must be one of Deny, Pass: its policies deny",
+    );
+    check(
+        "default",
+        json!({ "defaultAction": "Reject" }),
+        "",
+        "Invalid spec.defaultAction: `Reject` must be one of Deny, Pass: the tier is as it always is",
+    );
+}
+
+#[test]
+fn a_message_fits_where_it_is_told() {
+    let check = |problems: &[String], begins: &str, ends: &str| {
+        let message = judgement(problems).message;
+        assert!(message.len() <= 1024, "{} bytes", message.len());
+        assert!(message.starts_with(begins) && message.ends_with(ends), "{message}");
+    };
+    let long = format!("spec.selector: `{}` is no selector: it denies", "ä ==".repeat(30_000));
+    check(&["a: b".into()], "a: b", "a: b");
+    check(
+        std::slice::from_ref(&long),
+        "spec.selector: `ä ==",
+        "is no selector: it denies",
+    );
+    check(
+        &[long.clone(), long.clone(), long],
+        "spec.selector: `ä ==",
+        "is no selector: it denies; 2 more",
+    );
+    let short: Vec<String> = (0..200).map(|field| format!("spec.nets[{field}]: no")).collect();
+    check(&short, "spec.nets[0]: no; spec.nets[1]: no", " more");
+}

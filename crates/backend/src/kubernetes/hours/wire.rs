@@ -21,7 +21,11 @@ use super::faults::Wire;
 pub async fn api(kubeconfig: PathBuf, wire: Wire) -> Result<Api, ApiError> {
     let config = config(Some(&kubeconfig)).await?;
     let client = client(&config, Dial(wire)).map_err(|error| ApiError::Config(error.to_string()))?;
-    Ok(Api::with(Access { client, proxy: None }))
+    Ok(Api::with(Access {
+        client,
+        proxy: None,
+        token: None,
+    }))
 }
 
 #[derive(Clone)]
