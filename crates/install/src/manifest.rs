@@ -38,8 +38,9 @@ pub fn objects(settings: &Settings) -> Vec<Value> {
         }
     }
     list.extend(defaults::objects(settings));
-    list.extend(controllers_pod::deployment(settings));
+    // Deleted in the opposite order: controllers first, that nobody undoes what follows.
     list.push(daemon_set(settings));
+    list.extend(controllers_pod::deployment(settings));
     for object in list.iter_mut().filter(|object| is_labelled(settings, object)) {
         object["metadata"]["labels"][LABEL.0] = json!(LABEL.1);
     }

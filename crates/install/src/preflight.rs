@@ -102,5 +102,5 @@ fn line(check: &Check) -> String {
         Outcome::Warning => "warning",
         Outcome::Failed => "FAILED",
     };
-    format!("{outcome:<8} {:<13} {}", check.check, check.reason)
+    format!("{outcome:<8} {:<18} {}", check.check, check.reason)
 }

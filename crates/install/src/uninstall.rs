@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use api::crd::CrdGroup;
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::manifest::{LABEL, objects, yaml};
 use crate::options::{AnswersError, Options as Install};
-use crate::settings::Settings;
+use crate::settings::{Crds, Settings};
 
 mod cluster;
 
@@ -90,11 +91,11 @@ pub enum UninstallError {
     },
 }
 
-/// Does what the command line says.
+/// Does what the command line says. What is printed for another program goes to `out`, what its caller should know to `hints`.
 ///
 /// # Errors
 /// See [`UninstallError`].
-pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
+pub fn run(options: &Options, out: &mut dyn Write, hints: &mut dyn Write) -> Result<(), UninstallError> {
     if options.node {
         clean_node(options, out)?;
         return match options.stay {
@@ -105,12 +106,26 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError>
     if options.manifest {
         let settings = Settings::from_options(&options.install)?;
         let _ = out.write_all(deletions(&settings).as_bytes());
+        let _ = hints.write_all(let_go(&settings).unwrap_or_default().as_bytes());
         return Ok(());
     }
     runtime()?.block_on(cluster::uninstall(options, out))
 }
 
-/// What `install` would create, by name, in the order in which it can go: agents before what they live on.
+/// What its reader has to do besides, if anything: definitions go with the last of their objects, and nobody lets these go any more.
+fn let_go(settings: &Settings) -> Option<String> {
+    let ours = settings.group == CrdGroup::V3 && settings.crds != Crds::None;
+    ours.then(|| {
+        "The definitions go when pools and tiers have gone. These are held by the controllers, which end with the list. As soon as the \
+         Pods of margay-system have ended, let them go, or kubectl waits for ever:\n\n    \
+         kubectl get ippools.projectcalico.org,tiers.projectcalico.org -o name | xargs -r -I {} kubectl patch {} --type merge \
+         -p '{\"metadata\":{\"finalizers\":null}}'\n"
+            .to_owned()
+    })
+}
+
+/// What `install` would create, by name, in the order in which it can go: controllers first, which would put things in order
+/// again, then agents, then what they live on.
 fn deletions(settings: &Settings) -> String {
     let name = |object: &Value| {
         let mut metadata = json!({ "name": object["metadata"]["name"] });
@@ -188,12 +203,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offline_the_list_has_all_that_install_makes_and_agents_go_first() {
+    fn offline_the_list_has_all_that_install_makes_and_controllers_go_first() {
         let settings = Settings::from_options(&Install::default()).unwrap();
         let list = deletions(&settings);
         let documents: Vec<&str> = list.split("---\n").skip(1).collect();
         assert_eq!(documents.len(), objects(&settings).len());
-        assert!(documents[0].contains("kind: DaemonSet"), "{}", documents[0]);
+        for (document, kind) in documents.iter().zip(["Deployment", "DaemonSet"]) {
+            assert!(document.contains(&format!("kind: {kind}")), "{document}");
+        }
+        assert!(documents.last().unwrap().contains("kind: CustomResourceDefinition"));
         assert!(documents.iter().all(|document| !document.contains("spec:")));
         for (document, object) in documents.iter().zip(objects(&settings).iter().rev()) {
             let read: Value = serde_saphyr::from_str(document).unwrap();
@@ -201,5 +219,41 @@ mod tests {
                 assert_eq!(read["metadata"][field], object["metadata"][field]);
             }
         }
+    }
+
+    #[test]
+    fn who_deletes_by_the_list_hears_what_it_cannot_say() {
+        let check = |group: &str, crds: &str, expected: bool| {
+            let options = Options {
+                manifest: true,
+                install: Install {
+                    api_group: Some(group.into()),
+                    crds: Some(crds.into()),
+                    ..Install::default()
+                },
+                ..parsed()
+            };
+            let (mut out, mut hints) = (Vec::new(), Vec::new());
+            run(&options, &mut out, &mut hints).unwrap();
+            let hints = String::from_utf8(hints).unwrap();
+            assert_eq!(
+                hints.contains("\n    kubectl get ippools"),
+                expected,
+                "{group} {crds}: {hints}"
+            );
+            assert!(!String::from_utf8(out).unwrap().contains("kubectl"));
+        };
+        check("projectcalico.org/v3", "all", true);
+        check("projectcalico.org/v3", "none", false);
+        check("crd.projectcalico.org/v1", "all", false);
+    }
+
+    fn parsed() -> Options {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        <Line as clap::Parser>::parse_from(["margay"]).options
     }
 }

@@ -208,7 +208,10 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
         Command::Ctl(command) => ctl::run(&command, &|| connect(parsed.global.datastore.clone())),
         Command::Crds(args) => crds(&args),
         Command::Install(args) => ended(manifest(&args)),
-        Command::Uninstall(options) => ended(install::uninstall::run(&options, &mut std::io::stdout())),
+        Command::Uninstall(options) => {
+            let (mut out, mut hints) = (std::io::stdout(), std::io::stderr());
+            ended(install::uninstall::run(&options, &mut out, &mut hints))
+        }
         Command::Preflight(options) => match install::preflight::run(&options, &mut std::io::stdout()) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

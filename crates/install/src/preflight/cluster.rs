@@ -1,15 +1,15 @@
-//! The API server: whether it answers, and whether these credentials may do what the agent has to.
+//! The API server: whether it answers, and whether these credentials may do what agents, controllers and the Job have to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backend::kubernetes::{Action, Api, ApiError};
 use serde_json::{Value, json};
 
 use super::Check;
 use super::Outcome::{Failed, Ok as Fine, Warning};
-use crate::manifest::{AGENT, LABEL, domain};
-use crate::roles::{Rule, roles};
-use crate::settings::{Crds, Settings, Work};
+use crate::manifest::{AGENT, CONTROLLERS, LABEL, NAMESPACE, domain};
+use crate::roles::{Role, roles};
+use crate::settings::{Crds, Settings};
 
 /// Kubernetes that our definitions' rules need.
 const RULES_SINCE: u32 = 25;
@@ -26,11 +26,8 @@ pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
         Ok((api, version)) => {
             let ours = domain(settings);
             let definitions = definitions(&api, ours, settings.crds).await;
-            let mut checks = vec![
-                server(&version, settings.crds),
-                definitions,
-                access(&api, ours, settings.work).await,
-            ];
+            let mut checks = vec![server(&version, settings.crds), definitions];
+            checks.extend(access(&api, settings).await);
             checks.extend(calico(&api).await);
             checks
         }
@@ -117,59 +114,112 @@ fn running(sets: &[Value], deployments: &[Value]) -> Option<Check> {
     Some(Check::new("calico", Warning, said))
 }
 
-/// Asks about every verb on every resource of the agent's role. Who asks is whoever runs this: in a Pod its account, on a node
-/// the owner of the kubeconfig.
-async fn access(api: &Api, ours: &str, work: Work) -> Check {
-    let agent = roles(ours, work)
-        .into_iter()
-        .filter(|role| role.name == AGENT)
-        .flat_map(|role| role.rules);
-    let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (group, resource, verb) in agent.flat_map(questions) {
-        match allowed(api, &group, resource, verb).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let name = format!("{resource}.{group}");
-                missing
-                    .entry(name.trim_end_matches('.').to_owned())
-                    .or_default()
-                    .push(verb);
+/// Asks about every verb on every resource of each role: whoever applies the manifest must have what it gives. Who asks is whoever
+/// runs this: in a Pod its account, on a node the owner of the kubeconfig.
+async fn access(api: &Api, settings: &Settings) -> Vec<Check> {
+    let mut answers: BTreeMap<Question, bool> = BTreeMap::new();
+    let mut checks = Vec::new();
+    for role in roles(domain(settings), settings.work) {
+        if role.name == CONTROLLERS && settings.controllers == 0 {
+            continue;
+        }
+        let mut missing = BTreeSet::new();
+        for question in questions(&role) {
+            let allowed = match answers.get(&question) {
+                Some(allowed) => *allowed,
+                None => match allowed(api, &question).await {
+                    Ok(allowed) => *answers.entry(question.clone()).or_insert(allowed),
+                    Err(error) => return vec![Check::new("access", Failed, error.to_string())],
+                },
+            };
+            if !allowed {
+                missing.insert(question);
             }
-            Err(error) => return Check::new("access", Failed, error.to_string()),
+        }
+        checks.push(rights(role.name, &missing));
+    }
+    checks
+}
+
+/// Something that a role allows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Question {
+    group: String,
+    resource: &'static str,
+    verb: &'static str,
+    /// Only there; none: everywhere.
+    namespace: Option<&'static str>,
+    /// Only of this; none: of all.
+    name: Option<&'static str>,
+}
+
+impl Question {
+    /// As people write it: `leases.coordination.k8s.io/margay-controllers in margay-system`.
+    fn place(&self) -> String {
+        let mut place = format!("{}.{}", self.resource, self.group)
+            .trim_end_matches('.')
+            .to_owned();
+        if let Some(name) = self.name {
+            place = format!("{place}/{name}");
+        }
+        match self.namespace {
+            Some(namespace) => format!("{place} in {namespace}"),
+            None => place,
         }
     }
-    rights(&missing)
 }
 
-fn rights(missing: &BTreeMap<String, Vec<&str>>) -> Check {
-    if missing.is_empty() {
-        return Check::new("access", Fine, "these credentials may do what the agent has to");
-    }
-    let lacking = |(resource, verbs): (&String, &Vec<&str>)| format!("{} {resource}", verbs.join("/"));
-    let lacking: Vec<String> = missing.iter().map(lacking).collect();
-    Check::new(
-        "access",
-        Failed,
-        format!("these credentials may not {}", lacking.join(", ")),
-    )
-}
-
-fn questions(rule: Rule) -> Vec<(String, &'static str, &'static str)> {
-    let of = |resource: &&'static str| {
-        let resource = *resource;
-        rule.verbs.iter().map(move |verb| (resource, *verb))
+/// What lacks of the agent's rights is a failure; what lacks of others' may be because the agent's own account asks.
+fn rights(role: &str, missing: &BTreeSet<Question>) -> Check {
+    let (check, lacks) = match role {
+        AGENT => ("access", Failed),
+        CONTROLLERS => ("access-controllers", Warning),
+        _ => ("access-defaults", Warning),
     };
-    let pairs: Vec<_> = rule.resources.iter().flat_map(of).collect();
-    pairs
-        .into_iter()
-        .map(|(resource, verb)| (rule.group.clone(), resource, verb))
-        .collect()
+    if missing.is_empty() {
+        return Check::new(check, Fine, format!("these credentials may do what {role} has to"));
+    }
+    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for question in missing {
+        verbs.entry(question.place()).or_default().push(question.verb);
+    }
+    let lacking: Vec<String> = verbs
+        .iter()
+        .map(|(place, verbs)| format!("{} {place}", verbs.join("/")))
+        .collect();
+    let reason = format!("these credentials may not {}, as {role} has to", lacking.join(", "));
+    Check::new(check, lacks, reason)
 }
 
-async fn allowed(api: &Api, group: &str, resource: &str, verb: &str) -> Result<bool, ApiError> {
-    let (name, part) = resource.split_once('/').unwrap_or((resource, ""));
+fn questions(role: &Role) -> Vec<Question> {
+    let everywhere = role.rules.iter().map(|rule| (rule, None));
+    let inside = role.inside.iter().map(|rule| (rule, Some(NAMESPACE)));
+    let mut all = Vec::new();
+    for (rule, namespace) in everywhere.chain(inside) {
+        let names: Vec<Option<&'static str>> = match rule.names.is_empty() {
+            true => vec![None],
+            false => rule.names.iter().copied().map(Some).collect(),
+        };
+        for resource in &rule.resources {
+            for verb in &rule.verbs {
+                all.extend(names.iter().map(|name| Question {
+                    group: rule.group.clone(),
+                    resource,
+                    verb,
+                    namespace,
+                    name: *name,
+                }));
+            }
+        }
+    }
+    all
+}
+
+async fn allowed(api: &Api, question: &Question) -> Result<bool, ApiError> {
+    let (name, part) = question.resource.split_once('/').unwrap_or((question.resource, ""));
     let review = json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {
-        "resourceAttributes": { "group": group, "resource": name, "subresource": part, "verb": verb } } });
+        "resourceAttributes": { "group": question.group, "resource": name, "subresource": part, "verb": question.verb,
+            "namespace": question.namespace.unwrap_or_default(), "name": question.name.unwrap_or_default() } } });
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let resource = "selfsubjectaccessreviews.authorization.k8s.io";
     let answer = api.ask(resource, path, Action::Create(review)).await?;
@@ -234,29 +284,71 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lacking_is_said_by_resource() {
-        assert_eq!(rights(&BTreeMap::new()).outcome, Fine);
-        let missing = BTreeMap::from([
-            ("pods".to_owned(), vec!["get", "list"]),
-            ("ippools.g".to_owned(), vec!["get"]),
-        ]);
-        let said = rights(&missing);
-        assert_eq!(said.outcome, Failed);
-        assert!(said.reason.ends_with("get ippools.g, get/list pods"), "{}", said.reason);
+    fn what_is_lacking_is_said_by_role_and_resource() {
+        let of = |resource: &'static str, group: &str, verb: &'static str| Question {
+            group: group.into(),
+            resource,
+            verb,
+            namespace: None,
+            name: None,
+        };
+        let check = |role: &str, missing: &[Question], expected: (&str, super::super::Outcome, &str)| {
+            let said = rights(role, &missing.iter().cloned().collect());
+            assert_eq!((said.check, said.outcome), (expected.0, expected.1));
+            assert_eq!(said.reason, expected.2);
+        };
+        check(
+            AGENT,
+            &[],
+            ("access", Fine, "these credentials may do what margay-agent has to"),
+        );
+        check(
+            AGENT,
+            &[of("pods", "", "list"), of("pods", "", "get"), of("ippools", "g", "get")],
+            (
+                "access",
+                Failed,
+                "these credentials may not get ippools.g, get/list pods, as margay-agent has to",
+            ),
+        );
+        let lease = Question {
+            namespace: Some(NAMESPACE),
+            name: Some(CONTROLLERS),
+            ..of("leases", "coordination.k8s.io", "patch")
+        };
+        check(
+            CONTROLLERS,
+            &[lease],
+            (
+                "access-controllers",
+                Warning,
+                "these credentials may not patch leases.coordination.k8s.io/margay-controllers in margay-system, as \
+                 margay-controllers has to",
+            ),
+        );
     }
 
     #[test]
-    fn every_verb_on_every_resource_is_asked() {
-        let rule = Rule {
-            group: "g".into(),
-            resources: vec!["a", "b/status"],
-            verbs: vec!["get", "patch"],
-            names: Vec::new(),
-        };
-        let asked: Vec<String> = questions(rule)
-            .iter()
-            .map(|(group, what, verb)| format!("{verb} {what} {group}"))
-            .collect();
-        assert_eq!(asked, ["get a g", "patch a g", "get b/status g", "patch b/status g"]);
+    fn every_verb_on_every_resource_of_each_role_is_asked() {
+        for role in roles("g") {
+            let asked = questions(&role);
+            for (rules, namespace) in [(&role.rules, None), (&role.inside, Some(NAMESPACE))] {
+                for rule in rules {
+                    for (resource, verb) in rule.resources.iter().flat_map(|resource| {
+                        let verbs = rule.verbs.iter();
+                        verbs.map(move |verb| (*resource, *verb))
+                    }) {
+                        let question = Question {
+                            group: rule.group.clone(),
+                            resource,
+                            verb,
+                            namespace,
+                            name: rule.names.first().copied(),
+                        };
+                        assert!(asked.contains(&question), "{}: {question:?}", role.name);
+                    }
+                }
+            }
+        }
     }
 }
