@@ -72,7 +72,8 @@ impl Executor {
                     return Ok(Outcome::Nothing("the datastore has no place for it"));
                 }
                 Ok(_) => return Ok(Outcome::Done),
-                Err(StoreError::Conflict(_)) => {}
+                // Somebody has written it meanwhile, or it is gone.
+                Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {}
                 Err(other) => return Err(other.into()),
             }
         }
