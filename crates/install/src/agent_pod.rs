@@ -48,6 +48,9 @@ pub(crate) fn daemon_set(settings: &Settings) -> Value {
     if settings.ipv6.is_some() {
         install.push("--ipv6");
     }
+    for feature in &settings.cni_features {
+        install.extend(["--feature", feature]);
+    }
     let agent_mounts: Vec<Value> = AGENT_DIRS
         .iter()
         .map(|(name, _, inside, later)| match later {

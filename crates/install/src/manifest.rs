@@ -105,6 +105,10 @@ pub fn summary(settings: &Settings) -> String {
     if let Some((key, value)) = &settings.node_selector {
         line("nodes", format!("those with label {key}={value}"));
     }
+    if !settings.cni_features.is_empty() {
+        let features = settings.cni_features.join(", ");
+        line("pods may ask", format!("for what {features} grants"));
+    }
     line("API group", settings.group_name().into());
     line("image", settings.image.clone());
     line(
@@ -286,6 +290,22 @@ mod tests {
         let objects = objects(&chosen);
         let selector = &find(&objects, "DaemonSet", AGENT)["spec"]["template"]["spec"]["nodeSelector"];
         assert_eq!(*selector, json!({ "kubernetes.io/os": "linux", "net": "margay" }));
+    }
+
+    #[test]
+    fn features_are_the_plugins_flags() {
+        let check = |features: Option<&str>, expected: &str| {
+            let objects = objects(&settings(|options| options.cni_features = features.map(str::to_owned)));
+            let pod = &find(&objects, "DaemonSet", AGENT)["spec"]["template"]["spec"];
+            let arguments = pod["initContainers"][0]["args"].as_array().unwrap();
+            let arguments: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
+            assert!(arguments.join(" ").ends_with(expected), "{arguments:?}");
+        };
+        check(None, "--no-portmap");
+        check(
+            Some("floating_ips, ip_addrs_no_ipam,floating_ips"),
+            "--no-portmap --feature floating_ips --feature ip_addrs_no_ipam",
+        );
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Options {
     /// Only nodes with this label get an agent: to move a cluster node by node [all Linux nodes]
     #[arg(long, value_name = "KEY=VALUE")]
     pub node_selector: Option<String>,
+    /// What pods may ask for by annotations besides, with commas between: ip_addrs_no_ipam, floating_ips; see docs/cni.md [nothing]
+    #[arg(long, value_name = "NAMES")]
+    pub cni_features: Option<String>,
     /// How many processes of the controllers there are, of which one works: 0 to 9 [1]
     #[arg(long, value_name = "NUMBER")]
     pub controllers: Option<String>,
@@ -93,7 +96,7 @@ pub(crate) type Answers = BTreeMap<String, String>;
 
 impl Options {
     /// Names and values of all flags.
-    fn flags(&self) -> [(&'static str, &Option<String>); 16] {
+    fn flags(&self) -> [(&'static str, &Option<String>); 17] {
         [
             ("pod-cidr", &self.pod_cidr),
             ("block-size", &self.block_size),
@@ -110,6 +113,7 @@ impl Options {
             ("ip-autodetection-method", &self.ip_autodetection_method),
             ("interface-prefix", &self.interface_prefix),
             ("node-selector", &self.node_selector),
+            ("cni-features", &self.cni_features),
             ("controllers", &self.controllers),
         ]
     }

@@ -6,8 +6,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::options::{Answers, AnswersError, Options};
 use parse::{
-    api_group, autodetection, bgp, block_size, controllers, datastore, host, image, interface_prefix, node_selector,
-    part_of_image, port, ranges, truth,
+    api_group, autodetection, bgp, block_size, cni_features, controllers, datastore, host, image, interface_prefix,
+    node_selector, part_of_image, port, ranges, truth,
 };
 
 mod parse;
@@ -35,6 +35,8 @@ pub struct Settings {
     pub interface_prefix: String,
     /// Only nodes with this label get an agent.
     pub node_selector: Option<(String, String)>,
+    /// What pods may ask for by annotations besides: names in the `feature_control` of the plugin's configuration.
+    pub cni_features: Vec<&'static str>,
     /// How many processes of the controllers run, 0 to 9; one of them works.
     pub controllers: u8,
 }
@@ -110,7 +112,7 @@ impl Settings {
     fn read(answers: &mut Reader) -> Self {
         let policy_only = answers.get("policy-only", "false", truth).unwrap_or(false);
         if policy_only {
-            for name in ["pod-cidr", "block-size", "encapsulation", "bgp"] {
+            for name in ["pod-cidr", "block-size", "encapsulation", "bgp", "cni-features"] {
                 let given = answers.answers.get(name).cloned().filter(|text| text.trim() != "none");
                 if given.is_some() {
                     answers.problem(
@@ -173,6 +175,7 @@ impl Settings {
                 .get("interface-prefix", "cali", interface_prefix)
                 .unwrap_or_default(),
             node_selector: answers.optional("node-selector", node_selector),
+            cni_features: answers.optional("cni-features", cni_features).unwrap_or_default(),
             controllers: answers.get("controllers", "1", controllers).unwrap_or(1),
         }
     }

@@ -137,6 +137,20 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(right)
 }
 
+/// Those that `margay cni install --feature` knows.
+pub(super) fn cni_features(text: &str) -> Result<Vec<&'static str>, String> {
+    const KNOWN: [&str; 2] = ["ip_addrs_no_ipam", "floating_ips"];
+    let mut features = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let known = KNOWN.into_iter().find(|known| *known == name);
+        let known = known.ok_or_else(|| format!("must be some of {}, with commas between", KNOWN.join(", ")))?;
+        if !features.contains(&known) {
+            features.push(known);
+        }
+    }
+    Ok(features)
+}
+
 pub(super) fn controllers(text: &str) -> Result<u8, String> {
     let number = text.parse().ok().filter(|number| *number <= 9);
     number.ok_or_else(|| "must be a number from 0 to 9".into())

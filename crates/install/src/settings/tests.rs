@@ -36,6 +36,11 @@ fn what_is_wrong_names_field_value_and_what_would_be_right() {
     check("kubernetes-service-host", "https://10.0.0.1:6443", "without port");
     check("kubernetes-service-port", "6443", "needs kubernetes-service-host");
     check("ip-autodetection-method", "interface=", "cidr=CIDR");
+    check(
+        "cni-features",
+        "floating_ips, dns",
+        "some of ip_addrs_no_ipam, floating_ips",
+    );
     check("controllers", "ten", "0 to 9");
     check("controllers", "10", "0 to 9");
 }
@@ -67,6 +72,7 @@ fn with_policy_alone_another_plugin_does_the_rest() {
     check("pod-cidr", "10.0.0.0/8");
     check("encapsulation", "IPIP");
     check("bgp", "Disabled");
+    check("cni-features", "floating_ips");
     check("interface-prefix", "toolong");
     assert_eq!(settings(&[("bgp", "Disabled")]).unwrap().work, Work::WithoutBgp);
 }
