@@ -2,7 +2,7 @@
 
 mod kubernetes_support;
 
-use api::{Key, Kind, Node, Resource, WorkloadEndpoint};
+use api::{Condition, ConditionStatus, Key, Kind, Node, Resource, WorkloadEndpoint};
 use backend::kubernetes::{CalicoGroup, KubernetesStore};
 use datastore::{Revision, Scope, Store, StoreError, Stored, Update, WatchEvent};
 use futures::StreamExt;
@@ -78,6 +78,55 @@ fn kubectl_and_we_see_the_same_pool() {
             .await
             .expect("it goes");
     });
+}
+
+#[test]
+#[ignore = "needs an API server: tools/test-kube"]
+fn what_is_said_of_a_pool_and_who_holds_it_leave_the_rest() {
+    for group in BOTH {
+        run(async {
+            let store = store(group);
+            let (domain, version) = (group.name(), group.version());
+            let pool = format!(
+                "apiVersion: {domain}/{version}\nkind: IPPool\nmetadata: {{name: plain}}\nspec: {{cidr: 10.67.0.0/16, natOutgoing: false}}\n"
+            );
+            kubectl("apply -f -", &pool);
+            let key = Key::cluster(Kind::IPPool, "plain");
+            let mut stored = store.get(&key).await.expect("it answers").expect("it is there");
+            for reason in ["OK", "PoolDisabled", "PoolDisabled"] {
+                let condition = Condition {
+                    kind: "Allocatable".into(),
+                    status: ConditionStatus::True,
+                    observed_generation: stored.resource.metadata().generation,
+                    last_transition_time: jiff::Timestamp::UNIX_EPOCH,
+                    reason: reason.into(),
+                    message: "x".into(),
+                };
+                let is_news = stored.resource.conditions() != [condition.clone()];
+                assert!(stored.resource.set_condition(condition.clone()));
+                let said = store.update_status(stored.resource, &stored.revision).await;
+                let said = said.unwrap_or_else(|error| panic!("{domain}: {error}"));
+                assert_eq!(said.resource.conditions(), [condition], "{domain}");
+                assert_eq!(said.revision != stored.revision, is_news, "{domain} {reason}");
+                stored = said;
+            }
+            let held = store
+                .set_finalizers(&key, vec!["example.org/x".into()], &stored.revision)
+                .await;
+            let held = held.expect("it is held");
+            let fields = "{.spec.natOutgoing} {.status.conditions[*].reason} {.metadata.finalizers[*]}";
+            let shown = kubectl(
+                &format!("get ippools.{domain} plain -o jsonpath={}", fields.replace(' ', "/")),
+                "",
+            );
+            assert_eq!(shown, "false/PoolDisabled/example.org/x", "{domain}");
+            let free = store
+                .set_finalizers(&key, Vec::new(), &held.revision)
+                .await
+                .expect("it is free");
+            store.delete(&key, Some(&free.revision)).await.expect("it goes");
+        });
+    }
 }
 
 #[test]

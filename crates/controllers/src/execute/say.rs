@@ -99,3 +99,66 @@ fn since(conditions: &[Condition], kind: &str, judgement: &Judgement, now: Times
         None => now.round(jiff::Unit::Second).unwrap_or(now),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::{IpPool, IpPoolSpec, IpPoolStatus};
+    use datastore::{MemoryStore, Store};
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::action::Action;
+
+    #[test]
+    fn a_condition_names_what_was_judged_and_leaves_the_rest() {
+        let memory = MemoryStore::new();
+        let executor = Executor::new(Arc::new(memory.clone()));
+        let mut pool = IpPool::new("a", IpPoolSpec::new("10.0.0.0/16".parse().unwrap()));
+        let other = Condition {
+            kind: "Other".into(),
+            status: ConditionStatus::Unknown,
+            observed_generation: None,
+            last_transition_time: Timestamp::UNIX_EPOCH,
+            reason: "X".into(),
+            message: String::new(),
+        };
+        pool.status = Some(IpPoolStatus {
+            conditions: vec![other.clone()],
+        });
+        memory.create(pool.into()).now_or_never().unwrap().unwrap();
+        // Second, generation, whether it may be used; what is done, and since when it is so.
+        let check = |second: i64, generation: i64, status: ConditionStatus, done: Outcome, since: i64| {
+            let judged = Action::JudgePool {
+                name: "a".into(),
+                generation: Some(generation),
+                allocatable: Judgement {
+                    status,
+                    reason: "R",
+                    message: "m".into(),
+                },
+            };
+            let at = |second: i64| Timestamp::from_second(second).unwrap();
+            let outcome = executor.perform(at(second), &judged).now_or_never().unwrap().unwrap();
+            assert_eq!(outcome, done);
+            let stored = memory.get(&Key::cluster(Kind::IPPool, "a")).now_or_never().unwrap();
+            let expected = Condition {
+                kind: IpPoolStatus::ALLOCATABLE.into(),
+                status,
+                observed_generation: Some(generation),
+                last_transition_time: at(since),
+                reason: "R".into(),
+                message: "m".into(),
+            };
+            assert_eq!(
+                stored.unwrap().unwrap().resource.conditions(),
+                [other.clone(), expected]
+            );
+        };
+        check(1, 1, ConditionStatus::True, Outcome::Done, 1);
+        check(2, 1, ConditionStatus::True, Outcome::Nothing("it is so already"), 1);
+        check(3, 2, ConditionStatus::True, Outcome::Done, 1);
+        check(4, 2, ConditionStatus::False, Outcome::Done, 4);
+    }
+}
