@@ -229,6 +229,7 @@ async fn allowed(api: &Api, question: &Question) -> Result<bool, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Work;
 
     #[test]
     fn a_server_that_is_too_old_for_the_rules_is_named() {
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_verb_on_every_resource_of_each_role_is_asked() {
-        for role in roles("g") {
+        for role in roles("g", Work::WithBgp) {
             let asked = questions(&role);
             for (rules, namespace) in [(&role.rules, None), (&role.inside, Some(NAMESPACE))] {
                 for rule in rules {
