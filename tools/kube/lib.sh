@@ -164,6 +164,7 @@ agent_account() {
 		- {apiGroups: [$domain], resources: [ipamblocks, blockaffinities, ipamhandles], verbs: [create, update, delete]}
 		- {apiGroups: [$domain], resources: [clusterinformations], verbs: [create]}
 		- {apiGroups: [$domain], resources: [caliconodestatuses, caliconodestatuses/status], verbs: [update]}
+		- {apiGroups: [$domain], resources: [networkpolicies/status, globalnetworkpolicies/status, hostendpoints/status], verbs: [update]}
 		- {apiGroups: [""], resources: [events], verbs: [create, get, patch]}
 		---
 		apiVersion: rbac.authorization.k8s.io/v1

@@ -11,6 +11,7 @@
 mod asked;
 mod boot;
 mod flows;
+mod refused;
 pub(crate) use flows::Counted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +22,7 @@ use api::resource::WorkloadEndpoint;
 use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
-use dataplane::filter::{
-    Cluster, Concerns, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel,
-};
+use dataplane::filter::{Cluster, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel};
 use datastore::Update;
 use futures::future::BoxFuture;
 use kernel::nft::{NftError, NftEvent, NftKernel, Rules, TableName};
@@ -39,6 +38,7 @@ use asked::Off;
 use boot::Boot;
 pub use boot::LastRun;
 use flows::Cutting;
+use refused::shown;
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -49,6 +49,8 @@ pub struct PacketFilter {
     filter: Filter,
     kernel: Box<dyn NftKernel>,
     table: TableName,
+    /// This node's name.
+    name: String,
     /// By journal id: the endpoint's key, its device and its addresses.
     locals: BTreeMap<String, (Key, LocalEndpoint)>,
     /// A pod that lives here may bring other translations.
@@ -81,7 +83,7 @@ pub struct PacketFilter {
     /// Counts the changes of policy that flow records hear of.
     rehearsal: u64,
     /// Hears what the kernel refuses.
-    refusals: watch::Sender<Refusals>,
+    refusals: watch::Sender<Option<Refusals>>,
 }
 
 /// What the packet filter counts.
@@ -132,6 +134,7 @@ impl PacketFilter {
             filter: Filter::new(Settings::default()),
             kernel,
             table: TableName(TABLE.to_owned()),
+            name: node.to_owned(),
             locals: BTreeMap::new(),
             translate: true,
             off: Off::default(),
@@ -152,28 +155,6 @@ impl PacketFilter {
             rehearsal: 0,
             refusals: watch::Sender::default(),
         }
-    }
-
-    /// What the kernel refuses, now and later.
-    pub fn refusals(&self) -> watch::Receiver<Refusals> {
-        self.refusals.subscribe()
-    }
-
-    fn tell_refusals(&self) {
-        let refused = self.filter.problems();
-        let of = |problem: &dataplane::filter::Problem| match &problem.concerns {
-            Concerns::Policy(key) => Some((key.clone(), problem.reason.clone())),
-            Concerns::Profile(name) => Some((Key::cluster(Kind::Profile, name), problem.reason.clone())),
-            _ => None,
-        };
-        let refused: Refusals = refused.iter().filter_map(of).collect();
-        self.refusals.send_if_modified(|told| {
-            let is_news = *told != refused;
-            if is_news {
-                *told = refused;
-            }
-            is_news
-        });
     }
 
     /// Flow records get the pods' names.
@@ -609,19 +590,4 @@ fn missing_profiles(state: &PolicyState) -> impl Iterator<Item = String> {
         };
         format!("profile {name} of {first}{more} does not exist, and allows nothing")
     })
-}
-
-fn shown(problem: &dataplane::filter::Problem) -> String {
-    let what = match &problem.concerns {
-        Concerns::Policy(key) => format!("{key}: it denies what reaches it"),
-        Concerns::Profile(name) => format!("{}: it denies what reaches it", Key::cluster(Kind::Profile, name)),
-        Concerns::Endpoint(EndpointId::Workload(key)) => format!("{key}: it is closed"),
-        Concerns::Endpoint(EndpointId::Host(name)) => {
-            format!("{}: it is closed", Key::cluster(Kind::HostEndpoint, name))
-        }
-        Concerns::Set(id) => format!("set {}: policies that use it are closed", id.0),
-        Concerns::Chain(name) => format!("chain {name} of the packet filter"),
-        Concerns::Table => "the packet filter is as it was before the last change".to_owned(),
-    };
-    format!("{what}: {}", problem.reason)
 }

@@ -237,6 +237,7 @@ async fn serve(
     let (changes_out, changes) = watch::channel(0);
     let (news_out, news) = mpsc::unbounded_channel();
     let (lost_out, lost) = mpsc::unbounded_channel();
+    let (said_out, said) = mpsc::unbounded_channel();
     let (wishes_out, wishes) = mpsc::unbounded_channel();
     let readers = Readers {
         node: config.node_name.clone(),
@@ -246,6 +247,7 @@ async fn serve(
         news: news_out,
         lost: lost_out,
         wishes: wishes_out,
+        said: said_out,
         events: events.clone(),
     };
     tasks.spawn(
@@ -253,8 +255,8 @@ async fn serve(
         never_fails(node_status::keep(store.clone(), sources.clone(), wishes)),
     );
     tasks.spawn(
-        "news of refused rules",
-        never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused)),
+        "what the kernel refuses",
+        never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused, said)),
     );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
     if config.work == Work::PolicyOnly {

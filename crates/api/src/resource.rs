@@ -241,6 +241,29 @@ macro_rules! resources {
                 true
             }
 
+            /// Says no more what was said with this type. Whether anything was.
+            pub fn remove_condition(&mut self, kind: &str) -> bool {
+                let drop_from = |conditions: &mut Vec<Condition>| {
+                    let before = conditions.len();
+                    conditions.retain(|held| held.kind != kind);
+                    conditions.len() != before
+                };
+                match self {
+                    $(Resource::$variant(object) => {
+                        let held = object.status.as_mut().and_then(|status| status.conditions_mut());
+                        held.is_some_and(drop_from)
+                    })*
+                    Resource::Wrong(wrong) => {
+                        let mut conditions = wrong.conditions();
+                        let was_there = drop_from(&mut conditions);
+                        if was_there {
+                            wrong.set_conditions(&conditions);
+                        }
+                        was_there
+                    }
+                }
+            }
+
             /// The object of this kind in `value`.
             fn typed(kind: Kind, value: &Value) -> Result<Self, serde_json::Error> {
                 match kind {

@@ -83,6 +83,13 @@ pub enum Action {
         /// The condition.
         valid: Judgement,
     },
+    /// Take away what an object says of a node that is gone.
+    ForgetNode {
+        /// Which object.
+        key: Key,
+        /// The node.
+        node: String,
+    },
     /// Put our finalizer on a tier or take it away.
     HoldTier {
         /// The tier.
@@ -145,6 +152,7 @@ impl Action {
             Action::CreateTier(_) => "create-tier",
             Action::JudgeTier { .. } => "judge-tier",
             Action::Judge { .. } => "judge",
+            Action::ForgetNode { .. } => "forget-node",
             Action::HoldTier { .. } => "hold-tier",
         }
     }
@@ -171,6 +179,7 @@ impl fmt::Display for Action {
             Action::CreateTier(tier) => write!(f, " {}", tier.name),
             Action::JudgePool { name, allocatable, .. } => write!(f, " {name} {}", allocatable.reason),
             Action::Judge { key, valid, .. } => write!(f, " {key} {}", valid.reason),
+            Action::ForgetNode { key, node } => write!(f, " {node} on {key}"),
             Action::JudgeTier { name, ready, .. } => write!(f, " {name} {}", ready.reason),
             Action::HoldPool { name, hold } | Action::HoldTier { name, hold } => write!(f, " {name} {hold}"),
             Action::DeleteHostEndpoint { name, .. } | Action::RetirePool { name, .. } => write!(f, " {name}"),

@@ -16,7 +16,7 @@ use crate::nodes::{self, Absences, Attendance};
 use crate::settings::{Environment, Settings};
 use crate::validity::Validity;
 use crate::world::World;
-use crate::{host_endpoints, ipam_gc, pools, tiers};
+use crate::{host_endpoints, ipam_gc, pools, refusals, tiers};
 
 /// How long after a failure everything is looked at again.
 const RETRY: SignedDuration = SignedDuration::from_secs(5);
@@ -206,6 +206,7 @@ impl Desk {
             actions.extend(pools::decide(&self.world, self.abilities.finalizers));
             actions.extend(tiers::decide(&self.world, self.abilities.finalizers));
             actions.extend(self.validity.decide(now, &self.world));
+            actions.extend(refusals::decide(&self.world));
             let again = self.validity.next();
             self.look_at = [self.look_at, again].into_iter().flatten().min();
         }

@@ -113,6 +113,7 @@ impl Executor {
                     self.say(now, &key, READY, ready, *generation).await
                 }
                 Action::Judge { key, revision, valid } => self.judge(now, key, revision.as_deref(), valid).await,
+                Action::ForgetNode { key, node } => self.forget_node(key, node).await,
                 Action::HoldTier { name, hold } => {
                     self.hold(&Key::cluster(Kind::Tier, name), TIER_FINALIZER, *hold).await
                 }
@@ -125,6 +126,22 @@ impl Executor {
         let mut config = KubeControllersConfiguration::new("default", KubeControllersConfigurationSpec::initial());
         stamp(&mut config.metadata, now);
         created(self.store.create(config.into()).await)
+    }
+
+    /// What agents say of their kernels, nobody takes back once they are gone.
+    async fn forget_node(&self, key: &Key, node: &str) -> Done {
+        if self.is_there(node).await? {
+            return Ok(Outcome::Nothing("the node is there again"));
+        }
+        let Some(stored) = self.store.get(key).await? else {
+            return Ok(Outcome::Nothing("it is not there any more"));
+        };
+        let mut next = stored.resource;
+        if !next.remove_condition(&Condition::enforced(node)) {
+            return Ok(Outcome::Nothing("it does not say so any more"));
+        }
+        self.store.update_status(next, &stored.revision).await?;
+        Ok(Outcome::Done)
     }
 
     async fn create_tier(&self, now: Timestamp, tier: BuiltInTier) -> Done {

@@ -25,6 +25,7 @@ pub mod lease;
 pub mod metrics;
 pub mod nodes;
 pub mod pools;
+pub mod refusals;
 pub mod report;
 pub mod run;
 pub mod settings;

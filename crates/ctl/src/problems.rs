@@ -1,7 +1,8 @@
 //! What is wrong with policies that are shown: beside them, so that nobody has to know which command would have said it.
 //!
-//! Two sources. What the resource itself says is worked out here as every agent does it, so it does not matter where one looks.
-//! What became of it on this node (the kernel refused a rule, say) is asked of this node's agent, if one answers.
+//! Three sources. What the resource itself says is worked out here as every agent does it, so it does not matter where one looks.
+//! What became of it on nodes (the kernel refused a rule, say) their agents write on the resource. Of this node, and of what has no
+//! place for that, this node's agent is asked, if one answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -58,7 +59,9 @@ pub async fn of(resources: &[Resource], store: &SharedStore, run_dir: &Path) -> 
     let tiers = store.list(&Scope::Kind(Kind::Tier)).await?;
     let tiers: Vec<Resource> = tiers.items.into_iter().map(|stored| stored.resource).collect();
     problems.extend(written(resources, &tiers));
-    if let Ok(report) = agent::http::ask(&agent::http::socket(run_dir)) {
+    let report = agent::http::ask(&agent::http::socket(run_dir)).ok();
+    refused(resources, report.as_ref().map(|report| &*report.node), &mut problems);
+    if let Some(report) = report {
         told(resources, &report.node, &report.problems, &mut problems);
     }
     Ok(problems)
@@ -124,6 +127,20 @@ fn written(resources: &[Resource], tiers: &[Resource]) -> Problems {
     problems
 }
 
+/// What agents have written of their nodes, but for one that says it itself.
+fn refused(resources: &[Resource], but: Option<&str>, problems: &mut Problems) {
+    for resource in resources.iter().filter(|resource| is_policys(resource.kind())) {
+        let key = resource.key();
+        for condition in resource.conditions() {
+            if condition.refused_by().is_some_and(|node| Some(node) != but) {
+                let text = format!("{key}: {}", condition.message);
+                let note = Note { word: "refused", text };
+                problems.entry(key.clone()).or_default().push(note);
+            }
+        }
+    }
+}
+
 /// What the agent of `node` says of them besides.
 fn told(resources: &[Resource], node: &str, said: &[String], problems: &mut Problems) {
     for key in resources.iter().map(Resource::key).filter(|key| is_policys(key.kind)) {
@@ -180,6 +197,32 @@ mod tests {
             assert!(text.contains(expected), "{text} does not say {expected}");
         }
         assert_eq!(cell(&problems, &key), word);
+    }
+
+    #[test]
+    fn nodes_that_refuse_are_named_wherever_one_looks() {
+        let condition = |node: &str| {
+            format!(
+                r#"{{"type":"{node}/Enforced","status":"False","reason":"RulesRefused","message":"on node {node}, it denies","lastTransitionTime":"2026-01-01T00:00:00Z"}}"#
+            )
+        };
+        let status = format!(r#"{{"conditions":[{},{}]}}"#, condition("n1"), condition("n2"));
+        let json = format!("{},\"status\":{status}}}", &GOOD[..GOOD.len() - 1]);
+        let resources = [resource(&json)];
+        let check = |but: Option<&str>, expected: &[&str]| {
+            let mut problems = Problems::new();
+            refused(&resources, but, &mut problems);
+            let texts: Vec<&str> = problems.values().flatten().map(|note| note.text.as_str()).collect();
+            assert_eq!(texts, expected);
+            assert_eq!(cell(&problems, &resources[0].key()), "refused");
+        };
+        let (one, two) = (
+            "NetworkPolicy(shop/good): on node n1, it denies",
+            "NetworkPolicy(shop/good): on node n2, it denies",
+        );
+        check(None, &[one, two]);
+        // Of its own node the agent knows it better.
+        check(Some("n1"), &[two]);
     }
 
     #[test]

@@ -421,3 +421,46 @@ fn bad_input_names_the_argument_the_value_and_what_would_be_right() {
     );
     Cluster::unreachable().check("explain a b", "error: no store listens\nexit 1");
 }
+
+#[test]
+fn what_a_nodes_kernel_refuses_denies_there() {
+    let cluster = Cluster::with(SHOP);
+    let refuse = |key: &api::Key, node: &str| {
+        let mut resource = cluster.resource(key).expect("it is there");
+        let revision = datastore::Revision(resource.metadata().resource_version.clone().expect("stored"));
+        assert!(resource.set_condition(api::Condition {
+            kind: api::Condition::enforced(node),
+            status: api::ConditionStatus::False,
+            observed_generation: None,
+            last_transition_time: jiff::Timestamp::UNIX_EPOCH,
+            reason: "RulesRefused".into(),
+            message: format!("on node {node}, it denies what reaches it: too long"),
+        }));
+        common::block_on(datastore::Store::update(&cluster.store, resource, &revision)).expect("written");
+    };
+    let policy = api::Key::namespaced(api::Kind::NetworkPolicy, "shop", "db");
+    refuse(&policy, "n1");
+    // The receiver is not there.
+    assert!(cluster.run("explain shop/api shop/db:5432", "").contains("ALLOWED"));
+    refuse(&policy, "n2");
+    cluster.check(
+        "explain shop/api shop/db:5432",
+        r#"
+TCP 192.168.1.10 -> 192.168.2.10:5432
+  from pod shop/api (192.168.1.10) on node n1
+  to   pod shop/db (192.168.2.10) on node n2
+
+from pod shop/api on node n1: allowed
+  profile kns.shop egress rule 0: Allow
+
+to pod shop/db on node n2: denied
+  tier security: GlobalNetworkPolicy(security.threats) ingress rule 1: Pass; selects projectcalico.org/namespace == "shop"
+  tier default: NetworkPolicy(shop/db) ingress rule 0: Deny; selects (projectcalico.org/namespace == "shop" && role == "db")
+
+DENIED to pod shop/db
+problem: NetworkPolicy(shop/db): on node n2, it denies what reaches it: too long
+exit 3"#,
+    );
+    let shown = cluster.run("get networkpolicy -n shop -o wide", "");
+    assert!(shown.contains("refused"), "{shown}");
+}

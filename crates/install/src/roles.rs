@@ -48,6 +48,13 @@ const JUDGED: [&str; 18] = [
     "caliconodestatuses/status",
 ];
 
+/// Where agents say that their kernel refuses it.
+const REFUSED: [&str; 3] = [
+    "networkpolicies/status",
+    "globalnetworkpolicies/status",
+    "hostendpoints/status",
+];
+
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// All roles. `ours` is the API group of our resources without its version.
@@ -82,6 +89,8 @@ pub(crate) fn roles(ours: &str, work: Work) -> Vec<Role> {
                 rule("policy.networking.k8s.io", &["clusternetworkpolicies"], &READ),
                 rule(ours, &["*"], &READ),
                 rule(ours, &["caliconodestatuses", "caliconodestatuses/status"], &["update"]),
+                // That the node's kernel refuses one.
+                rule(ours, &REFUSED, &["update"]),
                 news(),
             ]
             .into_iter()

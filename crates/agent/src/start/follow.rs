@@ -9,6 +9,7 @@ use super::wait;
 use crate::cni_server::{Lost, OwnBlocks};
 use crate::last_known::News;
 use crate::membership::concerns;
+use crate::refusals::Said;
 use crate::run::Event;
 use crate::{claims, node_status};
 
@@ -28,6 +29,8 @@ pub struct Readers {
     pub lost: mpsc::UnboundedSender<Lost>,
     /// Who wants to know how the node is.
     pub wishes: mpsc::UnboundedSender<node_status::Wish>,
+    /// What objects say of this node's kernel.
+    pub said: mpsc::UnboundedSender<Said>,
     /// The loop.
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -59,6 +62,9 @@ pub async fn follow(store: SharedStore, readers: Readers) {
                 .filter_map(|update| node_status::wish(&readers.node, update))
             {
                 let _ = readers.wishes.send(wish);
+            }
+            for said in updates.iter().filter_map(|update| Said::of(&readers.node, update)) {
+                let _ = readers.said.send(said);
             }
             for lost in updates.iter().filter_map(|update| blocks.lost(&readers.node, update)) {
                 let _ = readers.lost.send(lost);

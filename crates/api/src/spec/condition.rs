@@ -38,6 +38,21 @@ pub enum ConditionStatus {
 impl Condition {
     /// Type of the condition that says whether an object can be followed as it is written. An object that never was wrong has none.
     pub const VALID: &'static str = "Valid";
+
+    /// How the type of a condition ends that says whether one node enforces an object: `NODE/Enforced`. It is there, and false, while
+    /// that node's kernel refuses what the object asks for.
+    const ENFORCED: &'static str = "/Enforced";
+
+    /// Type of the condition that says whether a node enforces an object.
+    pub fn enforced(node: &str) -> String {
+        format!("{node}{}", Self::ENFORCED)
+    }
+
+    /// The node that says it does not enforce the object; `None`: this is about something else.
+    pub fn refused_by(&self) -> Option<&str> {
+        let node = self.kind.strip_suffix(Self::ENFORCED)?;
+        (self.status == ConditionStatus::False).then_some(node)
+    }
 }
 
 /// A status that may have conditions.
@@ -80,3 +95,27 @@ pub struct ConditionsStatus {
 }
 
 judged!(ConditionsStatus);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_names_the_node_that_refuses() {
+        let check = |kind: &str, status, expected: Option<&str>| {
+            let condition = Condition {
+                kind: kind.into(),
+                status,
+                observed_generation: None,
+                last_transition_time: Timestamp::UNIX_EPOCH,
+                reason: String::new(),
+                message: String::new(),
+            };
+            assert_eq!(condition.refused_by(), expected, "{kind} {status:?}");
+        };
+        check(&Condition::enforced("n1"), ConditionStatus::False, Some("n1"));
+        check("n1/Enforced", ConditionStatus::False, Some("n1"));
+        check("n1/Enforced", ConditionStatus::True, None);
+        check(Condition::VALID, ConditionStatus::False, None);
+    }
+}

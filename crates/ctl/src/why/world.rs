@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use api::resource::WorkloadEndpoint;
-use api::{Key, Kind, Resource};
+use api::{Action, Key, Kind, Resource, Rule};
 use dataplane::filter::Settings;
 use datastore::{Scope, SharedStore};
 use policy::rehearsal::{rehearsed, subject};
-use policy::{PolicyState, Problem};
+use policy::{EndpointId, PolicyState, Problem};
 
 use crate::CtlError;
 
@@ -100,9 +101,38 @@ impl World {
         hosts.any(|of| of == node)
     }
 
-    /// What policy says on `node` about these endpoints, as its agent would have it.
+    /// What policy says on `node` about these endpoints, as its agent would have it: what the node's kernel refuses is closed.
     pub fn policy(&self, node: &str, locals: &BTreeMap<Key, WorkloadEndpoint>) -> (PolicyState, Vec<Problem>) {
-        policy::compute_with_problems(node, locals, self.resources.values())
+        let denying = self.resources.iter().filter_map(|(key, resource)| {
+            refusal(node, resource)?;
+            Some((key, denying(resource)?))
+        });
+        let denying: BTreeMap<&Key, Resource> = denying.collect();
+        let resources = self.resources.iter();
+        let resources = resources.map(|(key, resource)| denying.get(key).unwrap_or(resource));
+        let (mut state, problems) = policy::compute_with_problems(node, locals, resources);
+        for (id, endpoint) in &mut state.endpoints {
+            let EndpointId::Host(name) = id else { continue };
+            let host = self.get(&Key::cluster(Kind::HostEndpoint, name));
+            if let Some(why) = host.and_then(|host| refusal(node, host)) {
+                Arc::make_mut(endpoint).closed = Some(why);
+            }
+        }
+        (state, problems)
+    }
+
+    /// What nodes' kernels refuse, by node, in words.
+    fn refusals(&self) -> BTreeMap<String, Vec<(Key, String)>> {
+        let mut refusals: BTreeMap<String, Vec<(Key, String)>> = BTreeMap::new();
+        for (key, resource) in self.resources.iter().filter(|(key, _)| is_refused_by_nodes(key.kind)) {
+            for condition in resource.conditions() {
+                if let Some(node) = condition.refused_by() {
+                    let refused = (key.clone(), condition.message.clone());
+                    refusals.entry(node.to_owned()).or_default().push(refused);
+                }
+            }
+        }
+        refusals
     }
 
     /// The packet filter's settings on a node.
@@ -113,6 +143,36 @@ impl World {
     }
 }
 
+/// Kinds that say themselves which nodes' kernels refuse them.
+fn is_refused_by_nodes(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy | Kind::GlobalNetworkPolicy | Kind::HostEndpoint
+    )
+}
+
+/// Why a node's kernel refuses what an object asks for, if it does.
+fn refusal(node: &str, resource: &Resource) -> Option<String> {
+    if !is_refused_by_nodes(resource.kind()) {
+        return None;
+    }
+    let mut conditions = resource.conditions().into_iter();
+    let refused = conditions.find(|condition| condition.refused_by() == Some(node));
+    refused.map(|condition| condition.message)
+}
+
+/// A policy that denies what reaches it, in place of this one.
+fn denying(resource: &Resource) -> Option<Resource> {
+    let deny = || vec![Rule::any(Action::Deny)];
+    let mut denying = resource.clone();
+    match &mut denying {
+        Resource::NetworkPolicy(policy) => (policy.spec.ingress, policy.spec.egress) = (deny(), deny()),
+        Resource::GlobalNetworkPolicy(policy) => (policy.spec.ingress, policy.spec.egress) = (deny(), deny()),
+        _ => return None,
+    }
+    Some(denying)
+}
+
 /// Policy of the nodes asked about, each worked out once.
 pub struct States<'a> {
     /// The resources.
@@ -120,6 +180,8 @@ pub struct States<'a> {
     locals: BTreeMap<Key, WorkloadEndpoint>,
     by_node: BTreeMap<String, Rc<PolicyState>>,
     problems: Vec<Problem>,
+    /// What nodes' kernels refuse.
+    refusals: BTreeMap<String, Vec<(Key, String)>>,
 }
 
 impl<'a> States<'a> {
@@ -134,12 +196,13 @@ impl<'a> States<'a> {
             locals: locals.collect(),
             by_node: BTreeMap::new(),
             problems: Vec::new(),
+            refusals: world.refusals(),
         }
     }
 
-    /// Policy on a node. Nodes without host endpoints all say the same.
+    /// Policy on a node. Nodes without host endpoints, whose kernels refuse nothing, all say the same.
     pub fn of(&mut self, node: &str) -> Rc<PolicyState> {
-        let node = match self.world.has_host_endpoint(node) {
+        let node = match self.world.has_host_endpoint(node) || self.refusals.contains_key(node) {
             true => node,
             false => "",
         };
@@ -160,6 +223,15 @@ impl<'a> States<'a> {
             let mut states = self.by_node.values();
             states.any(|state| state.policies.contains_key(&problem.key))
         };
-        self.problems.iter().filter(is_asked).map(ToString::to_string).collect()
+        let wrong = self.problems.iter().filter(is_asked).map(ToString::to_string);
+        let asked = self
+            .by_node
+            .iter()
+            .filter_map(|(node, state)| Some((state, self.refusals.get(node)?)));
+        let refused = asked.flat_map(|(state, refused)| {
+            let refused = refused.iter().filter(|(key, _)| state.policies.contains_key(key));
+            refused.map(|(key, text)| format!("{key}: {text}"))
+        });
+        wrong.chain(refused).collect()
     }
 }

@@ -192,11 +192,16 @@ impl Datastore {
         });
     }
 
+    /// A resource, if it is there.
+    pub fn get(&self, key: &Key) -> Option<Resource> {
+        let found = self.runtime.block_on(self.client.get(key)).expect("the store");
+        found.map(|stored| stored.resource)
+    }
+
     /// Changes a resource that is there, as text that its kind reads.
     pub fn change(&self, key: &Key, change: impl Fn(&mut serde_json::Value)) {
-        let found = self.runtime.block_on(self.client.get(key)).expect("the store");
-        let found = found.unwrap_or_else(|| panic!("{key} is not there"));
-        let mut value = serde_json::to_value(&found.resource).expect("a resource is JSON");
+        let found = self.get(key).unwrap_or_else(|| panic!("{key} is not there"));
+        let mut value = serde_json::to_value(&found).expect("a resource is JSON");
         change(&mut value);
         self.put(serde_json::from_value(value).expect("a resource"));
     }
