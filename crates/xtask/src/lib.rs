@@ -1,5 +1,5 @@
-//! Rules about the tree, as tests: arrows between crates go down only, pure crates stay pure, `unsafe` stays in `linux`,
-//! documents are reachable.
+//! Rules about the tree, as tests: arrows between crates go down only, pure crates stay pure, `unsafe` stays in `linux`, nothing
+//! runs other programs, documents are reachable.
 
 #[cfg(test)]
 mod metadata;
@@ -85,18 +85,7 @@ mod tests {
         let metadata = metadata();
         let mut breaches = Vec::new();
         for package in pure(&metadata) {
-            let sources = package
-                .manifest_path
-                .parent()
-                .expect("a manifest lies in a folder")
-                .join("src");
-            for file in files(&sources, "rs") {
-                let text = fs::read_to_string(&file).expect("sources are text");
-                // Unit tests stand at the end of their file, or in a file of that name.
-                if file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs") {
-                    continue;
-                }
-                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for (file, code) in code_of(package) {
                 for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
                     if let Some(call) = IMPURE_CALLS.iter().find(|call| line.contains(**call)) {
                         breaches.push(format!("{}: {call}", file.display()));
@@ -105,6 +94,69 @@ mod tests {
             }
         }
         assert_eq!(breaches, Vec::<String>::new());
+    }
+
+    /// Who may run programs, besides what is for developers alone: the lab runs what is to be in its namespaces.
+    const RUNS_PROGRAMS: &str = "lab";
+
+    /// Where a command that the lab made is told which namespace to start in.
+    const PREPARES: &str = "linux/src/netns.rs";
+
+    /// What says that a program is run.
+    const RUNS: [&str; 5] = ["Command::new(", "process::Command", ".exec()", "fork(", "execv"];
+
+    #[test]
+    fn no_external_program_is_run() {
+        let metadata = metadata();
+        let layers = layers(&metadata);
+        let mut breaches = Vec::new();
+        for package in metadata.workspace_packages() {
+            if layers[package.name.as_str()] == "dev" || package.name == RUNS_PROGRAMS {
+                continue;
+            }
+            for (file, code) in code_of(package) {
+                for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                    let is_named = |call: &&str| !(file.ends_with(PREPARES) && *call == "process::Command");
+                    if let Some(call) = runs(line).filter(is_named) {
+                        breaches.push(format!("{}: {call}", file.display()));
+                    }
+                }
+            }
+        }
+        assert_eq!(breaches, Vec::<String>::new());
+    }
+
+    /// What in a line runs a program. Functions that only end so (`in_exec(`) are others.
+    fn runs(line: &str) -> Option<&'static str> {
+        let is_word = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let starts_itself = |call: &&str| call.starts_with(|c: char| !c.is_alphanumeric());
+        RUNS.into_iter().find(|call| {
+            line.match_indices(call)
+                .any(|(at, _)| starts_itself(&call) || is_word(at))
+        })
+    }
+
+    #[test]
+    fn a_program_that_is_run_is_seen() {
+        for line in [
+            "use std::process::Command;",
+            "let out = Command::new(\"ip\").output();",
+            "process::Command::new(\"nft\")",
+            "tokio::process::Command::new(program)",
+            "nix::unistd::execve(&path, &args, &env)",
+            "match unsafe { fork() } {",
+        ] {
+            assert!(runs(line).is_some(), "{line}");
+        }
+        for line in [
+            "let parsed = Margay::command();",
+            "let command = ctl::Command::Get(args);",
+            "use std::process::ExitCode;",
+            "MyCommand::new(1)",
+            "in_fork(1)",
+        ] {
+            assert_eq!(runs(line), None, "{line}");
+        }
     }
 
     #[test]
@@ -247,6 +299,21 @@ mod tests {
             .filter(|package| seen.contains(package.id.as_str()))
             .map(|p| p.name.to_string())
             .collect()
+    }
+
+    /// The source files of what a package builds, each without its tests.
+    fn code_of(package: &Package) -> Vec<(PathBuf, String)> {
+        let folder = package.manifest_path.parent().expect("a manifest lies in a folder");
+        let code = |file: PathBuf| {
+            // Unit tests stand at the end of their file, or in a file of that name.
+            if file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs") {
+                return None;
+            }
+            let text = fs::read_to_string(&file).expect("sources are text");
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+            Some((file, code))
+        };
+        files(&folder.join("src"), "rs").into_iter().filter_map(code).collect()
     }
 
     fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
