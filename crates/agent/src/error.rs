@@ -43,6 +43,9 @@ pub enum AgentError {
     /// The kernel cannot be used.
     #[error("kernel: {0}")]
     Kernel(#[from] kernel::KernelError),
+    /// The packet filter is not as it has to be after a boot.
+    #[error("this host is not closed: {0}")]
+    NotClosed(String),
     /// What it uses cannot be taken away from under it.
     #[error("an agent runs on this node: it answers on {0}; stop it first")]
     Running(String),

@@ -25,6 +25,27 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Resources by key.
 pub type Picture = BTreeMap<Key, Resource>;
 
+/// What an agent that starts finds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Memory {
+    /// No file: no agent has read a datastore here.
+    Nothing,
+    /// The picture.
+    Picture(Picture),
+    /// A file that cannot be read as a whole: nobody knows what this node was.
+    Unreadable,
+}
+
+impl Memory {
+    /// The picture, if there is one.
+    pub fn picture(self) -> Picture {
+        match self {
+            Memory::Picture(picture) => picture,
+            Memory::Nothing | Memory::Unreadable => Picture::new(),
+        }
+    }
+}
+
 /// What the keeper of the file is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
@@ -51,21 +72,24 @@ pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FILE)
 }
 
-/// The picture that the last agent left; empty if there is none, or none that can be read: that is logged.
-pub fn read(state_dir: &Path) -> Picture {
+/// What the last agent left. That it cannot be read is logged.
+pub fn read(state_dir: &Path) -> Memory {
     let path = path(state_dir);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Picture::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Memory::Nothing,
         Err(error) => {
             tracing::error!(path = %path.display(), %error, "the last known state of the cluster cannot be read");
-            return Picture::new();
+            return Memory::Unreadable;
         }
     };
-    parse(&text).unwrap_or_else(|why| {
-        tracing::error!(path = %path.display(), why, "the last known state of the cluster is not used");
-        Picture::new()
-    })
+    match parse(&text) {
+        Ok(picture) => Memory::Picture(picture),
+        Err(why) => {
+            tracing::error!(path = %path.display(), why, "the last known state of the cluster is not used");
+            Memory::Unreadable
+        }
+    }
 }
 
 fn parse(text: &str) -> Result<Picture, String> {
@@ -139,7 +163,8 @@ fn is_kept(kind: Kind) -> bool {
         | Kind::FelixConfiguration
         | Kind::Node
         | Kind::BlockAffinity
-        | Kind::HostEndpoint => true,
+        | Kind::HostEndpoint
+        | Kind::GlobalNetworkPolicy => true,
         Kind::WorkloadEndpoint
         | Kind::Profile
         | Kind::ClusterInformation
@@ -150,7 +175,6 @@ fn is_kept(kind: Kind) -> bool {
         | Kind::IPReservation
         | Kind::CalicoNodeStatus
         | Kind::NetworkPolicy
-        | Kind::GlobalNetworkPolicy
         | Kind::StagedNetworkPolicy
         | Kind::StagedGlobalNetworkPolicy
         | Kind::StagedKubernetesNetworkPolicy
@@ -166,6 +190,8 @@ fn line(node: &str, resource: &Resource) -> Option<String> {
     let is_ours = match resource {
         Resource::BlockAffinity(affinity) => affinity.spec.node == node,
         Resource::HostEndpoint(endpoint) => endpoint.spec.node == node,
+        // Of policies only that they are: which host endpoints do not let everything through.
+        Resource::GlobalNetworkPolicy(policy) => policy.spec.apply_on_forward,
         other => is_kept(other.kind()),
     };
     if !is_ours {
@@ -230,6 +256,11 @@ mod tests {
             )),
         );
         check_news(r#"{"kind":"Tier","metadata":{"name":"t"},"spec":{}}"#, None);
+        let policy =
+            |spec: &str| format!(r#"{{"kind":"GlobalNetworkPolicy","metadata":{{"name":"p"}},"spec":{{{spec}}}}}"#);
+        let forward = policy(r#""selector":"has(host)","types":["Ingress"],"applyOnForward":true"#);
+        check_news(&forward, Some(Some(&forward)));
+        check_news(&policy(r#""selector":"has(host)""#), Some(None));
     }
 
     fn check_kept(news: Vec<News>, before: Option<&str>, expected: Option<&str>) {
@@ -266,10 +297,10 @@ mod tests {
     fn half_a_file_is_no_picture() {
         let dir = tempfile::tempdir().expect("a directory");
         let line = line("n1", &resource(FELIX)).expect("a line");
-        assert_eq!(read(dir.path()), Picture::new());
+        assert_eq!(read(dir.path()), Memory::Nothing);
         fs::write(path(dir.path()), &line).expect("written");
-        assert_eq!(read(dir.path()).len(), 1);
+        assert_eq!(read(dir.path()).picture().len(), 1);
         fs::write(path(dir.path()), format!("{line}{}", &line[..20])).expect("written");
-        assert_eq!(read(dir.path()), Picture::new());
+        assert_eq!(read(dir.path()), Memory::Unreadable);
     }
 }

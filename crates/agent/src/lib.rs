@@ -13,6 +13,7 @@
 
 pub mod announce;
 pub mod autodetect;
+pub mod boot;
 pub mod claims;
 pub mod cluster_routes;
 pub mod cni_server;

@@ -463,7 +463,7 @@ impl PacketFilter {
             Ok(table) => {
                 self.look = false;
                 self.broken = None;
-                self.first_look(table.is_some());
+                self.first_look(table.as_ref());
                 self.filter.observed(table.as_ref());
                 true
             }

@@ -70,10 +70,7 @@ pub fn start(
         .enable_all()
         .build()
         .map_err(AgentError::io("starting the runtime"))?;
-    let outcome = runtime.block_on(async {
-        let store = open().map_err(AgentError::Connect)?;
-        serve(config, store, announce, set_severity).await
-    });
+    let outcome = runtime.block_on(serve(config, open, announce, set_severity));
     // Readers of sockets and files may still wait; the process ends now.
     runtime.shutdown_background();
     outcome
@@ -81,7 +78,7 @@ pub fn start(
 
 async fn serve(
     config: Config,
-    store: SharedStore,
+    open: impl FnOnce() -> Result<SharedStore, String>,
     announce: Option<Arc<dyn Announce>>,
     set_severity: impl Fn(Option<LogSeverity>) + Send + 'static,
 ) -> Result<(), AgentError> {
@@ -89,22 +86,8 @@ async fn serve(
     make_directories(&config)?;
     let tunnel = IfName::from(TUNNEL);
 
-    // What the kernel can do and already has.
-    let (flavour, why) = match config.ipip {
-        // Nothing to find out; probing holds the kernel's one lock for devices, which all agents of a machine share.
-        Some(forced) => (Some(forced), "forced by MARGAY_IPIP".to_string()),
-        None => {
-            let probe = linux::ipip::probe();
-            (probe.chosen, probe.why)
-        }
-    };
-    let summary = ProbeSummary {
-        flavour: flavour.map_or("none".into(), |flavour| format!("{flavour:?}").to_lowercase()),
-        why,
-    };
-    tracing::info!(flavour = summary.flavour, why = summary.why, "IPIP probed");
+    // First of all, and without the datastore: after a boot this host is closed until policy is known.
     let mut kernel = LiveKernel::open()?;
-    let kernel_events = kernel.events()?;
     let seen = kernel.observe(&tunnel).await?;
     // BIRD leaves its routes when it ends: a node that ran Calico has kept forwarding too.
     let kept = |route: &kernel::Route| matches!(route.protocol, PROTOCOL_OURS | PROTOCOL_BIRD);
@@ -115,29 +98,6 @@ async fn serve(
         .links
         .values()
         .any(|link| strange(link) && link.name.0.starts_with(prefix));
-    tracing::info!(
-        node = config.node_name,
-        version = env!("CARGO_PKG_VERSION"),
-        restarted,
-        "agent starts"
-    );
-
-    // The loops.
-    let mut tasks = Tasks::default();
-    let (events, inbox) = mpsc::unbounded_channel();
-    let (bgp, bgp_commands) = mpsc::unbounded_channel();
-    let (facts_out, facts) = watch::channel(Facts::default());
-    let graph_config = GraphConfig {
-        node: config.node_name.clone(),
-        router_id: config.router_id,
-    };
-    let last_known = last_known::read(&config.state_dir);
-    let dataplane = Dataplane::new(dataplane::Config {
-        node: config.node_name.clone(),
-        interface_prefix: config.interface_prefix.clone(),
-        tunnel: tunnel.clone(),
-        ipip_flavour: flavour,
-    });
     let mut nft = Nft::default();
     let table = TableName(dataplane::filter::TABLE.to_owned());
     // Without nf_tables there is nobody else in it either.
@@ -156,10 +116,51 @@ async fn serve(
         tracing::info!("pods of another plugin run here: they are taken over when the datastore has been read");
         filter.wait_for_strangers();
     }
-    let (state, _) = calc::compute_with(&graph_config, last_known.values());
-    if let Some(last) = LastRun::new(&config.node_name, state, last_known.values()) {
+    filter.observed(&seen, |device| device.0.starts_with(prefix));
+    let memory = last_known::read(&config.state_dir);
+    if let Some(last) = LastRun::new(&config.node_name, &memory, false) {
         filter.remember(last);
     }
+    filter.settle().await;
+    let store = open().map_err(AgentError::Connect)?;
+
+    // What the kernel can do.
+    let (flavour, why) = match config.ipip {
+        // Nothing to find out; probing holds the kernel's one lock for devices, which all agents of a machine share.
+        Some(forced) => (Some(forced), "forced by MARGAY_IPIP".to_string()),
+        None => {
+            let probe = linux::ipip::probe();
+            (probe.chosen, probe.why)
+        }
+    };
+    let summary = ProbeSummary {
+        flavour: flavour.map_or("none".into(), |flavour| format!("{flavour:?}").to_lowercase()),
+        why,
+    };
+    tracing::info!(flavour = summary.flavour, why = summary.why, "IPIP probed");
+    let kernel_events = kernel.events()?;
+    tracing::info!(
+        node = config.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        restarted,
+        "agent starts"
+    );
+
+    // The loops.
+    let mut tasks = Tasks::default();
+    let (events, inbox) = mpsc::unbounded_channel();
+    let (bgp, bgp_commands) = mpsc::unbounded_channel();
+    let (facts_out, facts) = watch::channel(Facts::default());
+    let graph_config = GraphConfig {
+        node: config.node_name.clone(),
+        router_id: config.router_id,
+    };
+    let dataplane = Dataplane::new(dataplane::Config {
+        node: config.node_name.clone(),
+        interface_prefix: config.interface_prefix.clone(),
+        tunnel: tunnel.clone(),
+        ipip_flavour: flavour,
+    });
     let (cutter, flows_to_cut) = mpsc::unbounded_channel();
     let listeners = Listeners {
         bgp: bgp.clone(),
@@ -170,7 +171,7 @@ async fn serve(
     let graph = Graph::with_config(graph_config);
     let refused = filter.refusals();
     let mut main_loop = Loop::new(graph, dataplane, filter, kernel, tunnel.clone(), listeners);
-    main_loop.remember(last_known);
+    main_loop.remember(memory.picture());
     main_loop.does(&config.node_name, config.work);
     tasks.spawn("the dataplane loop", never_fails(main_loop.run(inbox)));
     tasks.spawn(
@@ -259,9 +260,13 @@ async fn serve(
         never_fails(refusals::tell(config.node_name.clone(), store.clone(), refused, said)),
     );
     tasks.spawn("the datastore's watch", never_fails(follow(store.clone(), readers)));
+    tasks.spawn(
+        "the last known state",
+        never_fails(last_known::keep(config.state_dir.clone(), news)),
+    );
     if config.work == Work::PolicyOnly {
         // Nobody reads these here: what is sent is not to pile up.
-        drop((claims_in, news, lost));
+        drop((claims_in, lost));
         let pods = policy_only::follow(config.node_name, config.interface_prefix, store, events);
         tasks.spawn("the pods", never_fails(pods));
         return tokio::select! {
@@ -272,10 +277,6 @@ async fn serve(
     tasks.spawn(
         "the repair of claims",
         never_fails(claims::keep(config.node_name.clone(), ipam.clone(), claims_in)),
-    );
-    tasks.spawn(
-        "the last known state",
-        never_fails(last_known::keep(config.state_dir.clone(), news)),
     );
     let membership = Membership {
         config: config.clone(),

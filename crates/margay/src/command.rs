@@ -124,6 +124,8 @@ struct AgentArgs {
 
 #[derive(Subcommand)]
 enum AgentCommand {
+    /// Close this host until the agent knows policy, from what the last agent knew, and end: for a unit that runs before the network
+    Boot(agent::boot::Options),
     /// Remove from this node's kernel what agents made: routes, tunl0 with its programs, rules; nothing of others'
     Purge(agent::purge::Options),
 }
@@ -223,6 +225,13 @@ pub fn margay(args: Vec<OsString>) -> ExitCode {
             command: Some(AgentCommand::Purge(options)),
             ..
         }) => ended(agent::purge::purge(&options, &mut std::io::stdout())),
+        Command::Agent(AgentArgs {
+            command: Some(AgentCommand::Boot(options)),
+            ..
+        }) => {
+            let _fixed = parsed.log.start();
+            ended(agent::boot::boot(&options, &mut std::io::stdout()))
+        }
         Command::Agent(AgentArgs { options, .. }) => {
             let set_severity = parsed.log.start();
             let datastore = parsed.global.datastore;

@@ -1,29 +1,40 @@
 //! A host that has just booted: no table of ours is in the kernel, and nobody knows yet what policy says. Its host endpoints, as
-//! the last agent knew them, are closed to what comes from outside, except for failsafe ports, until policy is known.
+//! the last agent knew them, are closed to what comes from outside, except for failsafe ports, until policy is known. Those that
+//! policies with `applyOnForward` selected let nothing through either, in the directions of these policies: `preDNAT` and
+//! `doNotTrack` policies are such policies too, and what they would have let pass early meets a closed endpoint.
 //!
 //! What the host itself begins is let out. Otherwise an agent whose datastore is on no failsafe port could never reach it, and
 //! would never hear of the policy that allows just that.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use api::resource::{HostEndpoint, Profile};
-use api::{Key, Kind, Resource};
+use api::Spec;
+use api::resource::{GlobalNetworkPolicy, HostEndpoint};
+use api::{Action, Key, Kind, Resource};
 use calc::NodeState;
 use datastore::Update;
-use policy::{EndpointId, PolicyChange};
+use kernel::nft::TableState;
+use policy::{
+    Direction, Endpoint, EndpointId, HostHook, Interface, Policy, PolicyChange, PolicyId, Profile, Rule, Side, Tier,
+    TierEnd,
+};
 
 use super::PacketFilter;
+use crate::last_known::Memory;
 
-/// The profile of closed host endpoints. No resource can have this name.
-const PROFILE: &str = "(until policy is known)";
+/// The profile of closed host endpoints, and the policy of those that let nothing through. No resource can have this name.
+const CLOSED: &str = "(until policy is known)";
+/// A tier that is there in any case.
+const DEFAULT_TIER: &str = "default";
 
 /// What is known of the last run.
 #[derive(Debug)]
 pub struct LastRun {
     /// Settings and nodes.
     state: NodeState,
-    /// Its host endpoints, with a profile that lets out what the host begins.
-    hosts: Vec<PolicyChange>,
+    /// Its host endpoints, closed.
+    hosts: Vec<(EndpointId, Endpoint)>,
 }
 
 /// How far it is.
@@ -42,33 +53,134 @@ pub(super) enum Boot {
 }
 
 impl LastRun {
-    /// From the resources of the last run, and what was worked out from them; `None` without a host endpoint.
-    pub fn new<'a>(node: &str, state: NodeState, resources: impl Iterator<Item = &'a Resource>) -> Option<Self> {
-        let mut graph = policy::Graph::new(node);
-        let mut tell = |resource: Resource| {
-            graph.apply(Update {
-                key: resource.key(),
-                value: Some(resource),
-            });
-        };
-        tell(profile().into());
-        for resource in resources {
-            let Ok(endpoint) = <&HostEndpoint>::try_from(resource) else {
-                continue;
-            };
-            let mut endpoint = endpoint.clone();
-            endpoint.spec.profiles = vec![PROFILE.to_owned()];
-            tell(endpoint.into());
+    /// Of what the last agent has written down; `None` if that is no host endpoint. If it cannot be read, every device counts
+    /// as one that lets nothing through; so it does if nothing is there and `careful`.
+    pub fn new(node: &str, memory: &Memory, careful: bool) -> Option<Self> {
+        match memory {
+            Memory::Picture(picture) => {
+                let state = calc::compute(node, picture.values());
+                let hosts = hosts(node, picture.values());
+                (!hosts.is_empty()).then_some(Self { state, hosts })
+            }
+            Memory::Nothing if !careful => None,
+            Memory::Nothing | Memory::Unreadable => Some(Self {
+                state: calc::compute(node, std::iter::empty()),
+                hosts: vec![(EndpointId::Host(CLOSED.to_owned()), closed(Interface::All, [true; 2]))],
+            }),
         }
-        let hosts = graph.flush();
-        (!graph.state().endpoints.is_empty()).then_some(Self { state, hosts })
     }
 }
 
+/// Host endpoints, closed.
+fn hosts<'a>(node: &str, resources: impl Iterator<Item = &'a Resource>) -> Vec<(EndpointId, Endpoint)> {
+    let mut graph = policy::Graph::new(node);
+    for resource in resources {
+        let value: Resource = match resource {
+            Resource::HostEndpoint(endpoint) => without_profiles(endpoint).into(),
+            Resource::GlobalNetworkPolicy(policy) => without_rules(policy).into(),
+            _ => continue,
+        };
+        graph.apply(Update {
+            key: value.key(),
+            value: Some(value),
+        });
+    }
+    graph.flush();
+    let close = |(id, known): (&EndpointId, &Arc<Endpoint>)| {
+        let through = |directions: &[&Direction]| directions.iter().any(|direction| has_policies(direction));
+        let (forward, untracked) = (&known.forward, &known.untracked);
+        let ways = [
+            through(&[&forward.ingress, &known.pre_dnat, &untracked.ingress]),
+            through(&[&forward.egress, &untracked.egress]),
+        ];
+        // What concerns it cannot be understood: nobody knows which ways.
+        let ways = ways.map(|way| way || known.closed.is_some());
+        (id.clone(), closed(known.interface.clone(), ways))
+    };
+    graph.state().endpoints.iter().map(close).collect()
+}
+
+fn has_policies(direction: &Direction) -> bool {
+    direction.tiers.iter().any(|tier| !tier.policies.is_empty())
+}
+
+/// Profiles are not in the picture.
+fn without_profiles(endpoint: &HostEndpoint) -> HostEndpoint {
+    let mut endpoint = endpoint.clone();
+    endpoint.spec.profiles.clear();
+    endpoint
+}
+
+/// Whom it selects, and for which directions. Neither tiers nor what rules name is in the picture.
+fn without_rules(policy: &GlobalNetworkPolicy) -> GlobalNetworkPolicy {
+    let mut policy = policy.clone();
+    // Without rules nobody could tell the directions that it does not name.
+    policy.spec.apply_defaults(&mut policy.metadata);
+    policy.spec.tier = DEFAULT_TIER.to_owned();
+    policy.spec.ingress.clear();
+    policy.spec.egress.clear();
+    policy
+}
+
+/// A host endpoint that lets in what is failsafe, lets out what the host begins, and lets nothing through from its device and to it
+/// where `through` says so.
+fn closed(interface: Interface, through: [bool; 2]) -> Endpoint {
+    let direction = |closed: bool| {
+        let tier = Tier {
+            name: CLOSED.to_owned(),
+            policies: vec![policy_id()],
+            staged: Vec::new(),
+            end: TierEnd::Deny,
+        };
+        Direction {
+            tiers: closed.then_some(tier).into_iter().collect(),
+        }
+    };
+    let [ingress, egress] = through.map(direction);
+    Endpoint {
+        interface,
+        labels: Default::default(),
+        addresses: Vec::new(),
+        spoofable: Vec::new(),
+        ingress: Direction::default(),
+        egress: Direction::default(),
+        forward: HostHook { ingress, egress },
+        pre_dnat: Direction::default(),
+        untracked: HostHook::default(),
+        profiles: vec![CLOSED.to_owned()],
+        closed: None,
+    }
+}
+
+/// The policy without rules: at its tier's end everything is denied.
+fn policy_id() -> PolicyId {
+    Key::cluster(Kind::GlobalNetworkPolicy, CLOSED)
+}
+
+fn policy() -> Policy {
+    Policy {
+        tier: CLOSED.to_owned(),
+        ..Policy::default()
+    }
+}
+
+/// The profile that lets out what the host begins.
 fn profile() -> Profile {
-    let mut profile = Profile::new(PROFILE, api::ProfileSpec::default());
-    profile.spec.egress = vec![api::Rule::any(api::Action::Allow)];
-    profile
+    let allow = Rule {
+        index: 0,
+        action: Action::Allow,
+        family: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: Side::default(),
+        destination: Side::default(),
+    };
+    Profile {
+        egress: [allow].into(),
+        ..Profile::default()
+    }
 }
 
 impl PacketFilter {
@@ -78,28 +190,51 @@ impl PacketFilter {
     }
 
     /// The kernel's table was read for the first time.
-    pub(super) fn first_look(&mut self, there_is_a_table: bool) {
+    pub(super) fn first_look(&mut self, table: Option<&TableState>) {
         let Boot::Unknown(last) = std::mem::take(&mut self.boot) else {
             return;
         };
-        // With a table this is no boot: it stays as it is until policy is known. Otherwise policy may be known already.
-        if there_is_a_table || self.is_complete() {
+        // Policy may be known already.
+        if self.is_complete() {
             return;
         }
         let LastRun { state, hosts } = *last;
-        self.node(&state);
-        let mut endpoints = BTreeSet::new();
-        for change in hosts {
-            if let PolicyChange::Endpoint(id, Some(_)) = &change {
-                endpoints.insert(id.clone());
+        let endpoints: BTreeSet<EndpointId> = hosts.iter().map(|(id, _)| id.clone()).collect();
+        if let Some(table) = table {
+            // A table stays as it is until policy is known, also one that was made after a boot.
+            if is_of_a_boot(table) {
+                self.boot = Boot::Closed { endpoints, state: None };
             }
-            self.filter.policy(change);
+            return;
+        }
+        self.node(&state);
+        self.filter
+            .policy(PolicyChange::Profile(CLOSED.to_owned(), Some(Arc::new(profile()))));
+        self.filter
+            .policy(PolicyChange::Policy(policy_id(), Some(Arc::new(policy()))));
+        for (id, endpoint) in hosts {
+            let endpoint = self.on_a_device(endpoint);
+            self.filter.policy(PolicyChange::Endpoint(id, Some(Arc::new(endpoint))));
         }
         tracing::warn!(
             endpoints = endpoints.len(),
             "packet filter: a boot; host endpoints are closed except for failsafe ports until the datastore has been read"
         );
         self.boot = Boot::Closed { endpoints, state: None };
+    }
+
+    /// A device that is known by its addresses, and has none of them yet, may be any.
+    fn on_a_device(&self, mut endpoint: Endpoint) -> Endpoint {
+        if let Interface::WithAddress(addresses) = &endpoint.interface
+            && !self
+                .guard
+                .links
+                .values()
+                .any(|link| addresses.iter().any(|address| link.contains(address)))
+        {
+            endpoint.interface = Interface::All;
+        }
+        endpoint
     }
 
     /// Keeps a state of the node back while host endpoints are closed; answers whether it did.
@@ -126,7 +261,8 @@ impl PacketFilter {
         for id in endpoints.into_iter().filter(|id| !known.contains_key(id)) {
             self.filter.policy(PolicyChange::Endpoint(id, None));
         }
-        self.filter.policy(PolicyChange::Profile(PROFILE.to_owned(), None));
+        self.filter.policy(PolicyChange::Policy(policy_id(), None));
+        self.filter.policy(PolicyChange::Profile(CLOSED.to_owned(), None));
         tracing::info!("packet filter: policy is known; host endpoints are as it says");
     }
 
@@ -137,14 +273,24 @@ impl PacketFilter {
             Boot::Unknown(_) | Boot::Over => None,
         };
         let name = |id: &EndpointId| match id {
-            EndpointId::Host(name) => name.clone(),
-            EndpointId::Workload(key) => key.name.clone(),
+            EndpointId::Host(name) if name == CLOSED => "all devices".to_owned(),
+            EndpointId::Host(name) => Key::cluster(Kind::HostEndpoint, name).to_string(),
+            EndpointId::Workload(key) => key.to_string(),
         };
         closed.into_iter().flatten().map(move |id| {
             format!(
                 "{}: after a boot, closed to what comes from outside except for failsafe ports until the datastore and the journal have been read",
-                Key::cluster(Kind::HostEndpoint, name(id))
+                name(id)
             )
         })
     }
 }
+
+/// Whether host endpoints are closed in it.
+fn is_of_a_boot(table: &TableState) -> bool {
+    let mut rules = table.chains.values().flat_map(|chain| &chain.rules);
+    rules.any(|rule| rule.comment.as_ref().is_some_and(|comment| comment.contains(CLOSED)))
+}
+
+#[cfg(test)]
+mod tests;
