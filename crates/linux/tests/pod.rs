@@ -1,10 +1,11 @@
 //! A pod's wiring in real namespaces, checked with iproute2 and ping.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kernel::{IfName, Mac, Op, PROTOCOL_OURS, Route, RouteKey, RouteTarget, TABLE_MAIN};
+use linux::capture::{Capture, Selection};
 use linux::netns::Netns;
 use linux::pod::{self, PodError, PodInterface};
 use linux::{LiveKernel, link, request::Socket};
@@ -44,6 +45,87 @@ fn two_pods_reach_each_other_through_the_host_in_both_families() {
         for address in &pods[1].interface.addresses {
             pods[0].tool(&format!("ping -c 1 -W 2 {address}"));
         }
+    });
+}
+
+/// What a pod says by ARP (1: a question, 2: an answer) as the holder of an address.
+fn arp(operation: u16, sender: Mac, claimed: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut message = vec![0, 1, 8, 0, 6, 4];
+    message.extend(operation.to_be_bytes());
+    message.extend(sender.0);
+    message.extend(claimed.octets());
+    message.extend([0; 6]);
+    message.extend(target.octets());
+    message
+}
+
+#[test]
+fn a_pod_that_lies_by_arp_gets_nobodys_packets_and_fills_no_table() {
+    const ARP: u16 = 0x0806;
+    const LIAR: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
+    in_netns(|| async {
+        forwarding();
+        for line in [
+            "ip link add eth0 type veth peer name wire",
+            "ip addr add 10.9.0.1/24 dev eth0",
+            "ip link set eth0 up",
+            "ip link set wire up",
+            "ip route add default via 10.9.0.254",
+        ] {
+            tool(line);
+        }
+        let pods = [Pod::new(1), Pod::new(2), Pod::new(3)];
+        let attach = |pod: &Pod| {
+            pod::attach(&pod.interface).expect("attaches");
+            pod.route_from_host();
+        };
+        pods.iter().for_each(attach);
+        let (liar, victim, other) = (&pods[0], &pods[1], &pods[2]);
+        // The victim, the pods' gateway, the node, and the node's gateway.
+        let claims = ["10.65.0.2", "169.254.1.1", "10.9.0.1", "10.9.0.254"];
+        let addresses = claims.map(|claim| claim.parse::<Ipv4Addr>().expect("an address"));
+        let lie = |senders: &[Ipv4Addr]| {
+            let say = || -> std::io::Result<()> {
+                let device = IfName::from("eth0");
+                let wire = Capture::open(Some(&device), Selection::ArpAndIpv4)?;
+                let node: Ipv4Addr = [10, 9, 0, 1].into();
+                for claimed in senders {
+                    let gateway = Ipv4Addr::new(169, 254, 1, 1);
+                    for (operation, target) in [(1, gateway), (1, node), (1, *claimed), (2, *claimed), (2, gateway)] {
+                        for to in [Mac([0xff; 6]), Mac([0xee; 6])] {
+                            wire.send(&device, to, ARP, &arp(operation, LIAR, *claimed, target))?;
+                        }
+                    }
+                }
+                Ok(())
+            };
+            liar.netns.run(say).expect("enters").expect("sends");
+            // What was sent before has arrived when this is answered.
+            liar.tool("ping -c 1 -W 2 10.9.0.1");
+        };
+        let neighbours = |pod: &Pod| tool(&format!("ip -4 neigh show dev {}", pod.interface.host_device));
+        let believed = |pod: &Pod| neighbours(pod).contains(&LIAR.to_string());
+        let reached = |when: &str| {
+            assert!(!believed(victim), "{when}: {}", neighbours(victim));
+            other.tool("ping -c 1 -W 2 10.65.0.2");
+            tool("ping -c 1 -W 2 10.65.0.2");
+        };
+        let flood: Vec<Ipv4Addr> = (0..200).map(|host| Ipv4Addr::new(10, 66, 0, host)).collect();
+        reached("before");
+        for all in ["0", "1", "2"] {
+            std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", all).expect("its own");
+            lie(&addresses);
+            lie(&flood);
+            assert!(!believed(liar), "all/rp_filter {all}: {}", neighbours(liar));
+            reached(all);
+        }
+        // Somebody has switched it off: the node believes it, for packets that no route sends there.
+        for device in ["all", &liar.interface.host_device.0] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "0").expect("its own");
+        }
+        lie(&addresses);
+        assert!(believed(liar), "{}", neighbours(liar));
+        reached("without rp_filter");
     });
 }
 
