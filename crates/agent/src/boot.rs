@@ -91,3 +91,6 @@ fn node(memory: &Memory) -> &str {
     });
     nodes.next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,8 @@ pub fn start(
     outcome
 }
 
-async fn serve(
+/// The agent, within a runtime; the rest as [`start`].
+pub(crate) async fn serve(
     config: Config,
     open: impl FnOnce() -> Result<SharedStore, String>,
     announce: Option<Arc<dyn Announce>>,

@@ -154,6 +154,102 @@ fn host_endpoints_are_closed_after_a_boot_until_policy_is_known() {
 }
 
 #[test]
+fn a_booted_host_lets_nothing_through_that_policies_judge_and_can_be_closed_before_its_agent_starts() {
+    let Some(lab) = Lab::up("t-boot-first", &["--nodes", "2", "--pods-per-node", "0"]) else {
+        return;
+    };
+    lab.lab(&["node", "add", "outside", "--no-agent"]);
+    let nodes = lab.nodes();
+    let (guarded, behind) = (nodes[0].as_str(), nodes[1].as_str());
+    let outside = lab.node_place("outside");
+    // What is behind the guarded node: packets from outside go through it, answers come straight back.
+    let address = |node: &str| underlay(&lab, node, "-4").to_string();
+    let (guarded_ip, behind_ip) = (address(guarded), address(behind));
+    lab.exec(behind, &["ip", "address", "add", "10.99.0.1/32", "dev", "lo"]);
+    lab.exec(guarded, &["ip", "route", "add", "10.99.0.1", "via", &behind_ip]);
+    lab.exec("outside", &["ip", "route", "add", "10.99.0.1", "via", &guarded_ip]);
+    let ports = [(L4::Udp, 7777), (L4::Tcp, 22), (L4::Tcp, 7777)].to_vec();
+    let _servers = Servers::start(&[guarded, behind, "outside"].map(|node| (lab.node_place(node), ports.clone())));
+    let through = |expected: bool| net::reaches(&outside, "10.99.0.1:7777".parse().expect("it"), L4::Udp, expected);
+    let host = |port: u16, expected: bool| {
+        let to = SocketAddr::new(underlay(&lab, guarded, "-4"), port);
+        net::reaches(&outside, to, L4::Tcp, expected)
+    };
+    let check = |when: &str, expected: [bool; 3]| {
+        let got = [host(22, expected[0]), host(7777, expected[1]), through(expected[2])];
+        assert_eq!(got, expected, "{when}: SSH, another port, through");
+    };
+
+    let store = Datastore::of(&lab);
+    store.put(resource(&format!(
+        "{{kind: HostEndpoint, metadata: {{name: guarded, labels: {{host: guarded}}}}, spec: {{node: {guarded}, interfaceName: {UNDERLAY}}}}}"
+    )));
+    store.put(resource(
+        "{kind: GlobalNetworkPolicy, metadata: {name: hosts}, spec: {selector: \"host == 'guarded'\", applyOnForward: true, \
+          types: [Ingress, Egress], ingress: [{action: Allow, protocol: UDP, destination: {ports: [7777]}}], egress: [{action: Allow}]}}",
+    ));
+    lab.eventually("policy is enforced", || !host(7777, false));
+    check("by policy", [true, false, true]);
+    lab.eventually("it is written down", || {
+        let known = last_known(&lab, guarded);
+        known.contains("HostEndpoint") && known.contains("GlobalNetworkPolicy")
+    });
+
+    // A boot, as a unit before the network sees it: no agent, no datastore.
+    lab.lab(&["store", "kill"]);
+    lab.lab(&["agent", "kill", guarded]);
+    forget_filter(&lab, guarded);
+    check("nobody protects it", [true; 3]);
+    let state_dir = Folder::of(lab.name).state_dir(guarded).display().to_string();
+    let place = lab.node_place(guarded);
+    let margay = env!("CARGO_BIN_EXE_margay");
+    let boot = || {
+        common::run(&[
+            "ip",
+            "netns",
+            "exec",
+            &place,
+            margay,
+            "agent",
+            "boot",
+            "--state-dir",
+            &state_dir,
+        ])
+    };
+    let said = boot();
+    assert!(said.contains("HostEndpoint(guarded): after a boot, closed"), "{said}");
+    check("closed before the agent", [true, false, false]);
+    let out = SocketAddr::new(underlay(&lab, "outside", "-4"), 7777);
+    assert!(
+        net::reaches(&place, out, L4::Tcp, true),
+        "what the host begins is let out"
+    );
+    let said = boot();
+    assert!(said.contains("stays as it is"), "{said}");
+
+    // A file that cannot be read: all devices.
+    let file = Folder::of(lab.name).state_dir(guarded).join("last-known.jsonl");
+    let known = last_known(&lab, guarded);
+    forget_filter(&lab, guarded);
+    fs::write(&file, &known[..known.len() / 2]).expect("written");
+    let said = boot();
+    assert!(said.contains("all devices: after a boot, closed"), "{said}");
+    check("nothing is known", [true, false, false]);
+    fs::write(&file, known).expect("written");
+
+    // The agent leaves it so, says so, and opens when it knows policy.
+    lab.lab(&["agent", "start", guarded, "--no-wait"]);
+    lab.eventually("status says so", || {
+        status(&lab, guarded).contains("HostEndpoint(guarded): after a boot, closed")
+    });
+    check("with an agent", [true, false, false]);
+    lab.lab(&["store", "start"]);
+    lab.eventually("policy is enforced again", || through(true));
+    check("by policy again", [true, false, true]);
+    assert!(!status(&lab, guarded).contains("after a boot"));
+}
+
+#[test]
 fn an_agent_without_its_datastore_is_part_of_the_network_as_before() {
     let Some(lab) = Lab::up("t-outage", &["--nodes", "3", "--pods-per-node", "1"]) else {
         return;
