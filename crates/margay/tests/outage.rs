@@ -168,6 +168,16 @@ fn a_booted_host_lets_nothing_through_that_policies_judge_and_can_be_closed_befo
     lab.exec(behind, &["ip", "address", "add", "10.99.0.1/32", "dev", "lo"]);
     lab.exec(guarded, &["ip", "route", "add", "10.99.0.1", "via", &behind_ip]);
     lab.exec("outside", &["ip", "route", "add", "10.99.0.1", "via", &guarded_ip]);
+    let outside_ip = address("outside");
+    lab.exec(
+        behind,
+        &["ip", "route", "add", &outside_ip, "dev", UNDERLAY, "src", "10.99.0.1"],
+    );
+    // Nobody is told of the shorter way.
+    for device in ["all", UNDERLAY] {
+        let setting = format!("net.ipv4.conf.{device}.send_redirects=0");
+        lab.exec(guarded, &["sysctl", "-qw", &setting]);
+    }
     let ports = [(L4::Udp, 7777), (L4::Tcp, 22), (L4::Tcp, 7777)].to_vec();
     let _servers = Servers::start(&[guarded, behind, "outside"].map(|node| (lab.node_place(node), ports.clone())));
     let through = |expected: bool| net::reaches(&outside, "10.99.0.1:7777".parse().expect("it"), L4::Udp, expected);

@@ -98,7 +98,11 @@ fn update(stored: &Stored) -> Update {
 async fn what_an_earlier_agent_said_is_taken_back() {
     let store = store().await;
     let key = policy("a");
-    assert!(teller("n1", &store).say(&refused(&[key.clone()], "it denies")).await);
+    assert!(
+        teller("n1", &store)
+            .say(&refused(std::slice::from_ref(&key), "it denies"))
+            .await
+    );
     let mut next = teller("n1", &store);
     let said = Said::of("n1", &update(&get(&store, &key).await)).expect("it has a place");
     assert_eq!(said.text.as_deref(), Some("on node n1, it denies"));
@@ -112,7 +116,7 @@ async fn what_somebody_took_away_is_said_again() {
     let store = store().await;
     let key = policy("a");
     let mut teller = teller("n1", &store);
-    let now = refused(&[key.clone()], "it denies");
+    let now = refused(std::slice::from_ref(&key), "it denies");
     assert!(teller.say(&now).await);
     let mut stored = get(&store, &key).await;
     assert!(stored.resource.remove_condition("n1/Enforced"));
@@ -126,7 +130,7 @@ async fn what_somebody_took_away_is_said_again() {
 async fn not_more_than_some_nodes_write_on_one_object() {
     let store = store().await;
     let key = policy("a");
-    let now = refused(&[key.clone()], "it denies");
+    let now = refused(std::slice::from_ref(&key), "it denies");
     for node in 0..MOST + 4 {
         assert!(teller(&format!("n{node}"), &store).say(&now).await);
     }
@@ -156,7 +160,7 @@ async fn a_long_reason_is_cut() {
     let key = policy("a");
     assert!(
         teller("n1", &store)
-            .say(&refused(&[key.clone()], &"ä".repeat(LONGEST)))
+            .say(&refused(std::slice::from_ref(&key), &"ä".repeat(LONGEST)))
             .await
     );
     let text = text_of("n1", &get(&store, &key).await.resource).expect("said");
