@@ -458,6 +458,7 @@ to pod shop/db on node n2: denied
   tier default: NetworkPolicy(shop/db) ingress rule 0: Deny; selects (projectcalico.org/namespace == "shop" && role == "db")
 
 DENIED to pod shop/db
+problem: NetworkPolicy(shop/db): on node n1, it denies what reaches it: too long
 problem: NetworkPolicy(shop/db): on node n2, it denies what reaches it: too long
 exit 3"#,
     );
