@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 
 use api::{
-    BuiltInTier, IP_POOL_FINALIZER, IpPoolStatus, Key, Kind, KubeControllersConfiguration,
+    BuiltInTier, Condition, IP_POOL_FINALIZER, IpPoolStatus, Key, Kind, KubeControllersConfiguration,
     KubeControllersConfigurationSpec, Metadata, Object, Resource, Spec, TIER_FINALIZER,
 };
 use datastore::{SharedStore, StoreError};
