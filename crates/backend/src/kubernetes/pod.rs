@@ -153,32 +153,28 @@ pub fn read(pod: Value) -> Result<Option<Resource>, String> {
     Ok(Some(endpoint.into()))
 }
 
-/// What to merge into the pod that an endpoint belongs to; `None` if it belongs to no pod.
-pub fn patch(endpoint: &WorkloadEndpoint, replaces: Option<&str>) -> Option<Value> {
-    if endpoint.spec.orchestrator != "k8s" || endpoint.spec.pod.is_empty() {
-        return None;
-    }
+/// Whether an endpoint belongs to a pod.
+pub fn is_pods(endpoint: &WorkloadEndpoint) -> bool {
+    endpoint.spec.orchestrator == "k8s" && !endpoint.spec.pod.is_empty()
+}
+
+/// What to merge into this version of the pod that an endpoint belongs to.
+pub fn patch(endpoint: &WorkloadEndpoint, version: &str) -> Value {
     let addresses: Vec<String> = endpoint.spec.ip_networks.iter().map(ToString::to_string).collect();
     let first = addresses.first().cloned().unwrap_or_default();
-    Some(addresses_patch(
-        &first,
-        &addresses.join(","),
-        &endpoint.spec.container_id,
-        replaces,
-    ))
+    addresses_patch(&first, &addresses.join(","), &endpoint.spec.container_id, version)
 }
 
 /// What to merge into a pod whose endpoint is gone. Emptied, not removed: so it shows that there was an address.
 pub fn emptied(version: &str) -> Value {
-    addresses_patch("", "", "", Some(version))
+    addresses_patch("", "", "", version)
 }
 
-fn addresses_patch(first: &str, all: &str, container: &str, replaces: Option<&str>) -> Value {
-    let mut patch = json!({ "metadata": { "annotations": { POD_IP: first, POD_IPS: all, CONTAINER_ID: container } } });
-    if let Some(version) = replaces {
-        patch["metadata"]["resourceVersion"] = version.into();
-    }
-    patch
+fn addresses_patch(first: &str, all: &str, container: &str, version: &str) -> Value {
+    json!({ "metadata": {
+        "resourceVersion": version,
+        "annotations": { POD_IP: first, POD_IPS: all, CONTAINER_ID: container },
+    } })
 }
 
 /// Pod and namespace of a WorkloadEndpoint's key.

@@ -19,8 +19,8 @@ impl Shared {
         let row = self.writable(&key)?;
         check_new(resource)?;
         match resource {
-            // The pod is there; what the endpoint adds to it is its addresses. Whether it had some does not matter: they
-            // are of a sandbox that is gone.
+            // The pod is there, or there is nothing to create; what the endpoint adds to it is its addresses. Whether it had
+            // some does not matter: they are of a sandbox that is gone.
             Resource::WorkloadEndpoint(endpoint) => self.put_endpoint(row, endpoint, None).await,
             Resource::Node(_) => match self.get_object(row, &key).await {
                 Ok(_) => Err(StoreError::Exists(key)),
@@ -182,6 +182,8 @@ impl Shared {
         }
     }
 
+    /// Writes an endpoint's addresses into its pod: at the expected version, or else at any, as long as the pod is on the
+    /// endpoint's node. A pod of the same name that was made again elsewhere has addresses of its own.
     async fn put_endpoint(
         &self,
         row: Row,
@@ -189,16 +191,30 @@ impl Shared {
         expected: Option<&Revision>,
     ) -> Result<Stored, StoreError> {
         let key = endpoint.key();
-        let place = convert::place(row, &key);
-        let patch = pod::patch(endpoint, expected.map(|revision| revision.0.as_str()));
-        let (Some((namespace, name)), Some(patch)) = (place, patch) else {
+        let Some((namespace, name)) = convert::place(row, &key).filter(|_| pod::is_pods(endpoint)) else {
             return Err(StoreError::Refused(format!(
                 "{key}: with Kubernetes as the datastore only pods have WorkloadEndpoints (orchestrator k8s, endpoint eth0)"
             )));
         };
-        let object = self.patch_status(row, namespace.as_deref(), &name, patch).await;
-        let object = object.map_err(|error| error.about(&key))?;
-        self.stored(row, &key, object).await
+        for _ in 0..ATTEMPTS {
+            let version = match expected {
+                Some(revision) => revision.0.clone(),
+                None => {
+                    let object = self.get_object(row, &key).await.map_err(|error| error.about(&key))?;
+                    if convert::key(row, &object).as_ref() != Some(&key) {
+                        return Err(StoreError::NotFound(key));
+                    }
+                    convert::version(&object).unwrap_or_default().to_owned()
+                }
+            };
+            let patch = pod::patch(endpoint, &version);
+            match self.patch_status(row, namespace.as_deref(), &name, patch).await {
+                Ok(object) => return self.stored(row, &key, object).await,
+                Err(ApiError::Conflict(_)) if expected.is_none() => {}
+                Err(error) => return Err(error.about(&key)),
+            }
+        }
+        Err(StoreError::Conflict(key))
     }
 
     async fn put_node(&self, row: Row, node: &Node, expected: &Revision) -> Result<Stored, StoreError> {
