@@ -41,6 +41,20 @@ pub fn key(source: Source, object: &Value) -> Option<Key> {
     }
 }
 
+/// The key that an object may have had before it changed to have this one; `None` if a key is for an object's whole life.
+pub fn former_key(source: Source, key: &Key) -> Option<Key> {
+    if source != Source::ClusterNetworkPolicies {
+        return None;
+    }
+    let (tier, name) = key.name.strip_prefix(K8S_CLUSTER_POLICY_PREFIX)?.split_once('.')?;
+    let other = match tier == BuiltInTier::KUBE_ADMIN.name {
+        true => BuiltInTier::KUBE_BASELINE.name,
+        false => BuiltInTier::KUBE_ADMIN.name,
+    };
+    let name = format!("{K8S_CLUSTER_POLICY_PREFIX}{other}.{name}");
+    Some(Key::cluster(Kind::GlobalNetworkPolicy, name))
+}
+
 /// Namespace and name of the object that a key was made of.
 pub fn of_key(source: Source, key: &Key) -> Option<(Option<String>, String)> {
     let namespace = key.namespace.clone();

@@ -87,7 +87,7 @@ impl Feed {
         let running = match running.upgrade().filter(|running| !running.task.is_finished()) {
             Some(found) => found,
             None => {
-                let log = ChangeLog::new(from, LIMITS);
+                let log = ChangeLog::new(place(from), LIMITS);
                 self.seen.begin(ROWS[row], from);
                 let reader = Reader::new(from, Arc::clone(&self.seen));
                 let task = tokio::spawn(run(Arc::clone(link), row, log.clone(), reader)).abort_handle();
@@ -96,14 +96,28 @@ impl Feed {
                 started
             }
         };
-        let follow = running.log.follow(scope, from);
+        let follow = running.log.follow(scope, place(from));
         // The watch lives as long as one of its followers.
         let held = stream::unfold((follow, running), |(mut follow, running)| async move {
-            let next = follow.next().await?;
+            let next = follow.next().await?.map(|change| Change {
+                revision: version(change.revision),
+                ..change
+            });
             Some((next, (follow, running)))
         });
         held.boxed()
     }
+}
+
+/// Where a version is in a feed's log. An object that gets another key leaves the one it had: that comes one place before.
+/// Whoever goes on from there hears both once more.
+fn place(version: u64) -> u64 {
+    version.saturating_mul(2)
+}
+
+/// The version up to which everything has been heard at this place.
+fn version(place: u64) -> u64 {
+    place / 2
 }
 
 /// Follows a row that the server does not have: until it has.
@@ -212,8 +226,9 @@ impl Watch {
                 }
             };
             let Some(line) = line else { break };
-            if let Some(change) = self.reader.take(ROWS[self.row], &groups, &line)? {
-                self.log.append(vec![change]);
+            let changes = self.reader.take(ROWS[self.row], &groups, &line)?;
+            if !changes.is_empty() {
+                self.log.append(changes);
             }
         }
         self.suspicious = Instant::now() + GRACE < until;

@@ -9,11 +9,12 @@ use datastore::changes::Change;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::convert;
 use super::super::error::{ApiError, Asked};
 use super::super::group::Groups;
 use super::super::table::{Row, Source};
 use super::super::workload::Seen;
+use super::super::{convert, derived};
+use super::place;
 
 /// What is known between the lines of a watch, and from one request to the next.
 pub(super) struct Reader {
@@ -33,8 +34,8 @@ impl Reader {
         }
     }
 
-    /// What a line says, if it says something new.
-    pub fn take(&mut self, row: Row, groups: &Groups, line: &[u8]) -> Result<Option<Change<Resource>>, ApiError> {
+    /// What a line says that is new, at its places in the log.
+    pub fn take(&mut self, row: Row, groups: &Groups, line: &[u8]) -> Result<Vec<Change<Resource>>, ApiError> {
         let event: Event =
             serde_json::from_slice(line).map_err(|error| ApiError::Half(format!("an event of a watch: {error}")))?;
         if event.kind == "ERROR" {
@@ -56,35 +57,40 @@ impl Reader {
             });
         }
         if number == self.at {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         self.at = number;
         if event.kind == "BOOKMARK" {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let deleted = event.kind == "DELETED";
         self.seen.note(row, &event.object, number, deleted);
         let Some(key) = convert::key(row, &event.object) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let value = match deleted {
             true => None,
             false => convert::resource(row, groups, event.object),
         };
-        let is_news = row.source == Source::Custom || self.news.is_news(&key, value.as_ref());
-        // Also what had become nothing before it was deleted.
-        if deleted {
-            self.news.0.remove(&key);
+        let former = derived::former_key(row.source, &key).map(|former| (place(number) - 1, former, None));
+        let mut changes = Vec::new();
+        for (revision, key, value) in former.into_iter().chain([(place(number), key, value)]) {
+            let is_news = row.source == Source::Custom || self.news.is_news(&key, value.as_ref());
+            // Also what had become nothing before it was deleted.
+            if deleted {
+                self.news.0.remove(&key);
+            }
+            if is_news {
+                let size = line.len();
+                changes.push(Change {
+                    revision,
+                    key,
+                    value,
+                    size,
+                });
+            }
         }
-        if !is_news {
-            return Ok(None);
-        }
-        Ok(Some(Change {
-            revision: number,
-            key,
-            value,
-            size: line.len(),
-        }))
+        Ok(changes)
     }
 }
 
@@ -122,6 +128,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::super::group::CalicoGroup;
+    use super::super::version;
     use super::*;
 
     /// What a reader at version 10 makes of lines: keys with `+` or `-`, or how it ended.
@@ -136,11 +143,11 @@ mod tests {
         let mut said = Vec::new();
         for line in lines {
             match reader.take(*row, &groups, line.to_string().as_bytes()) {
-                Ok(None) => {}
-                Ok(Some(change)) => {
+                Ok(changes) => said.extend(changes.into_iter().map(|change| {
                     let sign = if change.value.is_some() { '+' } else { '-' };
-                    said.push(format!("{sign}{}@{}", change.key.name, change.revision));
-                }
+                    let half = if change.revision % 2 == 1 { "½" } else { "" };
+                    format!("{sign}{}@{}{half}", change.key.name, version(change.revision))
+                })),
                 Err(error) => {
                     said.push(error.to_string());
                     break;
@@ -177,6 +184,28 @@ mod tests {
             event("DELETED", "n1", 13),
         ];
         check(Key::cluster(Kind::Node, "n1"), &lines, "+n1@11 -n1@13");
+    }
+
+    #[test]
+    fn a_policy_that_moves_to_another_tier_leaves_the_one_it_was_in() {
+        let place = Key::cluster(Kind::GlobalNetworkPolicy, "kcnp.kube-admin.a");
+        let policy = |kind: &str, tier: &str, version: u64| {
+            let metadata = json!({ "name": "a", "resourceVersion": version.to_string() });
+            let spec = json!({ "tier": tier, "priority": 1, "subject": { "namespaces": {} } });
+            json!({ "type": kind, "object": { "metadata": metadata, "spec": spec } })
+        };
+        let lines = [
+            // From before the watch: nobody here has heard of it yet.
+            policy("MODIFIED", "Baseline", 11),
+            policy("MODIFIED", "Baseline", 12),
+            policy("MODIFIED", "Admin", 13),
+            policy("DELETED", "Admin", 14),
+        ];
+        check(
+            place,
+            &lines,
+            "-kcnp.kube-admin.a@10½ +kcnp.kube-baseline.a@11 -kcnp.kube-baseline.a@12½ +kcnp.kube-admin.a@13 -kcnp.kube-admin.a@14",
+        );
     }
 
     #[test]
