@@ -151,6 +151,23 @@ impl<V: Clone> ChangeLog<V> {
         lock(&self.shared).floor
     }
 
+    /// The store stands at `revision` now, if that is newer, without having changed.
+    pub fn advance(&self, revision: u64) {
+        let mut inner = lock(&self.shared);
+        inner.head = inner.head.max(revision);
+        if inner.changes.is_empty() {
+            inner.floor = inner.head;
+        }
+    }
+
+    /// Whether the log says by itself that the store has stood at `revision`: a change in it led there, or on from there.
+    pub fn passes(&self, revision: u64) -> bool {
+        let inner = lock(&self.shared);
+        let at = inner.changes.partition_point(|change| change.revision < revision);
+        let next = inner.changes.get(at);
+        next.is_some_and(|change| change.revision - revision <= 1)
+    }
+
     /// Drops everything there is: who has not read it must list again.
     pub fn compact(&self) {
         let mut inner = lock(&self.shared);
@@ -322,6 +339,19 @@ mod tests {
         check(&mut early, "");
         log.append(vec![change(4)]);
         check(&mut early, "4");
+    }
+
+    #[test]
+    fn revisions_that_a_store_never_stood_at_do_not_pass() {
+        let log = log(10, 2..4);
+        log.advance(8);
+        log.append(vec![change(9)]);
+        let passing: Vec<u64> = (0..12).filter(|revision| log.passes(*revision)).collect();
+        assert_eq!(passing, [1, 2, 3, 8, 9]);
+        check(&mut log.follow(Scope::All, 3), "9");
+        let empty = ChangeLog::<()>::new(3, Limits { changes: 1, size: 1 });
+        empty.advance(8);
+        assert_eq!((empty.head(), empty.floor()), (8, 8));
     }
 
     #[test]

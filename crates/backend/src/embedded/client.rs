@@ -2,7 +2,8 @@
 //!
 //! Requests are pipelined: each has an id, a task hands every answer to who waits for it. A connection that has broken is
 //! replaced by the next request. A write that was under way then answers [`StoreError::Unavailable`], for nobody knows
-//! whether it was done; reads are asked again.
+//! whether it was done; reads are asked again. A server that takes too long to answer is as good as a broken connection: its
+//! process hangs, and with it everything that would be asked next.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Key, Resource};
-use datastore::{Listing, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_new};
+use datastore::{Listing, Reason, Revision, Scope, Store, StoreError, Stored, Update, WatchEvent, Write, check_new};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::value::RawValue;
@@ -29,6 +30,8 @@ use crate::ConnectError;
 
 /// How long a server may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
+/// How long it may take for the next part of an answer. Longer than a disk that is busy.
+const ANSWER: Duration = Duration::from_secs(30);
 
 type Answer = Reply<Box<RawValue>>;
 
@@ -45,6 +48,8 @@ struct Shared {
     /// Held while connecting, so that only one connection is made.
     connecting: tokio::sync::Mutex<()>,
     next_id: AtomicU64,
+    /// How long an answer is waited for.
+    patience: Duration,
 }
 
 /// One connection, alive or not.
@@ -86,12 +91,18 @@ impl Client {
 
     /// A client that connects when it is first asked for something. Call it inside a tokio runtime.
     pub fn lazy(socket: &Path) -> Self {
+        Self::with_patience(socket, ANSWER)
+    }
+
+    /// As [`Client::lazy`], with another deadline for answers.
+    pub(super) fn with_patience(socket: &Path, patience: Duration) -> Self {
         let shared = Shared {
             socket: socket.into(),
             runtime: Handle::current(),
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
             next_id: AtomicU64::new(1),
+            patience,
         };
         Self {
             shared: Arc::new(shared),
@@ -140,7 +151,7 @@ impl Shared {
             if link.send(id, &frame, Caller::Once(answer)) == Sent::No {
                 continue;
             }
-            match awaited.await {
+            match self.in_time(&link, awaited).await? {
                 Ok(Reply::Failed(error)) => return Err(error),
                 Ok(answer) => return Ok(answer),
                 Err(_) if again == Again::IfBroken && !retried => retried = true,
@@ -168,6 +179,24 @@ impl Shared {
         }
     }
 
+    /// Waits for an answer, but not for ever: then the connection is given up, and who else waits on it hears of that.
+    async fn in_time<T>(&self, link: &Link, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+        let deadline = {
+            // The caller may be on a runtime without a clock.
+            let _on_ours = self.runtime.enter();
+            tokio::time::sleep(self.patience)
+        };
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer),
+            () = deadline => {
+                link.close();
+                let text = format!("the store has not answered within {} s", self.patience.as_secs_f32());
+                Err(StoreError::unavailable(Reason::TooSlow, text))
+            }
+        }
+    }
+
     fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -178,7 +207,8 @@ impl Shared {
             let mut opened = self.open(&Request::List(scope.clone())).await?;
             let mut listed = Vec::new();
             loop {
-                match opened.answers.recv().await {
+                let link = Arc::clone(&opened.link);
+                match self.in_time(&link, opened.answers.recv()).await? {
                     Some(Reply::Items { items, revision }) => {
                         for (key, revision, value) in items {
                             listed.push(decode(&key, &value, &revision)?);

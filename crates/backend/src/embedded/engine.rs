@@ -10,6 +10,7 @@
 //! after the sync. Single reads happen on the caller's thread (a few microseconds, from redb's cache); lists go to the
 //! second thread. Both threads sleep until they get work.
 
+use std::cmp::Ordering;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -81,6 +82,7 @@ impl Engine {
         let file = Arc::new(file);
         let log = ChangeLog::new(tail.floor, KEPT);
         let floor = log.append(tail.changes);
+        log.advance(tail.revision);
         let (writes, to_write) = channel();
         let (lists, to_list) = channel();
         let writer = Writer {
@@ -179,14 +181,16 @@ impl Engine {
             .boxed()
     }
 
-    /// A revision that was never given here belongs to another store: only a list can help. One that was committed but is
-    /// not in the log yet will be in a moment.
+    /// A revision that was never given here belongs to another store, or to what came after a backup: only a list can help. One
+    /// that was committed but is not in the log yet will be in a moment.
     fn check_start(&self, from: &Revision) -> Result<u64, StoreError> {
         let from: u64 = from.0.parse().map_err(|_| StoreError::Compacted)?;
-        if from > self.log.head() && from > self.file.revision()? {
-            return Err(StoreError::Compacted);
-        }
-        Ok(from)
+        let is_given = match from.cmp(&self.log.head()) {
+            Ordering::Less => self.log.passes(from),
+            Ordering::Equal => true,
+            Ordering::Greater => from <= self.file.revision()?,
+        };
+        is_given.then_some(from).ok_or(StoreError::Compacted)
     }
 
     async fn snapshot(&self, scope: Scope) -> Result<Snapshot, StoreError> {

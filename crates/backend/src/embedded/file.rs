@@ -47,6 +47,8 @@ pub(crate) struct Tail {
     pub(crate) floor: u64,
     /// The changes after it.
     pub(crate) changes: Vec<Change<Value>>,
+    /// Where the file stands now.
+    pub(crate) revision: u64,
 }
 
 /// One resource as stored.
@@ -145,6 +147,10 @@ impl StoreFile {
         let db = builder.create(path).map_err(|error| open_error(path, error))?;
         let file = Self { db, path: path.into() };
         file.prepare()?;
+        if let Err(why) = file.count_on() {
+            // The disk is full, maybe: then nothing can be written, and what is there can be read.
+            tracing::error!(path = %path.display(), %why, "the store's file cannot be written");
+        }
         let tail = file.tail().map_err(|why| file.corrupt(why))?;
         Ok((file, tail))
     }
@@ -189,6 +195,19 @@ impl StoreFile {
         Ok(txn.commit()?)
     }
 
+    /// Goes on counting where a new file would begin.
+    fn count_on(&self) -> Result<(), Failure> {
+        let txn = self.db.begin_write()?;
+        let mut meta = txn.open_table(META)?;
+        let held = meta.get("revision")?.map(|value| value.value());
+        // Without one the file is damaged: found when its tail is read.
+        if let Some(held) = held {
+            meta.insert("revision", held.max(first_revision()))?;
+        }
+        drop(meta);
+        Ok(txn.commit()?)
+    }
+
     fn tail(&self) -> Result<Tail, Failure> {
         let txn = self.db.begin_read()?;
         let revision = self.meta("revision")?.ok_or(Failure("it has no revision".into()))?;
@@ -212,6 +231,7 @@ impl StoreFile {
         Ok(Tail {
             floor: first.map_or(revision, |first| first - 1),
             changes,
+            revision,
         })
     }
 
@@ -400,12 +420,11 @@ impl Op {
     }
 }
 
-/// Where a new file begins to count: at the time, so that revisions of an earlier store are always lower, and whoever
-/// comes with one lists again. Leaves room for a million changes a second.
+/// Where counting begins when a file is opened: at the time, so that revisions that this file, an earlier one or a later state of
+/// it has given are always lower, and whoever comes with one lists again. Leaves room for a million changes a second.
 fn first_revision() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() << 20)
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from((since.as_nanos() << 20) / 1_000_000_000).unwrap_or_default()
 }
 
 /// Creates the file, if it is not there, for this user alone.

@@ -97,6 +97,31 @@ async fn a_restart_keeps_resources_revisions_and_watches() {
 }
 
 #[tokio::test]
+async fn a_restored_backup_gives_no_revision_a_second_time() {
+    let dir = dir();
+    let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let before = Server::open(&path).unwrap().store().create(profile("a", "1")).await;
+    let before = before.unwrap().revision;
+    std::fs::copy(&path, &backup).unwrap();
+    let lost = {
+        let store = Server::open(&path).unwrap().store();
+        store.create(profile("b", "lost")).await.unwrap().revision
+    };
+    std::fs::rename(&backup, &path).unwrap();
+    for restart in ["restored", "once more"] {
+        let store = Server::open(&path).unwrap().store();
+        let listed = store.list(&Scope::All).await.unwrap().revision;
+        let written = store.create(profile(restart, "1")).await.unwrap().revision;
+        assert!(number_of(&listed) > number_of(&lost) && number_of(&written) > number_of(&listed));
+        let mut from_lost = store.watch(Scope::All, Some(lost.clone()));
+        assert_eq!(from_lost.next().await, Some(Err(StoreError::Compacted)), "{restart}");
+        // What was known before the backup is still followed.
+        let next = store.watch(Scope::All, Some(before.clone())).next().await;
+        assert_eq!(text(next.unwrap().unwrap()), "restored=1");
+    }
+}
+
+#[tokio::test]
 async fn the_log_in_the_file_is_trimmed_and_a_restart_knows_how_far_it_goes() {
     let dir = dir();
     let path = dir.path().join("store");
@@ -464,6 +489,38 @@ async fn a_write_under_way_when_the_connection_breaks_is_unavailable_and_a_read_
     assert_eq!(timely(client.get(&key("a"))).await, Ok(None));
     drop(client);
     timely(server).await.unwrap();
+}
+
+async fn say_hello_and_no_more(stream: UnixStream) {
+    let stream = Arc::new(stream);
+    let mut frames = Frames::new(Arc::clone(&stream));
+    let (id, _) = frames.next::<Request>().await.unwrap().unwrap();
+    let hello = frame(id, &Reply::<()>::Hello { protocol: PROTOCOL }).unwrap();
+    stream.try_write(&hello).unwrap();
+    while let Ok(Some(_)) = frames.next::<Request>().await {}
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_after_a_while() {
+    let dir = dir();
+    let socket = dir.path().join("fake");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            tokio::spawn(say_hello_and_no_more(listener.accept().await.unwrap().0));
+        }
+    });
+    let client = Client::with_patience(&socket, Duration::from_millis(200));
+    let slow = |error: StoreError| error.reason() == "TooSlow";
+    let name = key("a");
+    let mut watch = client.watch(Scope::All, None);
+    // Whoever waits without a deadline hears of it.
+    let (got, ended) = timely(async { tokio::join!(client.get(&name), watch.next()) }).await;
+    assert!(got.is_err_and(slow));
+    assert!(matches!(ended, Some(Err(StoreError::Unavailable(_)))), "{ended:?}");
+    assert!(timely(client.create(profile("a", "1"))).await.is_err_and(slow));
+    assert!(timely(client.list(&Scope::All)).await.is_err_and(slow));
+    server.abort();
 }
 
 #[tokio::test]
