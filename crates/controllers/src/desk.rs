@@ -237,7 +237,16 @@ impl Desk {
     }
 
     fn collect(&mut self, now: Timestamp, grace: Option<SignedDuration>) -> Vec<Action> {
-        let found = ipam_gc::decide(&mut self.collector, now, grace, &self.world, &self.attendance);
+        // Without Kubernetes a pod is known by its endpoint alone, which only our plugin writes.
+        let others_pods = !self.abilities.endpoints_are_stored;
+        let found = ipam_gc::decide(
+            &mut self.collector,
+            now,
+            grace,
+            &self.world,
+            &self.attendance,
+            others_pods,
+        );
         self.collect_at = Some(later(now, ipam_gc::period(grace)));
         self.suspects = found.suspects;
         let mut actions = found.actions;

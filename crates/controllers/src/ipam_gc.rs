@@ -32,13 +32,15 @@ pub fn period(grace: Option<SignedDuration>) -> SignedDuration {
     grace.map_or(IDLE_PERIOD, |grace| (grace / 2).max(LEAST_PERIOD))
 }
 
-/// Looks for what nobody needs any more. Without a grace period only what nodes left behind that are gone.
+/// Looks for what nobody needs any more. Without a grace period only what nodes left behind that are gone. `others_pods`: also pods
+/// that other plugins wire are in the world.
 pub fn decide(
     collector: &mut Collector,
     now: Timestamp,
     grace: Option<SignedDuration>,
     world: &World,
     attendance: &Attendance,
+    others_pods: bool,
 ) -> Found {
     let live = |deleted: bool| !deleted;
     let blocks: Vec<IpamBlockSpec> = (world.all::<IpamBlockSpec>())
@@ -59,6 +61,7 @@ pub fn decide(
     let evidence = Evidence {
         nodes: attendance.alive.clone(),
         pods: pods(world.all::<WorkloadEndpointSpec>()),
+        others_pods,
         handles: BTreeSet::new(),
     };
     // A pod that cannot be read may have any address that looks like a leak.

@@ -24,6 +24,10 @@ const VM_GRACE: SignedDuration = SignedDuration::from_mins(5);
 /// node is still away that has come back and is just giving a pod its address.)
 const GONE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
+/// The attribute of an address that another plugin wires a pod with, who has asked for nothing else. The pod may have no
+/// endpoint, and other addresses besides.
+pub const ADDRESS_ALONE: &str = "address-alone";
+
 /// Everything that IPAM has stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot<'a> {
@@ -42,6 +46,8 @@ pub struct Evidence {
     pub nodes: BTreeSet<String>,
     /// All pods that have not ended, by namespace and name. One that moves may be in two places for a while.
     pub pods: BTreeMap<(String, String), Vec<Pod>>,
+    /// Pods that other plugins wire are among them, too.
+    pub others_pods: bool,
     /// Handles that are in use for another reason, such as services' addresses.
     pub handles: BTreeSet<String>,
 }
@@ -327,7 +333,14 @@ fn judge(ip: IpAddr, handle: &str, holder: &AllocationAttribute, evidence: &Evid
     let (Some(namespace), Some(name)) = (attribute("namespace"), attribute("pod")) else {
         return Verdict::Keep;
     };
-    let reason = match evidence.pods.get(&(namespace.clone(), name.clone())) {
+    let pods = evidence.pods.get(&(namespace.clone(), name.clone()));
+    if attribute(ADDRESS_ALONE).is_some() {
+        let is_here = |pods: &Vec<Pod>| pods.iter().any(|pod| pod.node.as_ref() == Some(node));
+        if node_lives && (!evidence.others_pods || pods.is_some_and(is_here)) {
+            return Verdict::Keep;
+        }
+    }
+    let reason = match pods {
         None => Reason::PodGone,
         Some(pods) => {
             let here: Vec<&Pod> = pods.iter().filter(|pod| pod.node.as_ref() == Some(node)).collect();

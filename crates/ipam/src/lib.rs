@@ -51,7 +51,7 @@ pub use assign::{AssignIp, Assigned, AutoAssign};
 pub use block::{Block, Ordinal, Reservations, WINDOWS_RESERVED_HANDLE};
 pub use cache::Ipam;
 pub use error::{IpamError, PoolProblem};
-pub use gc::{Collector, Decision, Doomed, Evidence, Pod, Reason, Snapshot, Suspect, still_leaked};
+pub use gc::{ADDRESS_ALONE, Collector, Decision, Doomed, Evidence, Pod, Reason, Snapshot, Suspect, still_leaked};
 pub use pools::{PoolChoice, choose};
 pub use preview::Preview;
 pub use release::{ReleaseAddress, Released};

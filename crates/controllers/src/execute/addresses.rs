@@ -27,7 +27,11 @@ impl Executor {
                 blocks.push(block.spec);
             }
         }
-        let mut evidence = Evidence::default();
+        let mut evidence = Evidence {
+            // Where they are not known, nothing has been judged by them.
+            others_pods: true,
+            ..Evidence::default()
+        };
         for one in doomed {
             let block = blocks.iter().find(|block| block.cidr == one.block);
             let holder = block.and_then(|block| block.holder(block.ordinal(one.address.ip)?));

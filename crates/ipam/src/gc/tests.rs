@@ -93,6 +93,40 @@ fn a_pods_address_lives_while_the_pod_runs_there_and_has_it() {
 }
 
 #[test]
+fn an_address_for_another_plugin_lives_as_long_as_anybody_knows_better() {
+    let check = |line: &str, pods: &[&str], others_pods: bool, expected: &[Reason]| {
+        let blocks = [block(&[line])];
+        let evidence = Evidence {
+            others_pods,
+            ..evidence(pods)
+        };
+        let seen = Snapshot {
+            blocks: &blocks,
+            handles: &[],
+            cooldown: SignedDuration::ZERO,
+        };
+        let mut collector = Collector::default();
+        collector.decide(at(0), GRACE, seen, &evidence);
+        let doomed = collector.decide(at(60), GRACE, seen, &evidence).addresses;
+        let reasons: Vec<Reason> = doomed.iter().map(|doomed| doomed.reason).collect();
+        assert_eq!(reasons, expected, "{line} {pods:?} {others_pods}");
+        let still = still_leaked(&blocks, &doomed, &evidence);
+        assert!(still, "what was judged is judged so again");
+    };
+    let (here, there) = ("h1 node=n1 address-alone=true", "h1 node=gone address-alone=true");
+    let of = |line: &str| format!("{line} namespace=default pod=a");
+    // Endpoints say nothing of such a pod.
+    check(&of(here), &[], false, &[]);
+    check(&of(here), &["default/a n1 10.0.0.9"], false, &[]);
+    check(&of(there), &[], false, &[Reason::NodeGone]);
+    // Kubernetes does, but not which addresses it has besides the first.
+    check(&of(here), &["default/a n1 10.0.0.9"], true, &[]);
+    check(&of(here), &["default/a n2 10.0.0.9"], true, &[Reason::PodElsewhere]);
+    check(&of(here), &[], true, &[Reason::PodGone]);
+    check(here, &[], true, &[]);
+}
+
+#[test]
 fn an_address_of_a_node_that_is_gone_goes_after_a_minute() {
     check(
         &["h1 node=gone namespace=default pod=a"],
