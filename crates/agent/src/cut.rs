@@ -30,6 +30,9 @@ const REST: u32 = 4;
 /// But never more than this: a flow is cut within a second.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
+/// So long after a failure it is tried again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// So long pods that are gone wait for others that go.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -73,36 +76,84 @@ impl Work {
 }
 
 /// Does the work that comes in, for ever; what comes meanwhile is done together.
-pub async fn run(mut work: mpsc::UnboundedReceiver<Work>, events: mpsc::UnboundedSender<Event>) {
-    let mut kernel = None;
-    while let Some(mut now) = work.recv().await {
-        while let Ok(more) = work.try_recv() {
+pub async fn run(work: mpsc::UnboundedReceiver<Work>, events: mpsc::UnboundedSender<Event>) {
+    let (mut queue, mut kernel) = (Queue::new(work), None);
+    while let Some(now) = queue.next().await {
+        let started = Instant::now();
+        let rest = match pass(&mut kernel, &now, &events).await {
+            Ok((forbidden, gone)) => {
+                if (forbidden, gone) != (0, 0) {
+                    tracing::info!(forbidden, gone, took = ?started.elapsed(), "flows cut");
+                    let _ = events.send(Event::FlowsCut { forbidden, gone });
+                }
+                queue.done();
+                (started.elapsed() * REST).min(LONGEST_REST)
+            }
+            Err(error) => {
+                kernel = None;
+                let again = queue.failed(now);
+                tracing::warn!(
+                    error,
+                    ?again,
+                    "flows cannot be looked at: what is established stays so until then"
+                );
+                again
+            }
+        };
+        tokio::time::sleep(rest).await;
+    }
+    // The loop is gone, and with it soon the agent.
+    std::future::pending().await
+}
+
+/// What is to be done, with what could not be done yet.
+struct Queue {
+    work: mpsc::UnboundedReceiver<Work>,
+    left: Work,
+    /// How long to wait after the next failure.
+    again: Duration,
+}
+
+impl Queue {
+    fn new(work: mpsc::UnboundedReceiver<Work>) -> Self {
+        Self {
+            work,
+            left: Work::default(),
+            again: AGAIN.0,
+        }
+    }
+
+    /// All there is to do, as soon as there is something; `None` when nothing can come any more.
+    async fn next(&mut self) -> Option<Work> {
+        let mut now = std::mem::take(&mut self.left);
+        if now.is_empty() {
+            now = self.work.recv().await?;
+        }
+        while let Ok(more) = self.work.try_recv() {
             now.merge(more);
         }
         // Reading all flows takes milliseconds of a processor, and pods often go in crowds.
         let until = tokio::time::Instant::now() + LINGER;
         while now.changed.is_empty()
             && now.forwarded < Forwarded::Changed
-            && let Ok(Some(more)) = tokio::time::timeout_at(until, work.recv()).await
+            && let Ok(Some(more)) = tokio::time::timeout_at(until, self.work.recv()).await
         {
             now.merge(more);
         }
-        let started = Instant::now();
-        match pass(&mut kernel, &now, &events).await {
-            Ok((0, 0)) => {}
-            Ok((forbidden, gone)) => {
-                tracing::info!(forbidden, gone, took = ?started.elapsed(), "flows cut");
-                let _ = events.send(Event::FlowsCut { forbidden, gone });
-            }
-            Err(error) => {
-                tracing::warn!(error, "flows cannot be looked at: what is established stays so");
-                kernel = None;
-            }
-        }
-        tokio::time::sleep((started.elapsed() * REST).min(LONGEST_REST)).await;
+        (!self.work.is_closed()).then_some(now)
     }
-    // The loop is gone, and with it soon the agent.
-    std::future::pending().await
+
+    fn done(&mut self) {
+        self.again = AGAIN.0;
+    }
+
+    /// Keeps what could not be done. Answers how long to wait before it is tried again, with what comes until then.
+    fn failed(&mut self, work: Work) -> Duration {
+        self.left = work;
+        let again = self.again;
+        self.again = (again * 2).min(AGAIN.1);
+        again
+    }
 }
 
 /// Looks at the flows once: how many forbidden ones and how many of pods that are gone were cut.
@@ -185,4 +236,40 @@ async fn aside<T: Send + 'static>(
     let (opened, answer) = done.await.map_err(|error| error.to_string())??;
     *kernel = Some(opened);
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_could_not_be_looked_at_is_looked_at_again_with_what_came_since() {
+        let of = |changed: &[u8], gone: &[u8]| Work {
+            changed: changed.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect(),
+            gone: gone.iter().map(|last| IpAddr::from([10, 0, 1, *last])).collect(),
+            ..Work::default()
+        };
+        let (tell, work) = mpsc::unbounded_channel();
+        let mut queue = Queue::new(work);
+        tell.send(of(&[1], &[1])).unwrap();
+        let now = queue.next().await.unwrap();
+        assert_eq!(now, of(&[1], &[1]));
+        assert_eq!(queue.failed(now), AGAIN.0);
+        tell.send(of(&[2], &[2])).unwrap();
+        for _ in 0..20 {
+            let now = queue.next().await.unwrap();
+            assert_eq!(now, of(&[1, 2], &[1, 2]));
+            assert!(queue.failed(now) <= AGAIN.1);
+        }
+        let now = queue.next().await.unwrap();
+        assert_eq!(queue.failed(now), AGAIN.1);
+        queue.next().await.unwrap();
+        queue.done();
+        tell.send(of(&[3], &[])).unwrap();
+        let now = queue.next().await.unwrap();
+        assert_eq!(now, of(&[3], &[]));
+        assert_eq!(queue.failed(now), AGAIN.0, "after a success it begins anew");
+        drop(tell);
+        assert_eq!(queue.next().await, None);
+    }
 }
