@@ -313,9 +313,16 @@ impl<K: Kernel> Loop<K> {
                 }
             }
             Event::Endpoint { id, endpoint, done } => {
+                let waiting = self.waiting.entry(id.clone()).or_default();
+                // They have waited long enough.
+                waiting.retain(|waiter| !waiter.is_closed());
                 match endpoint.is_some() {
-                    true => self.waiting.entry(id.clone()).or_default().push(done),
-                    false => self.leaving.push(done),
+                    true => waiting.push(done),
+                    false => {
+                        let gone = |waiter: Waiter| drop(waiter.send(Err("it was taken away meanwhile".into())));
+                        self.waiting.remove(&id).into_iter().flatten().for_each(gone);
+                        self.leaving.push(done);
+                    }
                 }
                 let (local, resource) = match endpoint.map(|both| *both) {
                     Some((local, resource)) => (Some(local), Some(resource)),

@@ -148,3 +148,28 @@ async fn pods_of_another_plugin_are_not_closed_until_all_is_known() {
     check(false, [true; 3]).await;
     check(true, [false, false, true]).await;
 }
+
+#[tokio::test]
+async fn who_waits_for_a_pod_that_goes_is_told_and_nobody_is_kept() {
+    let mut main = main_loop(FakeNft::default(), false, mpsc::unbounded_channel().0);
+    let mut tell = |comes: bool| {
+        let local = LocalEndpoint {
+            device: "cali1".into(),
+            addresses: vec![[10, 0, 0, 1].into()],
+            fresh: false,
+        };
+        let endpoint = comes.then(|| Box::new((local, WorkloadEndpoint::new("n1-k8s-p-eth0", Default::default()))));
+        let (done, outcome) = oneshot::channel();
+        let id = "a/eth0".to_owned();
+        main.take(Event::Endpoint { id, endpoint, done });
+        (outcome, main.waiting.values().map(Vec::len).sum::<usize>())
+    };
+    // The kernel does not take it, and each who asks gives up after a while.
+    for _ in 0..3 {
+        assert_eq!(tell(true).1, 1);
+    }
+    let (patient, _) = tell(true);
+    assert_eq!(tell(false).1, 0);
+    let told = patient.await.expect("an answer");
+    assert_eq!(told, Err("it was taken away meanwhile".to_owned()));
+}
