@@ -40,8 +40,11 @@ pub struct LastRun {
 /// How far it is.
 #[derive(Debug, Default)]
 pub(super) enum Boot {
-    /// The kernel has not been looked at.
-    Unknown(Box<LastRun>),
+    /// The kernel has not been looked at. The node's state as it is told already is newer than the last run's, but not whole.
+    Unknown {
+        last: Box<LastRun>,
+        told: Option<Box<NodeState>>,
+    },
     /// These host endpoints are closed. The node's state as it is told meanwhile is not whole.
     Closed {
         endpoints: BTreeSet<EndpointId>,
@@ -186,12 +189,15 @@ fn profile() -> Profile {
 impl PacketFilter {
     /// Says what the last agent knew, before the kernel is looked at.
     pub fn remember(&mut self, last: LastRun) {
-        self.boot = Boot::Unknown(Box::new(last));
+        self.boot = Boot::Unknown {
+            last: Box::new(last),
+            told: None,
+        };
     }
 
     /// The kernel's table was read for the first time.
     pub(super) fn first_look(&mut self, table: Option<&TableState>) {
-        let Boot::Unknown(last) = std::mem::take(&mut self.boot) else {
+        let Boot::Unknown { last, told } = std::mem::take(&mut self.boot) else {
             return;
         };
         // Policy may be known already.
@@ -220,7 +226,7 @@ impl PacketFilter {
             endpoints = endpoints.len(),
             "packet filter: a boot; host endpoints are closed except for failsafe ports until the datastore has been read"
         );
-        self.boot = Boot::Closed { endpoints, state: None };
+        self.boot = Boot::Closed { endpoints, state: told };
     }
 
     /// A device that is known by its addresses, and has none of them yet, may be any.
@@ -244,7 +250,12 @@ impl PacketFilter {
                 *kept = Some(Box::new(state.clone()));
                 true
             }
-            Boot::Unknown(_) | Boot::Over => false,
+            // It counts until the kernel was looked at, and again after a boot.
+            Boot::Unknown { told, .. } => {
+                *told = Some(Box::new(state.clone()));
+                false
+            }
+            Boot::Over => false,
         }
     }
 
@@ -270,7 +281,7 @@ impl PacketFilter {
     pub(super) fn boot_problems(&self) -> impl Iterator<Item = String> + '_ {
         let closed = match &self.boot {
             Boot::Closed { endpoints, .. } => Some(endpoints),
-            Boot::Unknown(_) | Boot::Over => None,
+            Boot::Unknown { .. } | Boot::Over => None,
         };
         let name = |id: &EndpointId| match id {
             EndpointId::Host(name) if name == CLOSED => "all devices".to_owned(),

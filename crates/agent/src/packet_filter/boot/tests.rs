@@ -178,3 +178,19 @@ async fn a_device_that_is_not_there_yet_may_be_any() {
     check(Some("10.0.0.1/24"), true).await;
     check(None, false).await;
 }
+
+#[tokio::test]
+async fn a_state_that_was_told_before_the_kernel_was_looked_at_counts_after_the_boot() {
+    let mut filter = filter(&FakeNft::default(), &memory(&[eth0()]));
+    let mut told = NodeState::default();
+    told.this_node.get_or_insert_default().ipv4 = Some("192.0.2.1/24".parse().expect("an address"));
+    filter.node(&told);
+    filter.settle().await;
+    assert!(matches!(filter.boot, Boot::Closed { .. }), "{:?}", filter.boot);
+    filter.in_sync();
+    filter.endpoints_loaded();
+    filter.settle().await;
+    assert!(matches!(filter.boot, Boot::Over), "{:?}", filter.boot);
+    let nodes = &filter.guard.nodes;
+    assert!(nodes.contains(&std::net::IpAddr::from([192, 0, 2, 1])), "{nodes:?}");
+}
