@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::ports::{HostDevice, PodLink, Pods, Wired};
 
 /// How many pods are wired at once. The kernel does one at a time anyway; each takes a thread.
-const WIRED_AT_ONCE: usize = 16;
+pub(super) const WIRED_AT_ONCE: usize = 16;
 
 /// The live kernel as the place where pods are wired.
 pub struct LinuxPods {
@@ -35,10 +35,17 @@ impl LinuxPods {
         &self,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
+        let done = async {
+            let done = tokio::task::spawn_blocking(work).await;
+            done.map_err(|error| error.to_string())?
+        };
+        self.among_few(done).await
+    }
+
+    /// Waits until fewer than [`WIRED_AT_ONCE`] others are at it.
+    async fn among_few<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let _permit = self.at_once.acquire().await.map_err(|error| error.to_string())?;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| error.to_string())?
+        work.await
     }
 }
 
@@ -49,16 +56,18 @@ impl Pods for LinuxPods {
         later: Option<addresses::Receiver<Vec<IpAddr>>>,
     ) -> BoxFuture<'_, Result<(), String>> {
         async move {
-            let _permit = self.at_once.acquire().await.map_err(|error| error.to_string())?;
             let mut pod = interface(link);
-            let (done, attached) = oneshot::channel();
             let bare = pod.clone();
-            // Who no longer waits undoes it.
-            let attach = move || linux::pod::attach_here_then(&bare, |result| drop(done.send(result)));
-            tokio::task::spawn_blocking(attach);
-            let stopped = |_| "the thread that wires the pod has stopped".to_owned();
-            let attached = attached.await.map_err(stopped)?;
-            let (_, mut inside) = attached.map_err(|error| error.to_string())?;
+            let wire = async {
+                let (done, attached) = oneshot::channel();
+                // Who no longer waits undoes it.
+                let attach = move || linux::pod::attach_here_then(&bare, |result| drop(done.send(result)));
+                tokio::task::spawn_blocking(attach);
+                let stopped = |_| "the thread that wires the pod has stopped".to_owned();
+                attached.await.map_err(stopped)?.map_err(|error| error.to_string())
+            };
+            // What comes after waits for the datastore, and must not keep others from being detached.
+            let (_, mut inside) = self.among_few(wire).await?;
             let Some(later) = later else { return Ok(()) };
             let Ok(addresses) = later.await else { return Ok(()) };
             pod.addresses = addresses;

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cni::protocol::{Reply, Request, Role, Verb};
 use cni::{Code, Config};
 use datastore::{MemoryStore, SharedStore};
+use futures::StreamExt;
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use ipam::Ipam;
 use linux::netns::Netns;
 use serde_json::json;
@@ -14,8 +18,8 @@ use testkit::netns::{in_netns, tool, try_tool};
 use tokio::sync::watch;
 
 use super::ipam_allocator::{IpamAllocator, NodeLabels};
-use super::linux_pods::LinuxPods;
-use super::ports::{Dataplane, LocalEndpoint, Readiness};
+use super::linux_pods::{LinuxPods, WIRED_AT_ONCE};
+use super::ports::{Dataplane, LocalEndpoint, PodLink, Pods, Readiness, Wired};
 use super::{CniServer, Parts, Settings};
 
 /// Routes by the independent tool.
@@ -86,6 +90,50 @@ fn a_pod_on_the_live_kernel_comes_works_and_goes() {
         assert_eq!(server.handle(request(&new, Verb::Del)).await, Reply::Ok(None));
         assert!(!try_tool(&format!("ip link show {device}")).0);
         assert_eq!(server.endpoints(), []);
+    });
+}
+
+#[test]
+fn pods_that_wait_for_their_addresses_keep_no_other_from_being_detached() {
+    in_netns(|| async {
+        let (pods, pod) = (LinuxPods::default(), Pod::new());
+        let link = |number: usize| PodLink {
+            netns: pod.path.clone(),
+            ifname: format!("eth{number}"),
+            host_device: format!("cali{number}"),
+            addresses: Vec::new(),
+            mtu: 1480,
+            mac: [2, 0, 0, 0, 0, u8::try_from(number).unwrap()],
+            alias: format!("margay:{number}/eth0"),
+            ip_forward: false,
+        };
+        let (tell, later): (Vec<_>, Vec<_>) = (0..WIRED_AT_ONCE).map(|_| oneshot::channel()).unzip();
+        let attached = later.into_iter().enumerate();
+        let mut attached: FuturesUnordered<_> = attached
+            .map(|(number, later)| pods.attach(link(number), Some(later)))
+            .collect();
+        let detached = pods.detach(Wired {
+            netns: None,
+            ifname: "eth0".into(),
+            host_device: "cali-gone".into(),
+            alias: "margay:gone/eth0".into(),
+        });
+        let first = async {
+            tokio::select! {
+                biased;
+                early = attached.next() => panic!("without an address: {early:?}"),
+                detached = detached => detached.unwrap(),
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), first)
+            .await
+            .expect("it is not kept waiting");
+        for (number, tell) in (1..).zip(tell) {
+            tell.send(vec![[10, 0, 0, number].into()]).unwrap();
+        }
+        while let Some(attached) = attached.next().await {
+            attached.unwrap();
+        }
     });
 }
 
