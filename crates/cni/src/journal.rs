@@ -89,6 +89,10 @@ pub struct Endpoint {
     /// Another plugin has attached it: it is not wired in our way, and its network namespace is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
+    /// Its WorkloadEndpoint as the datastore had it last, as JSON: what counts for policy if that has none any more. `None`:
+    /// nothing more was known than is written here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<serde_json::Value>,
 }
 
 /// How far ADD has come.

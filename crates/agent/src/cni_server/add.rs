@@ -18,6 +18,7 @@ use futures::channel::oneshot;
 use ipam::Preview;
 
 use super::endpoint::{link_of, mac_text, pending_of, result_of};
+use super::known::known;
 use super::patience::within;
 use super::ports::{AllocError, Given, LocalEndpoint, Readiness, Want};
 use super::{CniServer, allocation_error, journal_error};
@@ -27,6 +28,8 @@ type Tell = oneshot::Sender<(Endpoint, Option<WorkloadEndpoint>)>;
 
 /// How long a young record waits for others, to get its file together with them.
 const LINGER: Duration = Duration::from_millis(100);
+/// The longest time until what could not be done about records is tried again: the disk may be full for hours.
+const LONGEST_LINGER: Duration = Duration::from_secs(60);
 /// How often it is asked again for an address that no pod of this node has.
 const FORGETFUL: usize = 3;
 
@@ -241,10 +244,11 @@ impl CniServer {
             None => self.allocate(want).await?,
         };
         endpoint.addresses = given.addresses;
+        let wired = endpoint.clone();
         let (to_node, for_node) = oneshot::channel();
         let write = self.write_and_tell(given.endpoint, endpoint, to_node);
         let wire = async {
-            self.attach(endpoint, None).await?;
+            self.attach(&wired, None).await?;
             self.route_when_known(for_node).await
         };
         let (written, wired) = futures::join!(write, wire);
@@ -295,13 +299,14 @@ impl CniServer {
     async fn write_and_tell(
         &self,
         created: Option<WorkloadEndpoint>,
-        endpoint: &Endpoint,
+        endpoint: &mut Endpoint,
         tell: Tell,
     ) -> Result<(), Error> {
         let stored = match created {
             Some(created) => Some(created),
             None => self.write_workload_endpoint(endpoint).await?,
         };
+        endpoint.known = stored.clone().and_then(known);
         // Who no longer listens has failed, and says so itself.
         let _ = tell.send((endpoint.clone(), stored));
         Ok(())
@@ -390,18 +395,23 @@ impl CniServer {
         }
         let shared = Arc::downgrade(&self.shared);
         tokio::spawn(async move {
+            let mut pause = LINGER;
             loop {
-                tokio::time::sleep(LINGER).await;
+                tokio::time::sleep(pause).await;
                 let Some(shared) = shared.upgrade() else { return };
                 shared.settling.store(false, Ordering::Relaxed);
                 let Some(records) = shared.records.get().cloned() else {
                     return;
                 };
                 let settled = tokio::task::spawn_blocking(move || records.settle()).await;
-                match settled.unwrap_or_else(|stopped| Err(stopped.into())) {
+                let settled = settled.unwrap_or_else(|stopped| Err(stopped.into()));
+                pause = pause_after(pause, settled.is_ok());
+                match settled {
                     Ok(false) => return,
                     Ok(true) => {}
-                    Err(error) => tracing::error!(%error, "cni: endpoints have no files yet; trying again"),
+                    Err(error) => {
+                        tracing::error!(%error, again = ?pause, "cni: endpoints have no files yet; trying again")
+                    }
                 }
                 if shared.settling.swap(true, Ordering::Relaxed) {
                     return;
@@ -421,6 +431,14 @@ impl CniServer {
         } else if let Err(error) = self.forget(&endpoint.id()) {
             tracing::error!(id = %endpoint.id(), %error, "cni: cannot remove the record of a failed ADD");
         }
+    }
+}
+
+/// How long records wait after a try that worked or not.
+fn pause_after(pause: Duration, worked: bool) -> Duration {
+    match worked {
+        true => LINGER,
+        false => (pause * 2).min(LONGEST_LINGER),
     }
 }
 
@@ -461,4 +479,21 @@ pub(super) fn is_ipam(request: &Request) -> bool {
 fn is_new(text: &str) -> bool {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     SAID.lock().is_ok_and(|mut said| said.insert(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_asked_less_and_less() {
+        let (mut pause, mut waited) = (LINGER, Duration::ZERO);
+        for _ in 0..20 {
+            pause = pause_after(pause, false);
+            waited += pause;
+        }
+        assert_eq!(pause, LONGEST_LINGER);
+        assert!(waited > LONGEST_LINGER * 10, "{waited:?}");
+        assert_eq!(pause_after(pause, true), LINGER);
+    }
 }

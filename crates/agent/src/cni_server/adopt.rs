@@ -19,6 +19,7 @@ use datastore::{Scope, StoreError};
 
 use super::CniServer;
 use super::add::as_stored;
+use super::known::known;
 use super::patience::within;
 use super::ports::{AllocError, HostDevice, LocalEndpoint};
 
@@ -181,6 +182,7 @@ impl CniServer {
             mac,
             mtu: device.mtu,
             adopted: true,
+            known: known(found.clone()),
             ..names
         }))
     }

@@ -15,6 +15,7 @@ use cni::{CniResult, Code, Error};
 use ipnet::IpNet;
 
 use super::asks::Asks;
+use super::known::complete;
 use super::ports::{LocalEndpoint, PodLink, Want, Wired};
 
 /// MAC address of the host's end, as upstream has it.
@@ -93,6 +94,7 @@ impl Naming {
             args: pending.args.clone(),
             alias: format!("margay:{container}/{}", pending.ifname),
             adopted: false,
+            known: None,
         };
         if !pending.ipam_only {
             endpoint.wep_name = workload_endpoint_name(&self.ids(&endpoint)).unwrap_or_default();
@@ -100,7 +102,7 @@ impl Naming {
         endpoint
     }
 
-    /// The WorkloadEndpoint, without UID and creation time.
+    /// The WorkloadEndpoint, as far as it is known, without UID and creation time.
     pub fn workload_endpoint(&self, endpoint: &Endpoint) -> WorkloadEndpoint {
         let ids = self.ids(endpoint);
         let mut labels = BTreeMap::from([("projectcalico.org/orchestrator".to_owned(), ids.orchestrator.clone())]);
@@ -135,11 +137,12 @@ impl Naming {
             labels,
             ..Metadata::namespaced(&endpoint.wep_namespace, &endpoint.wep_name)
         };
-        WorkloadEndpoint {
+        let made = WorkloadEndpoint {
             metadata,
             spec,
             status: None,
-        }
+        };
+        complete(made, endpoint.known.as_ref())
     }
 
     /// The endpoint as the dataplane sees it, if it has a device and still is its owner.
@@ -159,6 +162,9 @@ impl Naming {
         if let Some((namespace, pod)) = endpoint.args.pod() {
             attributes.insert("namespace".to_owned(), namespace.to_owned());
             attributes.insert("pod".to_owned(), pod.to_owned());
+        }
+        if endpoint.ipam_only {
+            attributes.insert(ipam::ADDRESS_ALONE.to_owned(), "true".to_owned());
         }
         attributes
     }

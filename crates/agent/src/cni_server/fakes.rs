@@ -58,6 +58,8 @@ pub struct State {
     pub pod_labels: BTreeMap<String, String>,
     /// What is said of every pod, where somebody knows pods.
     pub workload: Option<Workload>,
+    /// Every pod's UID, where it is checked.
+    pub pod_uid: Option<String>,
     /// Steps until the crash.
     fuse: Option<usize>,
     /// State of the scheduler's generator; 0 schedules nothing.
@@ -577,11 +579,15 @@ impl Store for FakeStore {
         &'a self,
         _: &'a str,
         _: &'a str,
-        _: Option<&'a str>,
+        uid: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Option<Workload>, StoreError>> {
         Box::pin(async move {
             self.step().await?;
-            Ok(self.0.state().workload.clone())
+            let state = self.0.state();
+            match (&state.pod_uid, uid) {
+                (Some(known), Some(uid)) if known != uid => Err(StoreError::Refused("it is another one".into())),
+                _ => Ok(state.workload.clone()),
+            }
         })
     }
 

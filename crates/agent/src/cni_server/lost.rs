@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::resource::IpamBlock;
+use api::resource::{IpamBlock, WorkloadEndpoint};
 use api::{Key, Kind, Resource};
 use datastore::Update;
 use ipam::{Block, Owner};
@@ -17,6 +17,8 @@ pub enum Lost {
     Block(Box<IpamBlock>),
     /// Addresses outside of these blocks: there are no others in which this node has a part.
     Outside(BTreeSet<IpNet>),
+    /// Nothing yet: a WorkloadEndpoint of this node as it is now, to be known when it is lost.
+    Nothing(Box<WorkloadEndpoint>),
 }
 
 /// The blocks in which this node's pods may have addresses.
@@ -28,6 +30,9 @@ impl OwnBlocks {
     pub fn lost(&mut self, node: &str, update: &Update) -> Option<Lost> {
         match (update.key.kind, &update.value) {
             (Kind::WorkloadEndpoint, None) => Some(Lost::Endpoint(update.key.clone())),
+            (Kind::WorkloadEndpoint, Some(Resource::WorkloadEndpoint(endpoint))) => {
+                (endpoint.spec.node == node).then(|| Lost::Nothing(Box::new(endpoint.clone())))
+            }
             (Kind::IPAMBlock, Some(Resource::IPAMBlock(block))) => {
                 if has_part_in(node, block) {
                     self.0.insert(update.key.clone(), block.spec.cidr);

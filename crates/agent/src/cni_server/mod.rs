@@ -38,6 +38,7 @@ mod del;
 mod endpoint;
 mod gone;
 mod ipam_allocator;
+mod known;
 mod linux_pods;
 pub mod live;
 mod locks;

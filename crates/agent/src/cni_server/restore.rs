@@ -85,6 +85,7 @@ impl CniServer {
                         let endpoints = self.endpoints();
                         now.open.extend(endpoints.iter().filter(|one| key_of(one) == key).map(Endpoint::id));
                     }
+                    Some(Lost::Nothing(endpoint)) => self.note_known(*endpoint).await,
                     // The datastore's watch has ended, and with it soon the agent.
                     None => std::future::pending().await,
                 },
@@ -108,10 +109,11 @@ impl CniServer {
         let written = async {
             match store.get(&key).await? {
                 Some(_) => Ok(false),
-                None => store
-                    .create(self.new_workload_endpoint(&endpoint).into())
-                    .await
-                    .map(|_| true),
+                None => {
+                    self.check_its_pod(&endpoint).await?;
+                    let created = store.create(self.new_workload_endpoint(&endpoint).into()).await;
+                    created.map(|_| true)
+                }
             }
         };
         match within(self.shared.settings.store_wait, written).await {
@@ -136,18 +138,28 @@ impl CniServer {
         }
     }
 
+    /// A pod that was made again under the same name has an endpoint of its own, maybe on another node. Where nobody knows pods,
+    /// any is the same.
+    async fn check_its_pod(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        let (Some((namespace, pod)), Some(uid)) = (endpoint.args.pod(), &endpoint.args.pod_uid) else {
+            return Ok(());
+        };
+        let known = self.shared.parts.store.workload(namespace, pod, Some(uid)).await;
+        known.map(drop)
+    }
+
     /// Whether an endpoint is one that others are to see.
-    fn has_endpoint(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn has_endpoint(&self, endpoint: &Endpoint) -> bool {
         !endpoint.displaced && !endpoint.wep_name.is_empty() && self.stays(endpoint)
     }
 }
 
-fn key_of(endpoint: &Endpoint) -> Key {
+pub(super) fn key_of(endpoint: &Endpoint) -> Key {
     Key::namespaced(Kind::WorkloadEndpoint, &endpoint.wep_namespace, &endpoint.wep_name)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::cell::Cell;
     use std::future::Future;
     use std::net::IpAddr;
@@ -168,7 +180,7 @@ mod tests {
     use super::*;
 
     /// Lets the keeper run until it waits for something to happen.
-    async fn settle(keeper: &mut (impl Future<Output = ()> + Unpin)) {
+    pub async fn settle(keeper: &mut (impl Future<Output = ()> + Unpin)) {
         for _ in 0..100 {
             assert!(futures::poll!(&mut *keeper).is_pending(), "it ended");
             tokio::task::yield_now().await;
@@ -200,6 +212,24 @@ mod tests {
         settle(&mut keeper).await;
         assert_eq!(world.weps().await.keys().collect::<Vec<_>>(), ["n1-k8s-p-eth0"]);
         world.assert_consistent(&server).await;
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_was_made_again_elsewhere_is_left_alone() {
+        let world = World::new(4);
+        let server = world.server().await;
+        let mut request = world.request(Verb::Add, "a", "p");
+        request.args.pod_uid = Some("first".into());
+        server.handle(request).await;
+        let key = world.weps().await["n1-k8s-p-eth0"].key();
+        world.store.delete(&key, None).await.unwrap();
+        for (uid, expected) in [("second", 0), ("first", 1)] {
+            world.state().pod_uid = Some(uid.into());
+            let (_tell, lost) = mpsc::unbounded_channel();
+            let mut keeper = pin!(server.keep_endpoints(lost, |_, _| {}, || {}));
+            settle(&mut keeper).await;
+            assert_eq!(world.weps().await.len(), expected, "{uid}");
+        }
     }
 
     #[tokio::test]

@@ -71,6 +71,31 @@ async fn labels_that_the_datastore_has_already_count_for_the_first_packet() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_cannot_be_read_whole_is_replaced_and_deleted_like_any_other() {
+    let world = World::new(4);
+    let server = world.server().await;
+    let spoil = async |container: &str| {
+        let stored = world.weps().await["n1-k8s-p-eth0"].clone();
+        let revision = world.store.get(&stored.key()).await.unwrap().unwrap().revision;
+        let mut json = serde_json::to_value(api::Resource::from(stored)).unwrap();
+        json["spec"]["ipNetworks"] = json!(["ten"]);
+        json["spec"]["containerID"] = json!(container);
+        let wrong = api::Resource::from_json(json).unwrap();
+        assert!(matches!(wrong, api::Resource::Wrong(_)), "{wrong:?}");
+        world.store.update(wrong, &revision).await.unwrap();
+    };
+    world.add(&server, "old", "p").await.unwrap();
+    spoil("old").await;
+    world.add(&server, "new", "p").await.unwrap();
+    world.assert_consistent(&server).await;
+    world.del(&server, "old", "p").await;
+    spoil("new").await;
+    world.del(&server, "new", "p").await;
+    world.assert_empty(&server).await;
+    assert!(world.weps().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_container_without_a_pod_is_named_by_its_id() {
     let world = World::new(4);
     let server = world.server().await;
@@ -501,6 +526,9 @@ async fn as_ipam_plugin_only_the_address_is_ours() {
     assert_eq!(server.handle(request(Verb::Check)).await, Reply::Ok(None));
     world.assert_consistent(&server).await;
     assert!(world.state().devices.is_empty() && world.weps().await.is_empty());
+    // So that nobody takes it for a leak because no endpoint has it.
+    let attributes = server.naming().attributes(&server.endpoints()[0]);
+    assert!(attributes.contains_key(ipam::ADDRESS_ALONE), "{attributes:?}");
     assert_eq!(server.handle(request(Verb::Del)).await, Reply::Ok(None));
     world.assert_empty(&server).await;
 }

@@ -1,7 +1,7 @@
 //! The WorkloadEndpoint of an attachment in the datastore.
 
 use api::resource::WorkloadEndpoint;
-use api::{Key, Kind, Resource};
+use api::{Key, Kind, Resource, WorkloadEndpointSpec};
 use cni::journal::Endpoint;
 use cni::{Code, Error};
 use datastore::{Revision, StoreError, Stored};
@@ -95,10 +95,27 @@ impl CniServer {
         let Some(stored) = self.shared.parts.store.get(key).await? else {
             return Ok(None);
         };
-        let endpoint = WorkloadEndpoint::try_from(stored.resource)
-            .map_err(|other: Resource| StoreError::Refused(format!("{key} is stored as a {}", other.kind())))?;
-        Ok(Some((endpoint, stored.revision)))
+        Ok(Some((readable(stored.resource, key)?, stored.revision)))
     }
+}
+
+/// What can be read of an endpoint: also one that is partly wrong, whose pod comes and goes like any other.
+fn readable(resource: Resource, key: &Key) -> Result<WorkloadEndpoint, StoreError> {
+    let resource = match resource {
+        Resource::Wrong(wrong) => match wrong.readable() {
+            Some(readable) => readable.clone(),
+            None => {
+                // There is nothing of it that could be kept, nor a container that it could be another's of.
+                let mut empty = WorkloadEndpoint::new(&key.name, WorkloadEndpointSpec::default());
+                empty.metadata.namespace.clone_from(&key.namespace);
+                return Ok(empty);
+            }
+        },
+        other => other,
+    };
+    resource
+        .try_into()
+        .map_err(|other: Resource| StoreError::Refused(format!("{key} is stored as a {}", other.kind())))
 }
 
 /// What the datastore answers to a write of `written`: with what it, or whoever owns the object there, adds.
@@ -106,9 +123,11 @@ fn typed(stored: Stored, written: WorkloadEndpoint) -> WorkloadEndpoint {
     WorkloadEndpoint::try_from(stored.resource).unwrap_or(written)
 }
 
-/// The stored object with our spec. Labels and annotations that others put on it stay.
+/// The stored object with our spec. Labels and annotations that others put on it stay: they may be newer than what is known.
 fn adopt(mut current: WorkloadEndpoint, wanted: &WorkloadEndpoint) -> WorkloadEndpoint {
     current.spec = wanted.spec.clone();
-    current.metadata.labels.extend(wanted.metadata.labels.clone());
+    let own = wanted.metadata.labels.clone();
+    let others = std::mem::replace(&mut current.metadata.labels, own);
+    current.metadata.labels.extend(others);
     current
 }

@@ -104,7 +104,7 @@ impl Records {
         // No room: its own file has all of it, and the slot is given back.
         let lines = [&held.lines[..], &line].concat();
         let path = self.prepare(&endpoint.id(), &lines)?;
-        fs::rename(path, self.path(&endpoint.id()))?;
+        self.place(path, &endpoint.id())?;
         young.forget(&endpoint.id());
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Records {
             let path = self.prepare(&id, &lines)?;
             let young = self.young();
             match young.is_still(&id, birth, lines.len()) {
-                true => fs::rename(path, self.path(&id))?,
+                true => self.place(path, &id)?,
                 false => fs::remove_file(path)?,
             }
             filed.push((id, birth, lines.len()));
@@ -147,11 +147,17 @@ impl Records {
         Ok(!young.held.is_empty())
     }
 
-    /// A durable file of these lines that has no name yet that counts.
+    /// A durable file of these lines that has no name yet that counts; on failure there is none.
     fn prepare(&self, id: &Id, lines: &[u8]) -> io::Result<PathBuf> {
         let path = temporary(&self.journal.endpoints_dir()?, &id.file_name());
-        write_file(&path, lines)?.sync_all()?;
-        Ok(path)
+        let written = write_file(&path, lines)?.sync_all();
+        or_remove(path, written)
+    }
+
+    /// Gives such a file the name that counts; on failure it is gone.
+    fn place(&self, path: PathBuf, id: &Id) -> io::Result<()> {
+        let placed = fs::rename(&path, self.path(id));
+        or_remove(path, placed).map(drop)
     }
 
     fn path(&self, id: &Id) -> PathBuf {
@@ -175,6 +181,15 @@ impl Young {
         let held = self.held.get(id);
         held.is_some_and(|held| held.birth == birth && held.lines.len() == length)
     }
+}
+
+/// Keeps a file only if what was done with it worked: it is tried again with another one.
+fn or_remove(path: PathBuf, outcome: io::Result<()>) -> io::Result<PathBuf> {
+    if let Err(error) = outcome {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(path)
 }
 
 /// Opens the slots; what they hold gets files, which are durable before the slots are free.
@@ -299,6 +314,24 @@ mod tests {
             assert_eq!(files(journal), 1);
             assert_eq!(journal.endpoint(&large.id()).unwrap(), Some(large));
             assert!(!records.settle().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_finished_is_not_left() {
+        check(|journal, records| {
+            let endpoint = attached("a");
+            records.make_durable(records.begin(&endpoint).unwrap()).unwrap();
+            // Something that no file can replace is in the way.
+            let in_the_way = journal.dir().join("endpoints").join(endpoint.id().file_name());
+            fs::create_dir_all(&in_the_way).unwrap();
+            for _ in 0..3 {
+                records.settle().unwrap_err();
+                assert_eq!(files(journal), 1);
+            }
+            fs::remove_dir(&in_the_way).unwrap();
+            assert!(!records.settle().unwrap());
+            assert_eq!(journal.endpoint(&endpoint.id()).unwrap(), Some(endpoint));
         });
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn endpoint(container: &str) -> Endpoint {
         args: Args::default(),
         alias: String::new(),
         adopted: false,
+        known: None,
     }
 }
 
