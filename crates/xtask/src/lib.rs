@@ -132,7 +132,7 @@ mod tests {
         let starts_itself = |call: &&str| call.starts_with(|c: char| !c.is_alphanumeric());
         RUNS.into_iter().find(|call| {
             line.match_indices(call)
-                .any(|(at, _)| starts_itself(&call) || is_word(at))
+                .any(|(at, _)| starts_itself(call) || is_word(at))
         })
     }
 
