@@ -39,7 +39,7 @@ fn echo(place: &str) {
 struct Talk {
     what: String,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(u32, Duration), String>>,
+    thread: JoinHandle<Result<(usize, Duration), String>>,
 }
 
 impl Talk {
