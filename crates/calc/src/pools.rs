@@ -21,22 +21,17 @@ pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>)
         let overlap = names
             .iter()
             .find(|(range, _)| range.contains(&spec.cidr) || spec.cidr.contains(*range));
-        let wrong = match overlap {
-            Some((range, other)) => Some(("spec.cidr", format!("{} overlaps {range} of pool {other}", spec.cidr))),
-            None => contradiction(spec),
-        };
-        if let Some((field, text)) = wrong {
-            let text = format!("{text}: the pool is ignored");
-            problems.push(Problem::new(Key::cluster(Kind::IPPool, name.as_str()), field, text));
+        let key = || Key::cluster(Kind::IPPool, name.as_str());
+        if let Some((range, other)) = overlap {
+            let text = format!("{} overlaps {range} of pool {other}: the pool is ignored", spec.cidr);
+            problems.push(Problem::new(key(), "spec.cidr", text));
             continue;
         }
+        let (spec, wrong) = made_consistent(spec);
+        problems.extend(wrong.map(|(field, text)| Problem::new(key(), field, text)));
         if spec.vxlan_mode != EncapMode::Never {
             let text = "VXLAN is not available yet: routes that need it are left out";
-            problems.push(Problem::new(
-                Key::cluster(Kind::IPPool, name.as_str()),
-                "spec.vxlanMode",
-                text,
-            ));
+            problems.push(Problem::new(key(), "spec.vxlanMode", text));
         }
         names.insert(spec.cidr, name);
         let state = PoolState {
@@ -50,15 +45,28 @@ pub(crate) fn pools(facts: &Facts) -> (BTreeMap<IpNet, PoolState>, Vec<Problem>)
     (pools, problems)
 }
 
-fn contradiction(spec: &IpPoolSpec) -> Option<(&'static str, String)> {
-    let cidr = spec.cidr;
-    if cidr != cidr.trunc() {
-        return Some(("spec.cidr", format!("{cidr} has host bits: write {}", cidr.trunc())));
+/// A pool as it counts. Validation refuses what contradicts itself; where it came in all the same, no route goes because of it.
+fn made_consistent(spec: &IpPoolSpec) -> (IpPoolSpec, Option<(&'static str, String)>) {
+    let mut counts = spec.clone();
+    let cidr = spec.cidr.trunc();
+    if cidr != spec.cidr {
+        counts.cidr = cidr;
+        return (
+            counts,
+            Some(("spec.cidr", format!("{} has host bits: {cidr} counts", spec.cidr))),
+        );
     }
-    match (spec.ipip_mode, spec.vxlan_mode, cidr) {
-        (EncapMode::Never, ..) => None,
-        (_, EncapMode::Never, IpNet::V4(_)) => None,
-        (_, EncapMode::Never, IpNet::V6(_)) => Some(("spec.ipipMode", "IP-in-IP carries IPv4 only".into())),
-        _ => Some(("spec.ipipMode", "ipipMode and vxlanMode exclude each other".into())),
-    }
+    let wrong = match (spec.ipip_mode, spec.vxlan_mode, cidr) {
+        (EncapMode::Never, ..) | (_, EncapMode::Never, IpNet::V4(_)) => None,
+        (_, _, IpNet::V4(_)) => {
+            counts.vxlan_mode = EncapMode::Never;
+            let text = "ipipMode and vxlanMode exclude each other: ipipMode counts";
+            Some(("spec.vxlanMode", text.to_owned()))
+        }
+        (_, _, IpNet::V6(_)) => {
+            counts.ipip_mode = EncapMode::Never;
+            Some(("spec.ipipMode", "IP-in-IP carries IPv4 only: Never counts".to_owned()))
+        }
+    };
+    (counts, wrong)
 }

@@ -380,7 +380,6 @@ fn of_two_pools_that_overlap_the_older_one_stands() {
     let resources = [
         created(pool("a-new", "192.168.0.0/17", EncapMode::Always), 2).into(),
         created(pool("old", "192.168.0.0/16", EncapMode::Never), 1).into(),
-        pool("six", "fd00::/48", EncapMode::Always).into(),
     ];
     let (state, problems) = state("a", &resources);
     assert_eq!(
@@ -388,7 +387,42 @@ fn of_two_pools_that_overlap_the_older_one_stands() {
         ["192.168.0.0/16"]
     );
     let names: Vec<&str> = problems.iter().map(|problem| problem.key.name.as_str()).collect();
-    assert_eq!(names, ["a-new", "six"]);
+    assert_eq!(names, ["a-new"]);
+}
+
+#[test]
+fn a_pool_that_contradicts_itself_loses_no_route() {
+    let check = |cidr: &str, vxlan: EncapMode, expected: (&str, EncapMode), problem: &str| {
+        let mut pool = pool("p", cidr, EncapMode::Always);
+        pool.spec.vxlan_mode = vxlan;
+        let resources = [pool.into()];
+        let (state, _) = state("a", &resources);
+        let pools = state
+            .pools
+            .iter()
+            .map(|(range, pool)| (range.to_string(), pool.ipip, pool.vxlan));
+        let (range, ipip) = expected;
+        assert_eq!(pools.collect::<Vec<_>>(), [(range.to_owned(), ipip, EncapMode::Never)]);
+        assert_eq!(complaints("a", &resources), [problem]);
+    };
+    check(
+        "192.168.0.0/16",
+        EncapMode::Always,
+        ("192.168.0.0/16", EncapMode::Always),
+        "IPPool(p) spec.vxlanMode: ipipMode and vxlanMode exclude each other: ipipMode counts",
+    );
+    check(
+        "fd00::/48",
+        EncapMode::Never,
+        ("fd00::/48", EncapMode::Never),
+        "IPPool(p) spec.ipipMode: IP-in-IP carries IPv4 only: Never counts",
+    );
+    check(
+        "192.168.7.1/16",
+        EncapMode::Never,
+        ("192.168.0.0/16", EncapMode::Always),
+        "IPPool(p) spec.cidr: 192.168.7.1/16 has host bits: 192.168.0.0/16 counts",
+    );
 }
 
 #[test]
