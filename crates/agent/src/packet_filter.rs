@@ -490,6 +490,11 @@ impl PacketFilter {
         enforced.then_some(Ok(()))
     }
 
+    /// Devices of pods that may send from more than their own addresses.
+    pub fn granted_sources(&self) -> BTreeSet<IfName> {
+        self.filter.granted_sources()
+    }
+
     /// What policy says on this node.
     pub fn policy(&self) -> &PolicyState {
         self.graph.state()

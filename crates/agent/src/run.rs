@@ -395,6 +395,7 @@ impl<K: Kernel> Loop<K> {
         self.flush_graph();
         // A pod's policy comes before its routes.
         self.filter.settle().await;
+        self.dataplane.granted_sources(self.filter.granted_sources());
         self.route_without_bgp();
         // A plan can open the way for another (a route after its device); it ends when nothing is left that could work.
         loop {

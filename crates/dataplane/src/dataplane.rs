@@ -58,6 +58,8 @@ pub struct Dataplane {
     pub(crate) fib: BTreeMap<IpNet, FibRoute>,
     /// By next hop: the prefixes that use it.
     fib_via: BTreeMap<IpAddr, BTreeSet<IpNet>>,
+    /// Devices of pods that may send from more than their own addresses.
+    sources: BTreeSet<IfName>,
     /// IPv4 addresses of other nodes; counted, because an address may move between nodes in either order.
     pub(crate) node_addresses: BTreeMap<Ipv4Addr, usize>,
 
@@ -125,6 +127,7 @@ impl Dataplane {
             claims: BTreeMap::new(),
             fib: BTreeMap::new(),
             fib_via: BTreeMap::new(),
+            sources: BTreeSet::new(),
             node_addresses: BTreeMap::new(),
             view,
             observed: false,
@@ -236,6 +239,14 @@ impl Dataplane {
             Some(endpoint) if self.ever_observed => self.trust_sysctls_of(&endpoint),
             _ => {}
         }
+    }
+
+    /// Says which pods' devices may send from more addresses than are routed to them. The kernel must not ask for a route back
+    /// there; the packet filter keeps other sources away.
+    pub fn granted_sources(&mut self, devices: BTreeSet<IfName>) {
+        let old = std::mem::replace(&mut self.sources, devices);
+        let changed: Vec<IfName> = old.symmetric_difference(&self.sources).cloned().collect();
+        changed.iter().for_each(|device| self.want_device(device));
     }
 
     /// Takes BGP's wish for one prefix.
@@ -537,7 +548,9 @@ impl Dataplane {
                 if !wanted {
                     self.sysctls.saw(sysctl.path.clone(), None);
                 }
-                self.sysctls.want(sysctl.path, wanted.then_some(sysctl.value));
+                let is_loose = self.sources.contains(device) && sysctl.path.ends_with("/rp_filter");
+                let value = if is_loose { ANY_ROUTE.to_owned() } else { sysctl.value };
+                self.sysctls.want(sysctl.path, wanted.then_some(value));
             }
         }
     }
@@ -562,6 +575,10 @@ impl Dataplane {
         sysctls.for_each(|sysctl| self.sysctls.saw(sysctl.path, Some(sysctl.value)));
     }
 }
+
+/// `rp_filter` of a device whose packets may come from wherever some route leads. Not 0: the kernel takes the larger one of the
+/// device's and `all` (`ip-sysctl`).
+const ANY_ROUTE: &str = "2";
 
 /// What the host side of a pod needs, as upstream sets it: it answers ARP and ND for everything at once, forwards, and takes
 /// only packets that could come from there.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kernel::IpFamily;
 use kernel::nft::*;
+use kernel::{IfName, IpFamily};
 use policy::{Endpoint, EndpointId, Interface};
 
 use super::base::{FROM_ENDPOINT, Frame, HostDispatch, LOCAL_PODS, TO_ENDPOINT, dispatch_map};
@@ -74,6 +74,16 @@ impl Filter {
         for (chain, rules) in chains {
             self.put_chain(ChainOwner::Frame, chain, rules, BTreeMap::new());
         }
+    }
+
+    /// Devices of pods that may send from IPv4 prefixes besides their addresses.
+    pub fn granted_sources(&self) -> BTreeSet<IfName> {
+        let devices = self.devices.iter().filter(|_| self.settings.source_spoofing);
+        let granted = devices.filter(|(_, id)| {
+            let endpoint = self.endpoints.get(id);
+            endpoint.is_some_and(|endpoint| endpoint.spoofable.iter().any(|net| net.addr().is_ipv4()))
+        });
+        granted.map(|(device, _)| IfName::from(device.as_str())).collect()
     }
 
     /// What each pod's device may send from, by family: addresses and prefixes.

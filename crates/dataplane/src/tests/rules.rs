@@ -386,6 +386,25 @@ fn a_device_that_comes_back_gets_its_sysctls_again() {
 }
 
 #[test]
+fn a_pod_with_more_sources_may_send_from_wherever_a_route_leads() {
+    let mut world = cluster(EncapMode::Always);
+    let check = |world: &World, expected: &str| {
+        let is = |device: &str| world.kernel.sysctls[&format!("ipv4/conf/{device}/rp_filter")].clone();
+        assert_eq!(is("cali1"), expected);
+    };
+    check(&world, "1");
+    world
+        .dataplane
+        .granted_sources(["cali1".into(), "nobody".into()].into());
+    world.settle();
+    check(&world, "2");
+    assert!(!world.kernel.sysctls.contains_key("ipv4/conf/nobody/rp_filter"));
+    world.dataplane.granted_sources([].into());
+    world.settle();
+    check(&world, "1");
+}
+
+#[test]
 fn the_tunnel_stays_as_it_is_while_the_underlay_has_no_address() {
     let mut world = cluster(EncapMode::Always);
     let (tunnel, routes) = (world.kernel.tunnel.clone(), world.routes());
