@@ -306,6 +306,8 @@ pub fn cases() -> Vec<Case> {
 /// `ipBlock`, by addresses of pods: `address` is asked for a pod's, and whether the IPv6 one.
 pub fn blocks_of_addresses(address: &dyn Fn(&str, bool) -> IpAddr) -> Vec<Case> {
     let (ya4, ya6, yb4) = (address("y/a", false), address("y/a", true), address("y/b", false));
+    // All pods of that family are in a pool of this size.
+    let pool = ipnet::IpNet::new(ya4, 16).expect("an IPv4 address").trunc();
     vec![
         case(
             "one address",
@@ -322,7 +324,7 @@ pub fn blocks_of_addresses(address: &dyn Fn(&str, bool) -> IpAddr) -> Vec<Case> 
                 "x",
                 "block",
                 &format!(
-                    "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: 192.168.0.0/16, except: [{ya4}/32, {yb4}/32]}}}}, {{ipBlock: {{cidr: '::/0', except: ['{ya6}/128']}}}}]}}]}}"
+                    "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: {pool}, except: [{ya4}/32, {yb4}/32]}}}}, {{ipBlock: {{cidr: '::/0', except: ['{ya6}/128']}}}}]}}]}}"
                 ),
             )],
             |s| {
