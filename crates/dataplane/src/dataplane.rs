@@ -549,7 +549,7 @@ impl Dataplane {
                     self.sysctls.saw(sysctl.path.clone(), None);
                 }
                 let is_loose = self.sources.contains(device) && sysctl.path.ends_with("/rp_filter");
-                let value = if is_loose { ANY_ROUTE.to_owned() } else { sysctl.value };
+                let value = if is_loose { UNCHECKED.to_owned() } else { sysctl.value };
                 self.sysctls.want(sysctl.path, wanted.then_some(value));
             }
         }
@@ -576,9 +576,9 @@ impl Dataplane {
     }
 }
 
-/// `rp_filter` of a device whose packets may come from wherever some route leads. Not 0: the kernel takes the larger one of the
-/// device's and `all` (`ip-sysctl`).
-const ANY_ROUTE: &str = "2";
+/// `rp_filter` of a device whose packets may have sources that no route leads to. Not 2: on a device without an address the
+/// kernel treats that as 1 (`__fib_validate_source`). It takes the larger one of the device's and `all`, which is 0 by default.
+const UNCHECKED: &str = "0";
 
 /// What the host side of a pod needs, as upstream sets it: it answers ARP and ND for everything at once, forwards, and takes
 /// only packets that could come from there.
