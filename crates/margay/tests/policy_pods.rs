@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use common::Lab;
 use common::cluster::{Datastore, Pod, resource};
@@ -78,6 +79,16 @@ impl Setup {
         let (from, to) = (self.pod.address(ipv6), self.other.address(ipv6));
         self.sender.send(&packet(from, to, &Inside::Udp(9, 9), fence));
         self.receiver.until(fence).contains(&number)
+    }
+
+    /// Until packets of a source arrive, or no longer do.
+    fn until_it_passes(&mut self, source: &str, expected: bool) {
+        let source = ip(source);
+        let to = self.other.address(source.is_ipv6());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.send(source, to, &Inside::Udp(1, 2)) != expected {
+            assert!(Instant::now() < deadline, "{source}: it never became {expected}");
+        }
     }
 
     /// How many packets were dropped for each cause. What pods tell their host about multicast is noise among those to the host.
@@ -283,4 +294,25 @@ fn underlay(lab: &Lab, ipv6: bool) -> IpAddr {
     );
     let net = shown.split_whitespace().nth(3).expect("an address");
     ip(net.split('/').next().expect("an address"))
+}
+
+/// Sources that a pod was granted pass the packet filter and the kernel's own check of the way back.
+#[test]
+fn pods_may_send_from_what_they_were_granted() {
+    let Some(mut setup) = Setup::up("t-pol-granted") else {
+        return;
+    };
+    setup.store.change_pod(&setup.pod, |endpoint| {
+        endpoint.spec.allow_spoofed_source_prefixes = vec!["10.88.0.0/16".into(), "fd00:88::/32".into()];
+    });
+    for (granted, other) in [("10.88.0.5", "10.89.0.5"), ("fd00:88::5", "fd00:89::5")] {
+        for (word, expected) in [("Disabled", false), ("Any", true), ("Disabled", false)] {
+            setup.store.put(resource(&format!(
+                "{{kind: FelixConfiguration, metadata: {{name: default}}, spec: {{workloadSourceSpoofing: {word}}}}}"
+            )));
+            setup.until_it_passes(granted, expected);
+            let to = setup.other.address(ip(other).is_ipv6());
+            assert!(!setup.send(ip(other), to, &Inside::Udp(1, 2)), "{other}: {word}");
+        }
+    }
 }
