@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::{Key, Kind};
-use datastore::{Scope, Store, SyncEvent, Syncer, WatchEvent};
+use datastore::{Scope, Store, StoreError, SyncEvent, Syncer, WatchEvent};
 use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep};
 
@@ -181,6 +181,32 @@ fn what_is_missing_is_asked_for_once_a_minute_for_all_and_found() {
         assert_eq!(found.len(), 3 * followers.len(), "{found:?}");
         assert_eq!(api.asked("/tiers?watch=true").len(), 1);
         assert!(api.asked("/ipreservations?watch=true").is_empty());
+    });
+}
+
+#[test]
+fn a_server_that_has_just_been_started_deletes_no_kind() {
+    run(async {
+        let api = FakeApi::start(Fault::None).await;
+        let store = store_with(&api, "");
+        let tiers = async || {
+            store
+                .list(&Scope::Kind(Kind::Tier))
+                .await
+                .map(|listed| listed.items.len())
+        };
+        assert_eq!(tiers().await.ok(), Some(0));
+        api.hides(&["tiers"]);
+        let error = tiers().await.expect_err("discovery names them");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        api.hides(&[]);
+        assert_eq!(tiers().await.ok(), Some(0));
+        api.lacks(&["tiers"]);
+        assert_eq!(
+            tiers().await.ok(),
+            Some(0),
+            "there is nothing of a kind that it does not have"
+        );
     });
 }
 

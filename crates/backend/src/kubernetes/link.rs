@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::client::{Action, Api};
 use super::error::ApiError;
 use super::group::{CalicoGroup, Groups};
-use super::lookout::Lookout;
+use super::lookout::{Lookout, names};
 use super::outage::Outage;
 use super::table::{Row, Source};
 
@@ -149,6 +149,27 @@ impl Link {
             }
         }
         false
+    }
+
+    /// Makes sure that the server has no such row. A server that has just been started says 404 of what it serves a moment later; so
+    /// it counts only if discovery knows the group and does not name it, or if the group is not ours.
+    ///
+    /// # Errors
+    /// As [`Link::ask`]; [`ApiError::Half`] if discovery names it.
+    pub async fn confirm_absence(&self, row: Row) -> Result<(), ApiError> {
+        let (api, groups) = self.ready().await?;
+        let resource = row.resource(&groups);
+        for (path, plural) in row.documents(&groups) {
+            let document = self.document(&api, &path).await?;
+            if names(&document).any(|name| name == plural) {
+                let both = format!("{resource} are not there, says the server, and that it has them");
+                return Err(ApiError::Half(both));
+            }
+            if document.is_null() && row.source == Source::Custom {
+                return Err(ApiError::ResourceMissing(resource));
+            }
+        }
+        Ok(())
     }
 
     /// What discovery says of a version of an API group; null if it is not served.

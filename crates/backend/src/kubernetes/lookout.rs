@@ -41,11 +41,15 @@ impl Lookout {
 
     /// Takes an `APIResourceList`. [`Value::Null`]: there is none.
     pub fn take(&mut self, path: &str, document: &Value) {
-        let resources = document["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let names = resources.iter().filter_map(|resource| resource["name"].as_str());
         self.documents
-            .insert(path.to_owned(), names.map(str::to_owned).collect());
+            .insert(path.to_owned(), names(document).map(str::to_owned).collect());
     }
+}
+
+/// The names in an `APIResourceList`.
+pub fn names(document: &Value) -> impl Iterator<Item = &str> {
+    let resources = document["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    resources.iter().filter_map(|resource| resource["name"].as_str())
 }
 
 /// Spread, so that agents do not come together.

@@ -107,7 +107,10 @@ impl Shared {
             let query = format!("?limit={PAGE}{only}{next}");
             let page = self.link.list(row, namespace.as_deref(), &query).await;
             let mut page = match page {
-                Err(ApiError::ResourceMissing(_)) if row.is_optional() => return Ok((ABSENT, Vec::new())),
+                Err(ApiError::ResourceMissing(_)) if row.is_optional() => {
+                    self.link.confirm_absence(row).await?;
+                    return Ok((ABSENT, Vec::new()));
+                }
                 page => page?,
             };
             let (_, groups) = self.link.ready().await?;

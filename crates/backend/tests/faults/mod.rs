@@ -82,6 +82,8 @@ struct State {
     dialled: Vec<Instant>,
     /// Kinds that it does not have, by their plural.
     lacks: Vec<&'static str>,
+    /// Of these kinds it says so although it has them.
+    hides: Vec<&'static str>,
     /// Watches hear every minute where the server is.
     bookmarks: bool,
     /// Watches from before this version hear that it is forgotten.
@@ -113,6 +115,7 @@ impl FakeApi {
             written: Vec::new(),
             dialled: Vec::new(),
             lacks: Vec::new(),
+            hides: Vec::new(),
             bookmarks: false,
             compacted: 0,
             watches: BTreeMap::new(),
@@ -169,6 +172,11 @@ impl FakeApi {
     /// It does not have these kinds, and tells nobody.
     pub fn lacks(&self, plurals: &[&'static str]) {
         self.state().lacks = plurals.to_vec();
+    }
+
+    /// It has just been started: of these kinds it says that they are not there, while discovery names them.
+    pub fn hides(&self, plurals: &[&'static str]) {
+        self.state().hides = plurals.to_vec();
     }
 
     /// Watches hear every minute where it is.

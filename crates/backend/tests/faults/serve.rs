@@ -96,7 +96,10 @@ impl State {
             _ => {}
         }
         let plural = path.split(['/', '?']).nth(4).unwrap_or_default();
-        if self.lacks.contains(&plural) || path.starts_with("/apis/policy.networking.k8s.io/") {
+        if self.lacks.contains(&plural)
+            || self.hides.contains(&plural)
+            || path.starts_with("/apis/policy.networking.k8s.io/")
+        {
             return Answer::Whole(404, "404 page not found\n".into());
         }
         if path == "/apis/projectcalico.org/v3" {
