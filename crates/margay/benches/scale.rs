@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     all_is_known(&store, &watch, 1);
     let followed = agent(&lab);
     let began = Instant::now();
-    lab.margay(&["lab", "agent", "restart", "--node", &lab.record.nodes[0].name]);
+    lab.margay(&["lab", "agent", "restart", &lab.record.nodes[0].name]);
     println!(
         "| an agent that starts: ready after | {:.1} s |",
         began.elapsed().as_secs_f64()
@@ -162,7 +162,7 @@ fn pod(number: usize) -> api::Resource {
     let namespace = format!("n{}", number % NAMESPACES);
     resource(&format!(
         "{{kind: WorkloadEndpoint, metadata: {{name: far--{node}-k8s-app--{}--{number}-eth0, namespace: {namespace}, labels: {{app: a{}, pod-template-hash: h{}, projectcalico.org/namespace: {namespace}, projectcalico.org/orchestrator: k8s, projectcalico.org/serviceaccount: default}}}},
-           spec: {{orchestrator: k8s, node: far-{node}, pod: app-{0}-{number}, endpoint: eth0, containerID: {number:064x}, interfaceName: cali{number:011x}, ipNetworks: [{address}/32], profiles: [kns.{namespace}, ksa.{namespace}.default]}}}}",
+           spec: {{orchestrator: k8s, node: far-{node}, pod: app-{0}-{number}, endpoint: eth0, containerID: 'c{number:063x}', interfaceName: cali{number:011x}, ipNetworks: [{address}/32], profiles: [kns.{namespace}, ksa.{namespace}.default]}}}}",
         number % 50,
         number % 50,
         number % 500,
