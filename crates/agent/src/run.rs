@@ -274,6 +274,7 @@ impl<K: Kernel> Loop<K> {
             Event::Sync(SyncEvent::InSync) => {
                 self.forget_what_is_gone();
                 self.filter.in_sync();
+                linux::memory::give_back();
                 self.synced = true;
                 self.sync = SyncState::InSync;
             }

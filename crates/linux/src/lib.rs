@@ -17,6 +17,7 @@ pub mod ipip;
 pub mod link;
 mod live;
 pub mod lookup;
+pub mod memory;
 pub mod netns;
 pub mod nflog;
 mod nfnetlink;
