@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
-use api::{Key, WorkloadEndpoint};
+use api::{Key, Kind, WorkloadEndpoint};
 use backend::kubernetes::KubernetesStore;
-use datastore::{Store, StoreError};
+use datastore::{Scope, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +16,8 @@ const PLACE: &str = "/api/v1/namespaces/ns/pods/web-0";
 struct Held {
     pod: Value,
     contested: usize,
+    /// How often the pod was read by itself.
+    reads: usize,
 }
 
 impl Held {
@@ -25,7 +27,14 @@ impl Held {
                 let group = json!({ "name": "projectcalico.org", "versions": [{ "version": "v3" }] });
                 (200, json!({ "groups": [group] }))
             }
-            ("GET", Some("")) => (200, self.pod.clone()),
+            ("GET", Some("")) => {
+                self.reads += 1;
+                (200, self.pod.clone())
+            }
+            ("GET", None) if path.starts_with("/api/v1/pods?") => (
+                200,
+                json!({ "metadata": { "resourceVersion": "7" }, "items": [self.pod] }),
+            ),
             ("PATCH", Some("/status")) => self.merge(&serde_json::from_slice(body).expect("a patch")),
             _ => (404, status(404, "NotFound")),
         }
@@ -97,15 +106,20 @@ fn endpoint() -> WorkloadEndpoint {
     endpoint
 }
 
-/// Creates the endpoint while the pod is on `node`, and others change it so many times meanwhile.
-async fn check(node: &str, contested: usize, expected: impl Fn(Key) -> Result<(), StoreError>) {
+/// Creates the endpoint while the pod is on `node`, and others change it so many times meanwhile; if it was `seen` before, by a list
+/// of all. Answers how often it was read.
+async fn check(node: &str, seen: bool, contested: usize, expected: impl Fn(Key) -> Result<(), StoreError>) -> usize {
     let pod = json!({
         "metadata": {
             "namespace": "ns", "name": "web-0", "uid": "1", "resourceVersion": "7", "annotations": { "mine": "x" },
         },
         "spec": { "nodeName": node }, "status": {},
     });
-    let held = Arc::new(Mutex::new(Held { pod, contested }));
+    let held = Arc::new(Mutex::new(Held {
+        pod,
+        contested,
+        reads: 0,
+    }));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("it has one");
     let serving = tokio::spawn(serve(listener, Arc::clone(&held)));
@@ -120,6 +134,10 @@ async fn check(node: &str, contested: usize, expected: impl Fn(Key) -> Result<()
     std::fs::write(&kubeconfig, access.to_string()).expect("it is written");
 
     let store = KubernetesStore::with_kubeconfig(None, kubeconfig);
+    if seen {
+        let scope = Scope::Kind(Kind::WorkloadEndpoint);
+        store.list(&scope).await.expect("a list");
+    }
     let created = store.create(endpoint().into()).await.map(drop);
     serving.abort();
     let expected = expected(endpoint().key());
@@ -130,21 +148,23 @@ async fn check(node: &str, contested: usize, expected: impl Fn(Key) -> Result<()
         annotations["cni.projectcalico.org/podIPs"] = "10.0.0.1/32".into();
         annotations["cni.projectcalico.org/containerID"] = "c0ffee".into();
     }
-    assert_eq!(
-        held.lock().expect("not poisoned").pod["metadata"]["annotations"],
-        annotations
-    );
+    let held = held.lock().expect("not poisoned");
+    assert_eq!(held.pod["metadata"]["annotations"], annotations);
+    held.reads
 }
 
 #[test]
 fn an_endpoint_is_written_only_into_a_pod_of_its_node() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        check("n1", 0, |_| Ok(())).await;
-        check("n2", 0, |key| Err(StoreError::NotFound(key))).await;
-        check("", 0, |key| Err(StoreError::NotFound(key))).await;
-        // kubelet writes into the pod at the same time.
-        check("n1", 2, |_| Ok(())).await;
-        check("n1", 1000, |key| Err(StoreError::Conflict(key))).await;
+        assert_eq!(check("n1", false, 0, |_| Ok(())).await, 1);
+        assert_eq!(check("n1", true, 0, |_| Ok(())).await, 0, "it was seen");
+        for seen in [false, true] {
+            check("n2", seen, 0, |key| Err(StoreError::NotFound(key))).await;
+            check("", seen, 0, |key| Err(StoreError::NotFound(key))).await;
+            // kubelet writes into the pod at the same time.
+            check("n1", seen, 2, |_| Ok(())).await;
+            check("n1", seen, 1000, |key| Err(StoreError::Conflict(key))).await;
+        }
     });
 }

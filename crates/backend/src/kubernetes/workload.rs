@@ -50,6 +50,8 @@ pub struct Sight {
 #[derive(Clone, Debug, PartialEq)]
 struct Pod {
     uid: String,
+    node: String,
+    version: String,
     annotations: BTreeMap<String, String>,
 }
 
@@ -118,6 +120,17 @@ impl Seen {
         pods.known.get(&id).filter(|pod| pod.uid == uid).cloned()
     }
 
+    /// The version at which a pod of a node was last seen waiting for its addresses.
+    pub fn version(&self, namespace: &str, name: &str, node: &str) -> Option<String> {
+        let id = (namespace.to_owned(), name.to_owned());
+        let pods = locked(&self.pods);
+        let pod = pods
+            .known
+            .get(&id)
+            .filter(|pod| pod.node == node && !pod.version.is_empty())?;
+        Some(pod.version.clone())
+    }
+
     fn namespace(&self, name: &str) -> Option<Namespace> {
         locked(&self.namespaces).known.get(name).cloned()
     }
@@ -175,13 +188,16 @@ impl Pod {
         let metadata = &object["metadata"];
         let namespace = metadata["namespace"].as_str().unwrap_or_default();
         let id = (namespace.to_owned(), metadata["name"].as_str()?.to_owned());
-        Some((id, pod::is_waiting(object).then(|| Self::of(metadata))))
+        Some((id, pod::is_waiting(object).then(|| Self::of(object))))
     }
 
-    fn of(metadata: &Value) -> Self {
-        let Metadata { uid, annotations, .. } = read(metadata);
+    fn of(object: &Value) -> Self {
+        let Metadata { uid, annotations, .. } = read(&object["metadata"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Self {
             uid,
+            node: text(&object["spec"]["nodeName"]),
+            version: text(&object["metadata"]["resourceVersion"]),
             annotations: ours(annotations),
         }
     }
@@ -235,7 +251,7 @@ impl Shared {
             "the watch has not seen this pod waiting for its addresses: it is read"
         );
         let object = self.read_one(Source::Pods, Some(namespace), name).await?;
-        let pod = Pod::of(&object["metadata"]);
+        let pod = Pod::of(&object);
         if let Some(uid) = uid.filter(|uid| *uid != pod.uid) {
             return Err(StoreError::Refused(format!(
                 "pod {namespace}/{name} is another one by now: its UID is {}, not {uid}",

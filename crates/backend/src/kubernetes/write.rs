@@ -196,9 +196,12 @@ impl Shared {
                 "{key}: with Kubernetes as the datastore only pods have WorkloadEndpoints (orchestrator k8s, endpoint eth0)"
             )));
         };
+        // What a watch has seen of a pod that waits for its addresses is mostly what it still is: nothing is read then.
+        let seen = || self.seen.version(namespace.as_deref()?, &name, &endpoint.spec.node);
+        let mut known = expected.map(|revision| revision.0.clone()).or_else(seen);
         for _ in 0..ATTEMPTS {
-            let version = match expected {
-                Some(revision) => revision.0.clone(),
+            let version = match known.take() {
+                Some(version) => version,
                 None => {
                     let object = self.get_object(row, &key).await.map_err(|error| error.about(&key))?;
                     if convert::key(row, &object).as_ref() != Some(&key) {
