@@ -34,11 +34,11 @@ pub enum Command {
     /// Show resources
     Get(GetArgs),
     /// Create resources; refused if one exists
-    Create(WriteArgs),
+    Create(CreateArgs),
     /// Create or change resources
-    Apply(WriteArgs),
+    Apply(FileArgs),
     /// Change resources; refused if one does not exist
-    Replace(WriteArgs),
+    Replace(FileArgs),
     /// Delete resources, by file or by kind and name
     Delete(DeleteArgs),
     /// Check files without writing anything
@@ -143,13 +143,13 @@ pub struct FileArgs {
     pub namespace: String,
 }
 
-/// Flags of `create`, `apply` and `replace`.
+/// Flags of `create`.
 #[derive(Args, Clone, Debug)]
-pub struct WriteArgs {
+pub struct CreateArgs {
     /// What to read.
     #[command(flatten)]
     pub files: FileArgs,
-    /// With `create`: leave existing resources alone
+    /// Leave existing resources alone
     #[arg(long)]
     pub skip_exists: bool,
 }
@@ -297,7 +297,14 @@ pub async fn perform_on(
     let store = || connect().map(|opened| opened.map_err(CtlError::Connect)).boxed();
     match command {
         Command::Get(args) => get::get(args, &store, stdin, out).await,
-        Command::Create(args) => write::write(Verb::Create, args, &store, stdin, out).await,
+        Command::Create(args) => {
+            let verb = if args.skip_exists {
+                Verb::CreateMissing
+            } else {
+                Verb::Create
+            };
+            write::write(verb, &args.files, &store, stdin, out).await
+        }
         Command::Apply(args) => write::write(Verb::Apply, args, &store, stdin, out).await,
         Command::Replace(args) => write::write(Verb::Replace, args, &store, stdin, out).await,
         Command::Delete(args) => delete::delete(args, &store, stdin, out).await,

@@ -9,7 +9,7 @@ use datastore::{Revision, Scope, SharedStore, StoreError};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::command::{FileArgs, WriteArgs};
+use crate::command::FileArgs;
 use crate::{CtlError, input, tier};
 
 /// What is done with the resources of a file.
@@ -17,6 +17,8 @@ use crate::{CtlError, input, tier};
 pub enum Verb {
     /// Must not exist.
     Create,
+    /// What exists is left alone.
+    CreateMissing,
     /// May exist.
     Apply,
     /// Must exist.
@@ -29,16 +31,16 @@ pub type Open<'a> = &'a dyn Fn() -> BoxFuture<'static, Result<SharedStore, CtlEr
 /// Writes the resources of some files.
 pub async fn write(
     verb: Verb,
-    args: &WriteArgs,
+    files: &FileArgs,
     open: Open<'_>,
     stdin: &mut dyn Read,
     out: &mut dyn Write,
 ) -> Result<(), CtlError> {
-    let Some(resources) = checked(&args.files, stdin)? else {
+    let Some(resources) = checked(files, stdin)? else {
         return say_nothing_to_do(out);
     };
     let store = open().await?;
-    let plan = plan(verb, args.skip_exists, resources, &store).await?;
+    let plan = plan(verb, resources, &store).await?;
     let total = plan.len();
     let kinds: Vec<Kind> = plan.iter().map(|step| step.resource.kind()).collect();
     for (done, step) in plan.into_iter().enumerate() {
@@ -93,19 +95,14 @@ struct Step {
     existing: Option<(Resource, Revision)>,
 }
 
-async fn plan(
-    verb: Verb,
-    skip_exists: bool,
-    resources: Vec<Resource>,
-    store: &SharedStore,
-) -> Result<Vec<Step>, CtlError> {
+async fn plan(verb: Verb, resources: Vec<Resource>, store: &SharedStore) -> Result<Vec<Step>, CtlError> {
     let mut problems = Vec::new();
     let mut steps = Vec::new();
     for resource in resources {
         let key = resource.key();
         let existing = store.get(&key).await?;
         match (verb, &existing) {
-            (Verb::Create, Some(_)) if skip_exists => continue,
+            (Verb::CreateMissing, Some(_)) => continue,
             (Verb::Create, Some(_)) => problems.push(StoreError::Exists(key).to_string()),
             (Verb::Replace, None) => problems.push(StoreError::NotFound(key).to_string()),
             (_, Some(old)) => problems.extend(immutable(&resource, &old.resource)),
@@ -271,7 +268,7 @@ fn say_nothing_to_do(out: &mut dyn Write) -> Result<(), CtlError> {
 impl Verb {
     fn past(self) -> &'static str {
         match self {
-            Verb::Create => "created",
+            Verb::Create | Verb::CreateMissing => "created",
             Verb::Apply => "applied",
             Verb::Replace => "replaced",
         }

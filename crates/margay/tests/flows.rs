@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::Lab;
 use common::net::{self, L4, Servers};
 use common::talk::{answers, apply, connect, echo, forbid, inside};
+use common::told::{dropped, status};
 use serde_json::Value;
 
 /// How long a flow went on after now: until an answer did not come.
@@ -21,23 +22,6 @@ fn ends_after(stream: &mut TcpStream) -> Duration {
         assert!(last - start < Duration::from_secs(10), "the flow goes on");
     }
     last - start
-}
-
-/// What the agent of a node says of itself.
-fn status(lab: &Lab, node: &str) -> Value {
-    let text = lab.exec(node, &["calicoctl", "node", "status", "-o", "json"]);
-    serde_json::from_str(&text).expect("JSON")
-}
-
-/// Packets that a node has dropped for a cause.
-fn dropped(lab: &Lab, node: &str, cause: &str, name: Option<&str>) -> u64 {
-    let drops = status(lab, node)["policy"]["drops"].clone();
-    let of_cause = drops
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|drop| drop["cause"] == cause && name.is_none_or(|name| drop["name"] == name));
-    of_cause.map(|drop| drop["packets"].as_u64().expect("a number")).sum()
 }
 
 const NEAR: &str = "k8s-125-master";
@@ -141,13 +125,7 @@ fn flows_of_every_kind_are_cut_and_go_on_when_they_may() {
         return;
     };
     let (bad, good, server) = ("pod-0-1", "pod-0-2", "pod-1-1");
-    let addresses = |pod: &str| {
-        ["-4", "-6"].map(|family| {
-            let shown = lab.exec(pod, &["ip", family, "-o", "address", "show", "eth0", "scope", "global"]);
-            let net = shown.split_whitespace().nth(3).expect("an address");
-            net.split('/').next().unwrap_or_default().to_owned()
-        })
-    };
+    let addresses = |pod: &str| [false, true].map(|ipv6| lab.first_address(pod, "eth0", ipv6).to_string());
     echo(&lab, server, 5432);
     let _servers = Servers::start(&[(format!("{}.pod-{server}", lab.name), vec![(L4::Udp, 5432)])]);
     let (senders, to) = (addresses(bad), addresses(server));
@@ -198,15 +176,7 @@ fn flows_of_a_host_are_cut_by_its_host_endpoint() {
             .clone()
             .map(|place| (place, vec![(L4::Udp, 7777), (L4::Udp, 68)])),
     );
-    let address = |node: &str, family: &str| {
-        let shown = lab.exec(
-            node,
-            &["ip", family, "-o", "address", "show", "ens33", "scope", "global"],
-        );
-        let net = shown.split_whitespace().nth(3).expect("an address");
-        let address = net.split('/').next().unwrap_or_default();
-        address.parse::<std::net::IpAddr>().expect("an address")
-    };
+    let address = |node: &str, family: &str| lab.first_address(node, "ens33", family == "-6");
     let policy = |ingress: &str, egress: &str| {
         let spec = format!(r#"{{"selector":"host == 'near'","ingress":[{ingress}],"egress":[{egress}]}}"#);
         apply(&lab, "GlobalNetworkPolicy", "hosts", &spec);
@@ -275,11 +245,7 @@ fn forwarded_flows_are_cut_and_recorded_by_host_endpoints() {
     let pods = ["pod-0-1", "pod-1-1"];
     let places = pods.map(|pod| format!("{}.pod-{pod}", lab.name));
     let _servers = Servers::start(&places.clone().map(|place| (place, vec![(L4::Udp, 7777)])));
-    let address = |pod: &str, family: &str| -> std::net::IpAddr {
-        let shown = lab.exec(pod, &["ip", family, "-o", "address", "show", "eth0", "scope", "global"]);
-        let net = shown.split_whitespace().nth(3).expect("an address");
-        net.split('/').next().unwrap_or_default().parse().expect("an address")
-    };
+    let address = |pod: &str, family: &str| lab.first_address(pod, "eth0", family == "-6");
     let policy = |kind: &str, name: &str, order: u8, selector: &str, ingress: &str, egress: &str| {
         let spec = format!(
             r#"{{"order":{order},"selector":"{selector}","applyOnForward":true,"ingress":[{ingress}],"egress":[{egress}]}}"#

@@ -23,12 +23,7 @@ fn last_known(lab: &Lab, node: &str) -> String {
 
 /// The address of a node's underlay.
 fn underlay(lab: &Lab, node: &str, family: &str) -> IpAddr {
-    let shown = lab.exec(
-        node,
-        &["ip", family, "-o", "address", "show", UNDERLAY, "scope", "global"],
-    );
-    let net = shown.split_whitespace().nth(3).expect("an address").to_owned();
-    net.split('/').next().expect("an address").parse().expect("an address")
+    lab.first_address(node, UNDERLAY, family == "-6")
 }
 
 /// As after a boot: nobody remembers a flow, and nothing of ours is in the kernel's packet filter.

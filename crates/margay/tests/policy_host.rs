@@ -44,16 +44,11 @@ impl Setup {
             .chain(["outside"])
             .map(|node| lab.node_place(node))
             .collect();
-        let address = |node: &str| {
-            let shown = lab.exec(node, &["ip", "-4", "-o", "address", "show", UNDERLAY]);
-            let net = shown.split_whitespace().nth(3).expect("an address").to_owned();
-            net.split('/').next().expect("an address").parse().expect("an address")
-        };
         let addresses: Vec<IpAddr> = nodes
             .iter()
             .map(String::as_str)
             .chain(["outside"])
-            .map(address)
+            .map(|node| lab.first_address(node, UNDERLAY, false))
             .collect();
         for (pod, node) in [(&near, NEAR), (&far, FAR)] {
             let (to, via) = (pod.address(false).to_string(), addresses[node].to_string());

@@ -35,20 +35,9 @@ impl Setup {
         lab.lab(&["node", "add", "outside", "--no-agent"]);
         let names = [nodes[NODE].as_str(), nodes[PEER].as_str(), "outside"];
         let places = names.map(|node| lab.node_place(node)).to_vec();
-        let address = |node: &str, family: &str| -> IpAddr {
-            let shown = lab.exec(
-                node,
-                &["ip", family, "-o", "address", "show", UNDERLAY, "scope", "global"],
-            );
-            let net = shown.split_whitespace().nth(3).expect("an address");
-            net.split('/')
-                .next()
-                .and_then(|it| it.parse().ok())
-                .expect("an address")
-        };
         let addresses: Vec<[IpAddr; 2]> = names
             .iter()
-            .map(|node| ["-4", "-6"].map(|family| address(node, family)))
+            .map(|node| [false, true].map(|ipv6| lab.first_address(node, UNDERLAY, ipv6)))
             .collect();
         for (ipv6, via) in [false, true].iter().zip(addresses[NODE]) {
             let to = pod.address(*ipv6).to_string();

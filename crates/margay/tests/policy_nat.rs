@@ -40,19 +40,9 @@ impl Setup {
         let far = lab.add_pod("default", "far", &nodes[FAR], &[]);
         lab.lab(&["node", "add", "outside", "--no-agent"]);
         let names = [nodes[NEAR].as_str(), nodes[FAR].as_str(), "outside"];
-        let address = |node: &str, ipv6: bool| -> IpAddr {
-            let family = if ipv6 { "-6" } else { "-4" };
-            let shown = lab.exec(
-                node,
-                &["ip", family, "-o", "address", "show", UNDERLAY, "scope", "global"],
-            );
-            let net = shown.split_whitespace().nth(3).expect("an address");
-            let address = net.split('/').next().expect("an address");
-            address.parse().expect("an address")
-        };
         let addresses: Vec<[IpAddr; 2]> = names
             .iter()
-            .map(|node| FAMILIES.map(|ipv6| address(node, ipv6)))
+            .map(|node| FAMILIES.map(|ipv6| lab.first_address(node, UNDERLAY, ipv6)))
             .collect();
         for ipv6 in FAMILIES {
             let via = addresses[NEAR][usize::from(ipv6)].to_string();

@@ -136,7 +136,7 @@ fn what_pods_may_not_send_goes_nowhere_and_is_counted() {
     for ipv6 in [false, true] {
         let (own, to) = (it.pod.address(ipv6), it.other.address(ipv6));
         let nobody = ip(if ipv6 { "2001:db8::77" } else { "192.0.2.77" });
-        let node = underlay(&it.lab, ipv6);
+        let node = it.lab.first_address(NODE, "ens33", ipv6);
         let [server, client] = if ipv6 { [547, 546] } else { [67, 68] };
         let udp = Inside::Udp(9999, 80);
         for (what, source, destination, carries, fate) in [
@@ -283,17 +283,6 @@ fn what_policy_and_limits_drop_is_counted_by_name() {
     });
     assert!(it.send(own, to, &fresh()), "with its policy");
     assert!(counted(&it, "no-policy", None) >= 2);
-}
-
-/// The node's address.
-fn underlay(lab: &Lab, ipv6: bool) -> IpAddr {
-    let family = if ipv6 { "-6" } else { "-4" };
-    let shown = lab.exec(
-        NODE,
-        &["ip", family, "-o", "address", "show", "ens33", "scope", "global"],
-    );
-    let net = shown.split_whitespace().nth(3).expect("an address");
-    ip(net.split('/').next().expect("an address"))
 }
 
 /// Sources that a pod was granted pass the packet filter and the kernel's own check of the way back.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -94,16 +94,7 @@ fn connections_of_pods_and_hosts_outlive_agents() {
     let server = lab.add_pod("default", "server", &nodes[0], &[("role", "server")]);
     lab.lab(&["node", "add", "outside", "--no-agent"]);
     let (host, outside) = (lab.node_place(&nodes[0]), lab.node_place("outside"));
-    let address = |node: &str, ipv6: bool| -> IpAddr {
-        let family = if ipv6 { "-6" } else { "-4" };
-        let shown = lab.exec(
-            node,
-            &["ip", family, "-o", "address", "show", UNDERLAY, "scope", "global"],
-        );
-        let net = shown.split_whitespace().nth(3).expect("an address");
-        let address = net.split('/').next().expect("an address");
-        address.parse().expect("an address")
-    };
+    let address = |node: &str, ipv6: bool| lab.first_address(node, UNDERLAY, ipv6);
     let host_at = |ipv6: bool, port: u16| SocketAddr::from((address(&nodes[0], ipv6), port));
     let store = Datastore::of(&lab);
     let put = |yaml: &str| store.put(resource(yaml));

@@ -41,15 +41,6 @@ fn fate(lab: &Lab, from: &str, family: &str, to: &str) -> Fate {
     }
 }
 
-fn underlay(lab: &Lab, node: &str, family: &str) -> String {
-    let shown = lab.exec(
-        node,
-        &["ip", family, "-o", "address", "show", "ens33", "scope", "global"],
-    );
-    let net = shown.split_whitespace().nth(3).expect("an address");
-    net.split('/').next().expect("an address").to_owned()
-}
-
 #[test]
 fn packets_for_services_that_are_not_there_do_not_go_round() {
     let Some(lab) = Lab::up("t-pol-loop", &["--nodes", "2", "--pods-per-node", "1", "--ipv6"]) else {
@@ -58,7 +49,7 @@ fn packets_for_services_that_are_not_there_do_not_go_round() {
     lab.lab(&["node", "add", OUTSIDE, "--no-agent"]);
     for (from, via) in [(OUTSIDE, NODES[0]), (NODES[0], NODES[1]), (NODES[1], NODES[0])] {
         for (family, range, _) in SERVICES.iter().chain(&MORE) {
-            let via = underlay(&lab, via, family);
+            let via = lab.first_address(via, "ens33", *family == "-6").to_string();
             lab.exec(from, &["ip", family, "route", "add", range, "via", &via]);
         }
         // Nobody says or believes that there is a shorter way, and every refusal is told.

@@ -10,6 +10,7 @@ pub mod sctp;
 pub mod talk;
 pub mod told;
 
+use std::net::IpAddr;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,6 +84,18 @@ impl Lab {
             .find_map(|word| word.strip_suffix("/32"))
             .unwrap_or_else(|| panic!("pod {pod} has no /32"))
             .to_string()
+    }
+
+    /// The first address of a device of a pod or node that others know.
+    pub fn first_address(&self, place: &str, device: &str, ipv6: bool) -> IpAddr {
+        let family = if ipv6 { "-6" } else { "-4" };
+        let shown = self.exec(
+            place,
+            &["ip", family, "-o", "address", "show", device, "scope", "global"],
+        );
+        let net = shown.split_whitespace().nth(3).unwrap_or_default();
+        let address = net.split('/').next().unwrap_or_default().parse();
+        address.unwrap_or_else(|_| panic!("{place}: {device} has no address: {shown}"))
     }
 
     /// Names of the nodes.
