@@ -139,22 +139,32 @@ impl Pulse {
         }
     }
 
-    /// Ends it: how many were sent, how many of them were answered.
-    pub fn end(mut self) -> (usize, usize) {
+    /// Ends it without waiting for answers: how many were sent.
+    pub fn stop(mut self) -> usize {
+        self.sockets().len()
+    }
+
+    /// Ends it: how many were sent, and which of them were lost: not answered long after the last.
+    pub fn end(mut self) -> (usize, Vec<usize>) {
+        let sockets = self.sockets();
+        let patience = Instant::now() + Duration::from_secs(5);
+        let answered = |socket: &Socket| {
+            let left = patience.saturating_duration_since(Instant::now());
+            let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+            let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+            socket.recv(&mut buffer).is_ok()
+        };
+        let lost = (0..sockets.len()).filter(|nth| !answered(&sockets[*nth]));
+        (sockets.len(), lost.collect())
+    }
+
+    fn sockets(&mut self) -> Vec<Socket> {
         self.stop.store(true, Ordering::Relaxed);
-        let sockets = self
-            .thread
+        self.thread
             .take()
             .map(|thread| thread.join().expect("the pulse"))
-            .unwrap_or_default();
-        // The last answer is on its way for microseconds.
-        if let Some(last) = sockets.last() {
-            let mut polled = [PollFd::new(last.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut polled, 100_u16);
-        }
-        let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
-        let answered = sockets.iter().filter(|socket| socket.recv(&mut buffer).is_ok());
-        (sockets.len(), answered.count())
+            .unwrap_or_default()
     }
 }
 
