@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use kernel::nft::{NftError, NftEvent, Rules};
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
 use linux::conntrack::Flow;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::cluster_routes::ClusterRoutes;
 use crate::config::Work;
@@ -27,8 +27,9 @@ use crate::status::{DataplaneReport, SyncState};
 
 /// Everything that can wake the loop.
 pub enum Event {
-    /// The datastore's watch.
-    Sync(SyncEvent),
+    /// The datastore's watch, and the reader's turn, which ends when the event has been taken: so a large datastore is read no faster
+    /// than it is understood.
+    Sync(SyncEvent, OwnedSemaphorePermit),
     /// The kernel changed, by us or by others.
     Kernel(KernelEvent),
     /// Others changed nf_tables.
@@ -258,7 +259,7 @@ impl<K: Kernel> Loop<K> {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Sync(SyncEvent::Updates(updates)) => {
+            Event::Sync(SyncEvent::Updates(updates), _turn) => {
                 self.applied.updates += updates.len() as u64;
                 for update in updates {
                     self.recall.resources.remove(&update.key);
@@ -271,14 +272,14 @@ impl<K: Kernel> Loop<K> {
                     }
                 }
             }
-            Event::Sync(SyncEvent::InSync) => {
+            Event::Sync(SyncEvent::InSync, _turn) => {
                 self.forget_what_is_gone();
                 self.filter.in_sync();
                 linux::memory::give_back();
                 self.synced = true;
                 self.sync = SyncState::InSync;
             }
-            Event::Sync(SyncEvent::Disconnected(error)) => {
+            Event::Sync(SyncEvent::Disconnected(error), _turn) => {
                 let now = SyncState::Disconnected(error.clone());
                 // Said once, not at each attempt.
                 if self.sync != now {

@@ -210,7 +210,7 @@ pub struct Update {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WatchEvent {
     /// A change, and the revision from which a new watch would continue after it: not always the resource's own. Before [`WatchEvent::InSync`] it is only
-    /// the resource's own revision: what is there comes ordered by key, so a watch cannot continue in the middle of it.
+    /// the resource's own revision: what is there comes in any order, so a watch cannot continue in the middle of it.
     Update(Update, Revision),
     /// Everything that was there at the start has been delivered.
     InSync(Revision),
@@ -277,17 +277,19 @@ impl Scope {
 impl Listing {
     /// What a watch that starts from nothing delivers first: all of it, then the in-sync mark.
     pub fn into_events(self) -> impl Iterator<Item = WatchEvent> {
-        let updates = self.items.into_iter().map(|stored| {
-            let key = stored.resource.key();
-            WatchEvent::Update(
-                Update {
-                    key,
-                    value: Some(stored.resource),
-                },
-                stored.revision,
-            )
-        });
+        let updates = self.items.into_iter().map(Stored::into_event);
         updates.chain([WatchEvent::InSync(self.revision)])
+    }
+}
+
+impl Stored {
+    /// As a watch that starts from nothing tells of it.
+    pub fn into_event(self) -> WatchEvent {
+        let update = Update {
+            key: self.resource.key(),
+            value: Some(self.resource),
+        };
+        WatchEvent::Update(update, self.revision)
     }
 }
 

@@ -1,8 +1,9 @@
-//! Turns lists and watches that may break into one stream of batches that never ends.
+//! Turns watches that may break into one stream of batches that never ends.
 //!
-//! Each scope lists, then watches from that list. After any error it waits, lists again, and says only what differs from
-//! what it said before, deletions included. Consumers therefore see current state, not history: several changes of one
-//! key between two polls come as the last one.
+//! Each scope is watched from nothing: all that is there comes, piece by piece, then what changes. After any error it waits, watches
+//! from nothing again, and says only what differs from what it said before, deletions included, once all has come. Consumers
+//! therefore see current state, not history: several changes of one key between two polls come as the last one. They also set the
+//! pace: no store is read faster than batches are taken, so that a large one is nowhere in memory as a whole.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -11,13 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use api::{Key, Resource};
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{BoxStream, Stream, StreamExt};
 
-use crate::store::{Listing, Revision, Scope, SharedStore, StoreError, Stored, Update, WatchEvent};
+use crate::store::{Revision, Scope, SharedStore, StoreError, Update, WatchEvent};
+use known::Known;
 
-/// How many changes go into one batch at most, when a consumer is slower than the store. A list is one batch.
-const BATCH: usize = 4096;
+mod known;
+
+/// How many changes of a scope go into one batch at most.
+const BATCH: usize = 1024;
 
 /// What a [`Syncer`] delivers.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,18 +57,22 @@ struct Feed {
     scope: Scope,
     state: State,
     /// What has been delivered and still exists.
-    known: BTreeMap<Key, Option<Revision>>,
+    known: Known,
     /// Failures since the last success.
     failures: u32,
-    /// What went wrong, until it has been listed again.
+    /// What went wrong, until it has been read again.
     trouble: Option<StoreError>,
 }
 
 enum State {
     Waiting(BoxFuture<'static, ()>),
-    Listing(BoxFuture<'static, Result<Listing, StoreError>>),
-    Watching(BoxStream<'static, Result<WatchEvent, StoreError>>),
+    /// What is there comes.
+    Reading(Watch),
+    /// What changes comes.
+    Watching(Watch),
 }
+
+type Watch = BoxStream<'static, Result<WatchEvent, StoreError>>;
 
 /// Updates of different feeds on their way out; the last one of a key counts.
 #[derive(Default)]
@@ -80,7 +88,7 @@ impl Syncer {
         scopes: Vec<Scope>,
         backoff: impl Fn(u32) -> BoxFuture<'static, ()> + Send + Sync + 'static,
     ) -> Self {
-        let feeds = scopes.into_iter().map(|scope| Feed::new(&store, scope)).collect();
+        let feeds = scopes.into_iter().map(Feed::new).collect();
         Self {
             store,
             backoff: Arc::new(backoff),
@@ -133,11 +141,11 @@ impl Stream for Syncer {
 }
 
 impl Feed {
-    fn new(store: &SharedStore, scope: Scope) -> Self {
+    fn new(scope: Scope) -> Self {
         Self {
-            state: State::list(store, &scope),
             scope,
-            known: BTreeMap::new(),
+            state: State::Waiting(ready(()).boxed()),
+            known: Known::default(),
             failures: 0,
             trouble: None,
         }
@@ -146,46 +154,36 @@ impl Feed {
     /// Moves on as far as possible, at most [`BATCH`] steps. Answers whether there may be more at once.
     fn poll(&mut self, cx: &mut Context<'_>, store: &SharedStore, backoff: &Backoff, batch: &mut Batch) -> bool {
         for _ in 0..BATCH {
-            let error = match &mut self.state {
+            let (watch, reading) = match &mut self.state {
                 State::Waiting(wait) => match wait.poll_unpin(cx) {
                     Poll::Pending => return false,
                     Poll::Ready(()) => {
-                        self.state = State::list(store, &self.scope);
+                        self.read(store);
                         continue;
                     }
                 },
-                State::Listing(list) => match list.poll_unpin(cx) {
-                    Poll::Pending => return false,
-                    Poll::Ready(Ok(listing)) => {
-                        let from = listing.revision.clone();
-                        self.trouble = None;
-                        self.adopt(listing, batch);
-                        self.state = State::Watching(store.watch(self.scope.clone(), Some(from)));
-                        continue;
+                State::Reading(watch) => (watch, true),
+                State::Watching(watch) => (watch, false),
+            };
+            let error = match watch.poll_next_unpin(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Some(Ok(event))) => {
+                    match event {
+                        WatchEvent::Update(update, _) => self.change(update, reading, batch),
+                        WatchEvent::InSync(_) => self.all_has_come(batch),
                     }
-                    Poll::Ready(Err(error)) => error,
-                },
-                State::Watching(watch) => match watch.poll_next_unpin(cx) {
-                    Poll::Pending => return false,
-                    Poll::Ready(Some(Ok(event))) => {
-                        self.failures = 0;
-                        if let WatchEvent::Update(update, _) = event {
-                            self.change(update, batch);
-                        }
-                        continue;
-                    }
-                    Poll::Ready(Some(Err(error))) => error,
-                    Poll::Ready(None) => StoreError::Unavailable("the watch ended".into()),
-                },
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => error,
+                Poll::Ready(None) => StoreError::Unavailable("the watch ended".into()),
             };
             self.failures = self.failures.saturating_add(1);
             if error == StoreError::WentBack {
-                // A revision may now stand for other content.
-                self.known.values_mut().for_each(|revision| *revision = None);
+                self.known.distrust();
             }
-            // A reader that was too slow is not disconnected: it lists again at once, but does not spin.
+            // A reader that was too slow is not disconnected: it reads again at once, but does not spin.
             if matches!(error, StoreError::Compacted | StoreError::WentBack) && self.failures == 1 {
-                self.state = State::list(store, &self.scope);
+                self.read(store);
                 continue;
             }
             self.trouble = Some(error);
@@ -194,42 +192,36 @@ impl Feed {
         true
     }
 
-    /// Says how a fresh list differs from what was said so far.
-    fn adopt(&mut self, listing: Listing, batch: &mut Batch) {
-        let mut vanished = std::mem::take(&mut self.known);
-        for Stored { resource, revision } in listing.items {
-            let key = resource.key();
-            let known = vanished.remove(&key).flatten();
-            if known.as_ref() != Some(&revision) {
-                batch.push(Update {
-                    key: key.clone(),
-                    value: Some(resource),
-                });
-            }
-            self.known.insert(key, Some(revision));
-        }
-        vanished
-            .into_keys()
-            .for_each(|key| batch.push(Update { key, value: None }));
+    /// From nothing.
+    fn read(&mut self, store: &SharedStore) {
+        self.known.begin();
+        self.state = State::Reading(store.watch(self.scope.clone(), None));
     }
 
-    fn change(&mut self, update: Update, batch: &mut Batch) {
-        match &update.value {
-            Some(resource) => {
-                self.known.insert(update.key.clone(), revision_of(resource));
-            }
+    fn change(&mut self, update: Update, reading: bool, batch: &mut Batch) {
+        let is_news = match &update.value {
+            Some(resource) => self.known.insert(&update.key, revision_of(resource).as_ref()),
             None => {
                 self.known.remove(&update.key);
+                true
             }
+        };
+        if !reading {
+            self.failures = 0;
         }
-        batch.push(update);
+        if is_news || !reading {
+            batch.push(update);
+        }
     }
-}
 
-impl State {
-    fn list(store: &SharedStore, scope: &Scope) -> Self {
-        let (store, scope) = (Arc::clone(store), scope.clone());
-        State::Listing(async move { store.list(&scope).await }.boxed())
+    fn all_has_come(&mut self, batch: &mut Batch) {
+        self.trouble = None;
+        for key in self.known.read() {
+            batch.push(Update { key, value: None });
+        }
+        if let State::Reading(watch) = std::mem::replace(&mut self.state, State::Waiting(ready(()).boxed())) {
+            self.state = State::Watching(watch);
+        }
     }
 }
 

@@ -258,7 +258,8 @@ fn agents_that_die_and_a_table_that_is_deleted() {
         beside.forget();
         assert!(
             lost.is_empty(),
-            "round {round}: of {sent} allowed ones ({heard_beside} heard), while the table is gone, lost: {lost:?}"
+            "round {round}: of {sent} allowed ones ({heard_beside} heard), while the table is gone, lost: {lost:?}, drops: {:#?}",
+            nodes.iter().map(|node| drops(&lab, node)).collect::<Vec<_>>()
         );
         assert_eq!(heard_beside, sent, "round {round}");
         let window = match (heard.first(), heard.last()) {
@@ -273,4 +274,16 @@ fn agents_that_die_and_a_table_that_is_deleted() {
         open.len()
     );
     assert!(open[open.len() / 2].0 < Duration::from_millis(200), "{open:?}");
+}
+
+/// What a node's rules have dropped.
+fn drops(lab: &Lab, node: &str) -> Vec<String> {
+    let table = lab.exec(node, &["nft", "list", "table", "inet", "calico"]);
+    let dropped = |line: &&str| line.contains("drop") && line.contains("packets") && !line.contains("packets 0 ");
+    table
+        .lines()
+        .filter(dropped)
+        .map(str::trim)
+        .map(str::to_owned)
+        .collect()
 }

@@ -138,7 +138,8 @@ async fn pods_of_another_plugin_are_not_closed_until_all_is_known() {
         // The second report comes after what the loop did about all that was before the first.
         let enforces = async || report().await + report().await > 0;
         let mut seen = [enforces().await, false, false];
-        ask(Event::Sync(SyncEvent::InSync));
+        let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("one");
+        ask(Event::Sync(SyncEvent::InSync, turn));
         seen[1] = enforces().await;
         ask(Event::EndpointsLoaded { all: true });
         seen[2] = enforces().await;

@@ -1,9 +1,11 @@
 //! The datastore's watch, and everybody in the agent who hears of changes.
 
+use std::sync::Arc;
+
 use datastore::{SharedStore, SyncEvent, Syncer};
 use futures::{FutureExt, StreamExt};
 use ipam::Ipam;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::wait;
 use crate::cni_server::{Lost, OwnBlocks};
@@ -35,12 +37,16 @@ pub struct Readers {
     pub events: mpsc::UnboundedSender<Event>,
 }
 
+/// How many events may wait for the loop.
+const AHEAD: usize = 2;
+
 /// The datastore's watch, for ever. IPAM's cache hears of a change before the loop does.
 pub async fn follow(store: SharedStore, readers: Readers) {
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
     let mut blocks = OwnBlocks::default();
     let scopes = store.whole();
     let mut syncer = Syncer::new(store, scopes, backoff);
+    let turns = Arc::new(Semaphore::new(AHEAD));
     while let Some(event) = syncer.next().await {
         if event == SyncEvent::InSync {
             let _ = readers.news.send(News::InSync);
@@ -73,7 +79,10 @@ pub async fn follow(store: SharedStore, readers: Readers) {
                 readers.changes.send_modify(|count| *count += 1);
             }
         }
-        if readers.events.send(Event::Sync(event)).is_err() {
+        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
+            return;
+        };
+        if readers.events.send(Event::Sync(event, turn)).is_err() {
             return;
         }
     }

@@ -62,7 +62,7 @@ struct Shared {
     /// A watch for each of [`ROWS`].
     feeds: Vec<Feed>,
     /// How many rows are listed at once.
-    lists: Semaphore,
+    lists: Arc<Semaphore>,
     /// What the watches have seen of pods and namespaces, besides resources.
     seen: Arc<Seen>,
 }
@@ -87,7 +87,7 @@ impl KubernetesStore {
             link: Arc::new(link),
             feeds: ROWS.iter().map(|_| Feed::new(Arc::clone(&seen))).collect(),
             seen,
-            lists: Semaphore::new(read::AT_ONCE),
+            lists: Arc::new(Semaphore::new(read::AT_ONCE)),
         };
         Self {
             shared: Arc::new(shared),
@@ -109,7 +109,7 @@ impl Store for KubernetesStore {
     }
 
     fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>> {
-        async { Ok(self.shared.list(scope).await?.into_listing()) }.boxed()
+        self.shared.list(scope).boxed()
     }
 
     fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {

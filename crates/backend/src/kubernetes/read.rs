@@ -7,6 +7,7 @@ use datastore::{Listing, Revision, Scope, StoreError, Stored, Update, WatchEvent
 use futures::stream::{self, BoxStream, StreamExt};
 use futures::{TryStreamExt, stream::select_all};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::client::Action;
 use super::error::ApiError;
@@ -20,19 +21,28 @@ const PAGE: usize = 500;
 /// How many rows are listed at once.
 pub const AT_ONCE: usize = 6;
 
-/// What there is in a scope.
-pub struct Listed {
+/// A piece of what there is of a row in a scope.
+struct Piece {
+    row: usize,
     items: Vec<Stored>,
-    position: Position,
+    /// The version of all of the row, with its last piece.
+    version: Option<u64>,
 }
 
-impl Listed {
-    pub fn into_listing(self) -> Listing {
-        Listing {
-            revision: self.position.to_revision(),
-            items: self.items,
-        }
-    }
+/// A list of a row under way.
+struct Pages {
+    row: usize,
+    namespace: Option<String>,
+    /// Which object is asked for, as a part of the query; and where to go on.
+    only: String,
+    next: String,
+    /// All of the row is asked for.
+    is_whole: bool,
+    /// That of the first page, of which the others are the rest.
+    version: Option<u64>,
+    sight: Sight,
+    /// One of the lists that may be under way at once.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Shared {
@@ -62,81 +72,19 @@ impl Shared {
         self.link.ask(row, namespace.as_deref(), &name, "", Action::Get).await
     }
 
-    pub async fn list(&self, scope: &Scope) -> Result<Listed, StoreError> {
-        let rows = Row::of_scope(scope);
-        let lists = rows.clone().into_iter().map(|row| self.list_row(row, scope));
-        let lists: Vec<(u64, Vec<Stored>)> = stream::iter(lists).buffered(AT_ONCE).try_collect().await?;
+    pub async fn list(self: &Arc<Self>, scope: &Scope) -> Result<Listing, StoreError> {
         let mut position = Position::default();
         let mut items = Vec::new();
-        for (row, (version, stored)) in rows.into_iter().zip(lists) {
-            position.set(row, version);
-            items.extend(stored);
+        let mut pieces = pieces(self, scope);
+        while let Some(piece) = pieces.try_next().await? {
+            piece.mark(&mut position);
+            items.extend(piece.items.into_iter().map(|stored| (stored.resource.key(), stored)));
         }
-        items.push(made_up());
-        let mut items: Vec<(Key, Stored)> = items
-            .into_iter()
-            .map(|stored| (stored.resource.key(), stored))
-            .collect();
-        items.retain(|(key, _)| scope.contains(key));
         items.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(Listed {
+        Ok(Listing {
             items: items.into_iter().map(|(_, stored)| stored).collect(),
-            position,
+            revision: position.to_revision(),
         })
-    }
-
-    /// A row's objects in a scope, and the version of the list.
-    async fn list_row(&self, at: usize, scope: &Scope) -> Result<(u64, Vec<Stored>), StoreError> {
-        let row = ROWS[at];
-        let (namespace, only) = match scope {
-            Scope::All | Scope::Kind(_) => (None, String::new()),
-            Scope::Namespace(_, namespace) => (Some(namespace.clone()), String::new()),
-            Scope::Key(key) => match convert::place(row, key) {
-                // A key that no object can have: the version alone is wanted.
-                None => (None, "&fieldSelector=metadata.name%3D-".to_owned()),
-                Some((namespace, name)) => (namespace, format!("&fieldSelector=metadata.name%3D{}", encoded(&name))),
-            },
-        };
-        let closed = |_| ApiError::Half("this store has ended".into());
-        let _turn = self.lists.acquire().await.map_err(closed)?;
-        let mut items = Vec::new();
-        let mut version = None;
-        let mut next = String::new();
-        let mut sight = Sight::default();
-        loop {
-            let query = format!("?limit={PAGE}{only}{next}");
-            let page = self.link.list(row, namespace.as_deref(), &query).await;
-            let mut page = match page {
-                Err(ApiError::ResourceMissing(_)) if row.is_optional() => {
-                    self.link.confirm_absence(row).await?;
-                    return Ok((ABSENT, Vec::new()));
-                }
-                page => page?,
-            };
-            let (_, groups) = self.link.ready().await?;
-            let half = || ApiError::Half(format!("a list of {} without a resourceVersion", row.resource(&groups)));
-            version = version.or(convert::number(&page));
-            if version.is_none() {
-                return Err(half().into());
-            }
-            if let Value::Array(objects) = page["items"].take() {
-                objects.iter().for_each(|object| sight.add(row, object));
-                items.extend(
-                    objects
-                        .into_iter()
-                        .filter_map(|object| convert::stored(row, &groups, object)),
-                );
-            }
-            match page["metadata"]["continue"].as_str() {
-                Some(token) if !token.is_empty() => next = format!("&continue={}", encoded(token)),
-                _ => break,
-            }
-        }
-        let version = version.unwrap_or_default();
-        if matches!(scope, Scope::All | Scope::Kind(_)) {
-            self.seen.listed(row, version, sight, self.feeds[at].is_running());
-        }
-        Ok((version, items))
     }
 
     pub fn watch(
@@ -144,21 +92,20 @@ impl Shared {
         scope: Scope,
         from: Option<Revision>,
     ) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
-        let opened = async move {
-            let rows = Row::of_scope(&scope);
-            let (there, position) = match from {
-                None => {
-                    let listed = shared.list(&scope).await?;
-                    let position = listed.position.clone();
-                    (listed.into_listing().into_events().collect(), position)
+        let events = match from {
+            None => watch_from_nothing(shared, scope),
+            Some(from) => {
+                let rows = Row::of_scope(&scope);
+                match Position::read(&from, &rows) {
+                    // Not before it is polled: only then is there a runtime.
+                    Some(position) => stream::once(async move { changes(&shared, scope, position) })
+                        .flatten()
+                        .boxed(),
+                    None => stream::iter([Err(StoreError::Compacted)]).boxed(),
                 }
-                Some(from) => (Vec::new(), Position::read(&from, &rows).ok_or(StoreError::Compacted)?),
-            };
-            let there = stream::iter(there.into_iter().map(Ok));
-            Ok::<_, StoreError>(there.chain(changes(&shared, scope, position, rows)))
+            }
         };
         // It ends with its first error.
-        let events = stream::once(opened).try_flatten();
         events
             .scan(false, |ended, event| {
                 let now = !*ended;
@@ -167,6 +114,142 @@ impl Shared {
             })
             .boxed()
     }
+
+    /// A page of a list, and whether there are more.
+    async fn page(&self, pages: &mut Pages) -> Result<Piece, StoreError> {
+        let row = ROWS[pages.row];
+        let piece = |items, version| Piece {
+            row: pages.row,
+            items,
+            version,
+        };
+        let query = format!("?limit={PAGE}{}{}", pages.only, pages.next);
+        let mut page = match self.link.list(row, pages.namespace.as_deref(), &query).await {
+            Err(ApiError::ResourceMissing(_)) if row.is_optional() => {
+                self.link.confirm_absence(row).await?;
+                return Ok(piece(Vec::new(), Some(ABSENT)));
+            }
+            page => page?,
+        };
+        let (_, groups) = self.link.ready().await?;
+        let half = || ApiError::Half(format!("a list of {} without a resourceVersion", row.resource(&groups)));
+        let version = pages.version.or(convert::number(&page)).ok_or_else(half)?;
+        pages.version = Some(version);
+        let mut items = Vec::new();
+        if let Value::Array(objects) = page["items"].take() {
+            objects.iter().for_each(|object| pages.sight.add(row, object));
+            let read = |object| convert::stored(row, &groups, object);
+            items.extend(objects.into_iter().filter_map(read));
+        }
+        match page["metadata"]["continue"].as_str() {
+            Some(token) if !token.is_empty() => {
+                pages.next = format!("&continue={}", encoded(token));
+                Ok(piece(items, None))
+            }
+            _ => {
+                if pages.is_whole {
+                    let sight = std::mem::take(&mut pages.sight);
+                    self.seen
+                        .listed(row, version, sight, self.feeds[pages.row].is_running());
+                }
+                Ok(piece(items, Some(version)))
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn mark(&self, position: &mut Position) {
+        if let Some(version) = self.version {
+            position.set(self.row, version);
+        }
+    }
+}
+
+impl Pages {
+    fn of(row: usize, scope: &Scope) -> Self {
+        let (namespace, only) = match scope {
+            Scope::All | Scope::Kind(_) => (None, String::new()),
+            Scope::Namespace(_, namespace) => (Some(namespace.clone()), String::new()),
+            Scope::Key(key) => match convert::place(ROWS[row], key) {
+                // A key that no object can have: the version alone is wanted.
+                None => (None, "&fieldSelector=metadata.name%3D-".to_owned()),
+                Some((namespace, name)) => (namespace, format!("&fieldSelector=metadata.name%3D{}", encoded(&name))),
+            },
+        };
+        Self {
+            row,
+            namespace,
+            only,
+            is_whole: matches!(scope, Scope::All | Scope::Kind(_)),
+            next: String::new(),
+            version: None,
+            sight: Sight::default(),
+            turn: None,
+        }
+    }
+}
+
+/// What there is in a scope, as the server's answers come, and asked for no faster than it is taken.
+fn pieces(shared: &Arc<Shared>, scope: &Scope) -> BoxStream<'static, Result<Piece, StoreError>> {
+    let rows = Row::of_scope(scope);
+    let lists = rows.into_iter().map(|row| {
+        let shared = Arc::clone(shared);
+        let pages = Some(Pages::of(row, scope));
+        let next = move |pages: Option<Pages>| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let Some(mut pages) = pages else { return Ok(None) };
+                if pages.turn.is_none() {
+                    let closed = |_| ApiError::Half("this store has ended".into());
+                    pages.turn = Some(Arc::clone(&shared.lists).acquire_owned().await.map_err(closed)?);
+                }
+                let piece = shared.page(&mut pages).await?;
+                let more = piece.version.is_none().then_some(pages);
+                Ok::<_, StoreError>(Some((piece, more)))
+            }
+        };
+        stream::try_unfold(pages, next).boxed()
+    });
+    let made_up = Piece {
+        row: 0,
+        items: vec![made_up()],
+        version: None,
+    };
+    let scope = scope.clone();
+    // One row after the other: while the server is away one reader asks, and must not be given up for another that may not.
+    stream::iter(lists.collect::<Vec<_>>())
+        .flatten()
+        .chain(stream::iter([Ok(made_up)]))
+        .map_ok(move |mut piece| {
+            piece.items.retain(|stored| scope.contains(&stored.resource.key()));
+            piece
+        })
+        .boxed()
+}
+
+fn watch_from_nothing(shared: Arc<Shared>, scope: Scope) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
+    let pieces = pieces(&shared, &scope);
+    let begun = Some((pieces, Position::default()));
+    let steps = stream::unfold(begun, move |reading| {
+        let (shared, scope) = (Arc::clone(&shared), scope.clone());
+        async move {
+            let (mut pieces, mut position) = reading?;
+            Some(match pieces.next().await {
+                Some(Ok(piece)) => {
+                    piece.mark(&mut position);
+                    let there = piece.items.into_iter().map(|stored| Ok(stored.into_event()));
+                    (stream::iter(there).boxed(), Some((pieces, position)))
+                }
+                Some(Err(error)) => (stream::iter([Err(error)]).boxed(), None),
+                None => {
+                    let in_sync = stream::iter([Ok(WatchEvent::InSync(position.to_revision()))]);
+                    (in_sync.chain(changes(&shared, scope, position)).boxed(), None)
+                }
+            })
+        }
+    });
+    steps.flatten().boxed()
 }
 
 /// What changes in some rows after a position.
@@ -174,9 +257,8 @@ fn changes(
     shared: &Arc<Shared>,
     scope: Scope,
     position: Position,
-    rows: Vec<usize>,
 ) -> impl futures::Stream<Item = Result<WatchEvent, StoreError>> + use<> {
-    let follows: Vec<_> = rows
+    let follows: Vec<_> = Row::of_scope(&scope)
         .into_iter()
         .map(|row| {
             let from = position.get(row).unwrap_or(ABSENT);

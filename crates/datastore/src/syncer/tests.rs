@@ -8,7 +8,7 @@ use futures::stream;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{MemoryStore, Store};
+use crate::{Listing, MemoryStore, Store, Stored};
 
 #[test]
 fn what_is_there_comes_first_then_in_sync_then_changes() {
@@ -56,6 +56,25 @@ fn after_a_break_only_differences_are_said_deletions_included() {
     bench.check("");
     bench.waited();
     bench.check("b=2 d=1 c=gone; in sync");
+}
+
+#[test]
+fn a_reading_that_breaks_takes_nothing_away() {
+    let mut bench = Bench::new(vec![Scope::All]);
+    ["a", "b", "c"].into_iter().for_each(|name| bench.put(name, 1));
+    bench.check("a=1 b=1 c=1; in sync");
+    bench.flaky.break_watches();
+    bench.check("down");
+    bench.put("b", 2);
+    bench.delete("c");
+    bench.put("d", 1);
+    for (after, said) in [(0, ""), (1, ""), (2, "b=2"), (1, ""), (2, "")] {
+        bench.flaky.break_reading(after);
+        bench.waited();
+        bench.check(said);
+    }
+    bench.waited();
+    bench.check("d=1 c=gone; in sync");
 }
 
 #[test]
@@ -136,6 +155,7 @@ proptest! {
                 Step::Delete(name) => bench.delete(name),
                 Step::BreakWatches => bench.flaky.break_watches(),
                 Step::FailList => bench.flaky.fail_list(Kind::Profile),
+                Step::BreakReading(after) => bench.flaky.break_reading(after),
                 Step::Compact => bench.flaky.inner.compact(),
                 Step::Wait => bench.waited(),
                 Step::Look => drop(bench.drain()),
@@ -160,6 +180,7 @@ enum Step {
     Delete(&'static str),
     BreakWatches,
     FailList,
+    BreakReading(usize),
     Compact,
     Wait,
     Look,
@@ -172,6 +193,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => name().prop_map(Step::Delete),
         1 => Just(Step::BreakWatches),
         1 => Just(Step::FailList),
+        1 => (0..4usize).prop_map(Step::BreakReading),
         1 => Just(Step::Compact),
         2 => Just(Step::Wait),
         4 => Just(Step::Look),
@@ -283,12 +305,18 @@ impl Bench {
 struct Flaky {
     inner: MemoryStore,
     failing: Mutex<Vec<Kind>>,
+    /// The next reading breaks after so many events.
+    half: Mutex<Option<usize>>,
     watches: Mutex<Vec<oneshot::Sender<StoreError>>>,
 }
 
 impl Flaky {
     fn fail_list(&self, kind: Kind) {
         self.failing.lock().unwrap().push(kind);
+    }
+
+    fn break_reading(&self, after: usize) {
+        *self.half.lock().unwrap() = Some(after);
     }
 
     fn break_watches(&self) {
@@ -310,14 +338,7 @@ impl Store for Flaky {
     }
 
     fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>> {
-        let mut failing = self.failing.lock().unwrap();
-        match failing.iter().position(|kind| *scope == Scope::Kind(*kind)) {
-            Some(at) => {
-                failing.remove(at);
-                std::future::ready(Err(unavailable())).boxed()
-            }
-            None => self.inner.list(scope),
-        }
+        self.inner.list(scope)
     }
 
     fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
@@ -333,6 +354,18 @@ impl Store for Flaky {
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
+        let mut failing = self.failing.lock().unwrap();
+        let fails = |kind: &Kind| from.is_none() && scope == Scope::Kind(*kind);
+        if let Some(at) = failing.iter().position(fails) {
+            failing.remove(at);
+            return stream::iter([Err(unavailable())]).boxed();
+        }
+        if from.is_none()
+            && let Some(after) = self.half.lock().unwrap().take()
+        {
+            let half = self.inner.watch(scope, from).take(after);
+            return half.chain(stream::iter([Err(unavailable())])).boxed();
+        }
         let (alive, broken) = oneshot::channel();
         self.watches.lock().unwrap().push(alive);
         let broken = stream::once(async move { Err(broken.await.unwrap_or_else(|_| unavailable())) });
