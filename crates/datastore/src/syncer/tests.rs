@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::block_on::block_on;
 use api::{Kind, Object, ProfileSpec};
@@ -19,6 +20,27 @@ fn what_is_there_comes_first_then_in_sync_then_changes() {
     bench.put("a", 2);
     bench.delete("b");
     bench.check("a=2 b=gone");
+}
+
+#[test]
+fn a_large_store_is_read_no_faster_than_it_is_taken() {
+    let mut bench = Bench::new(vec![Scope::All]);
+    let all = 3 * BATCH + 5;
+    (0..all).for_each(|n| bench.put(&n.to_string(), 1));
+    let mut taken = 0;
+    while taken < all {
+        let event = bench.syncer.next().now_or_never().flatten();
+        let Some(SyncEvent::Updates(updates)) = event else {
+            panic!("{taken} of {all}, then {event:?}")
+        };
+        taken += updates.len();
+        let read = bench.flaky.read.load(Ordering::Relaxed);
+        assert!(
+            updates.len() <= BATCH && read <= taken + 1,
+            "{read} read, {taken} taken"
+        );
+    }
+    bench.check("in sync");
 }
 
 #[test]
@@ -308,6 +330,8 @@ struct Flaky {
     /// The next reading breaks after so many events.
     half: Mutex<Option<usize>>,
     watches: Mutex<Vec<oneshot::Sender<StoreError>>>,
+    /// How many events of watches have been taken.
+    read: Arc<AtomicUsize>,
 }
 
 impl Flaky {
@@ -370,7 +394,12 @@ impl Store for Flaky {
         self.watches.lock().unwrap().push(alive);
         let broken = stream::once(async move { Err(broken.await.unwrap_or_else(|_| unavailable())) });
         let mut ended = false;
-        stream::select(self.inner.watch(scope, from), broken)
+        let read = Arc::clone(&self.read);
+        let events = self.inner.watch(scope, from);
+        let counted = events.inspect(move |_| {
+            read.fetch_add(1, Ordering::Relaxed);
+        });
+        stream::select(counted, broken)
             .take_while(move |event| std::future::ready(!std::mem::replace(&mut ended, event.is_err())))
             .boxed()
     }
