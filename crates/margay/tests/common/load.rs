@@ -122,8 +122,8 @@ impl Pulse {
                 let beginning = Instant::now();
                 while !told.load(Ordering::Relaxed) {
                     let socket = socket(&place, L4::Udp, to.ip());
-                    let _ = socket.connect(&to.into());
-                    let _ = socket.send(b"pulse");
+                    socket.connect(&to.into()).expect("a route");
+                    socket.send(b"pulse").expect("it leaves");
                     sent.push(socket);
                     let next = Duration::from_millis(10) * u32::try_from(sent.len()).expect("a test is short");
                     let left = next.saturating_sub(beginning.elapsed());
