@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dataplane::RouteClass;
 use dataplane::filter::{DropCause, Pass};
-use datastore::{Reason, StoreError, Trouble};
+use datastore::{StoreError, Trouble};
 pub use health::Condition;
 use jiff::Timestamp;
 use kernel::IpipCounters;
@@ -410,14 +410,7 @@ fn datastore(
                 (false, true) => "going on from what an earlier agent knew: ",
                 (false, false) => "",
             };
-            let nothing_more =
-                matches!(error, StoreError::Unavailable(trouble) if trouble.reason == Reason::Unavailable);
-            let reason = match (nothing_more, loops.synced) {
-                (true, true) => "Disconnected",
-                (true, false) => "Unreachable",
-                (false, _) => error.reason(),
-            };
-            Err((reason, format!("{from}{error}")))
+            Err((error.loss(loops.synced), format!("{from}{error}")))
         }
         (SyncState::Connecting, _) => Err(("Connecting", "the datastore has not been read yet".to_string())),
     }

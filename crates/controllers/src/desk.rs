@@ -1,13 +1,16 @@
 //! Where everything that is decided is decided: updates in, actions out, in virtual time.
 //!
 //! Decides nothing while the datastore's picture is not whole, while this process does not lead, or while the cluster's
-//! datastore is said not to be ready. What was in doubt before such a time is in doubt anew after it: the grace period of a
+//! datastore is said not to be ready. One thing it does without definitions: pools and tiers that are being deleted are let go, or their own
+//! definitions, which wait for them, could never go and be made again. What was in doubt before such a time is in doubt anew after it: the grace period of a
 //! leak starts when whoever leads sees it for the first time.
 
 use std::collections::BTreeSet;
 
-use api::{ClusterInformationSpec, Kind, KubeControllersConfigurationSpec, Resource};
-use datastore::{SyncEvent, Update};
+use api::{
+    ClusterInformationSpec, IP_POOL_FINALIZER, Kind, KubeControllersConfigurationSpec, Resource, TIER_FINALIZER,
+};
+use datastore::{StoreError, SyncEvent, Update};
 use ipam::{Collector, Suspect};
 use jiff::{SignedDuration, Timestamp};
 
@@ -31,14 +34,30 @@ pub struct Abilities {
 }
 
 /// How far the datastore has been read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Sync {
     /// Not yet.
     Connecting,
     /// All of it; changes follow.
     InSync,
-    /// It cannot be reached now, and why.
-    Disconnected(String),
+    /// It cannot be used now.
+    Disconnected {
+        /// Why.
+        error: StoreError,
+        /// All of it was read once.
+        was_read: bool,
+    },
+}
+
+impl Sync {
+    /// Whether all of it was read once.
+    fn was_read(&self) -> bool {
+        match self {
+            Sync::Connecting => false,
+            Sync::InSync => true,
+            Sync::Disconnected { was_read, .. } => *was_read,
+        }
+    }
 }
 
 /// The desk.
@@ -60,6 +79,8 @@ pub struct Desk {
     collect_at: Option<Timestamp>,
     /// What looked like a leak when they were.
     suspects: Vec<Suspect>,
+    /// When what is held is let go next, while definitions are gone.
+    undefined: Option<Timestamp>,
     /// What cannot be done as it is written.
     problems: Vec<String>,
     /// What was said of objects.
@@ -86,6 +107,7 @@ impl Desk {
             look_at: None,
             collect_at: None,
             suspects: Vec::new(),
+            undefined: None,
             problems: Vec::new(),
             validity: Validity::default(),
             recent: Vec::new(),
@@ -100,7 +122,10 @@ impl Desk {
                 self.sync = Sync::InSync;
                 self.changed = true;
             }
-            SyncEvent::Disconnected(error) => self.sync = Sync::Disconnected(error.to_string()),
+            SyncEvent::Disconnected(error) => {
+                let was_read = self.sync.was_read();
+                self.sync = Sync::Disconnected { error, was_read };
+            }
         }
     }
 
@@ -115,7 +140,7 @@ impl Desk {
         self.world.apply(update);
         if is_configuration && self.has_wrong_configuration() {
             // What was in force stays so. If that is not known, nothing is done that it may forbid.
-            if self.sync == Sync::Connecting {
+            if !self.sync.was_read() {
                 self.settings.node = None;
             }
         } else if is_configuration {
@@ -180,8 +205,9 @@ impl Desk {
     /// What is to be done now.
     pub fn decide(&mut self, now: Timestamp) -> Vec<Action> {
         if self.idle().is_some() {
-            return Vec::new();
+            return self.let_go(now);
         }
+        self.undefined = None;
         let due = |at: Option<Timestamp>| at.is_none_or(|at| now >= at);
         let settled = self.attendance.next.is_some_and(|at| now >= at);
         if !(self.changed || settled || due(self.look_at) || due(self.collect_at)) {
@@ -219,6 +245,42 @@ impl Desk {
             }
         }
         self.without_repetitions(now, actions)
+    }
+
+    /// While definitions are gone: what is being deleted and held by us goes, if the worker finds that nothing needs it. A server that has
+    /// just started may not know all of its definitions yet, so this waits a little.
+    fn let_go(&mut self, now: Timestamp) -> Vec<Action> {
+        if !self.has_lost_definitions() {
+            self.undefined = None;
+            return Vec::new();
+        }
+        if now < *self.undefined.get_or_insert(later(now, RETRY)) {
+            return Vec::new();
+        }
+        self.undefined = Some(later(now, RETRY));
+        let held = |kind: Kind, finalizer: &'static str| {
+            let all = self.world.of_kind(kind).map(Resource::metadata);
+            let doomed = all.filter(|metadata| metadata.deletion_timestamp.is_some());
+            doomed.filter(move |metadata| pools::is_held(metadata, finalizer))
+        };
+        let pools = held(Kind::IPPool, IP_POOL_FINALIZER).map(|metadata| Action::HoldPool {
+            name: metadata.name.clone(),
+            hold: false,
+        });
+        let tiers = held(Kind::Tier, TIER_FINALIZER).map(|metadata| Action::HoldTier {
+            name: metadata.name.clone(),
+            hold: false,
+        });
+        pools.chain(tiers).collect()
+    }
+
+    fn has_lost_definitions(&self) -> bool {
+        let Sync::Disconnected { error, was_read } = &self.sync else {
+            return false;
+        };
+        let undefined =
+            matches!(error, StoreError::Unavailable(trouble) if trouble.reason == datastore::Reason::NotInstalled);
+        self.leads && self.abilities.finalizers && *was_read && undefined
     }
 
     /// The same thing twice in a short time means that the picture has not followed yet, or that the store does not keep what
@@ -274,7 +336,7 @@ impl Desk {
     /// When [`Self::decide`] is to be asked without another cause; `None`: not before something changes.
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         if self.idle().is_some() {
-            return None;
+            return self.undefined;
         }
         [self.look_at, self.collect_at, self.attendance.next]
             .into_iter()
@@ -287,7 +349,7 @@ impl Desk {
         let info = self.world.get::<ClusterInformationSpec>("default");
         match (&self.sync, self.leads) {
             (Sync::Connecting, _) => Some("the datastore has not been read yet"),
-            (Sync::Disconnected(_), _) => Some("the datastore cannot be reached"),
+            (Sync::Disconnected { .. }, _) => Some("the datastore cannot be used"),
             (Sync::InSync, false) => Some("another process leads"),
             (Sync::InSync, true) if info.is_some_and(|info| info.spec.datastore_ready == Some(false)) => {
                 Some("ClusterInformation says datastoreReady: false")

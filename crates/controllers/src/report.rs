@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use api::resource::IpPool;
 use api::{IpPoolSpec, IpReservationSpec, IpamBlockSpec};
+use datastore::Trouble;
 pub use health::Condition;
 use ipam::{Block, Owner, Reservations, utilization};
 use jiff::{SignedDuration, Timestamp};
@@ -147,9 +148,9 @@ impl Failing {
 /// How long one action may take before the process counts as hung.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// Puts the report together.
-pub fn assemble(desk: &Desk, work: &Work, started: Timestamp) -> Report {
-    let conditions = conditions(desk, work);
+/// Puts the report together. `trouble` is what the store itself says of its watches.
+pub fn assemble(desk: &Desk, work: &Work, started: Timestamp, trouble: Option<&Trouble>) -> Report {
+    let conditions = conditions(desk, work, trouble);
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -171,18 +172,13 @@ fn hung(work: &Work) -> Option<String> {
     (time > PATIENCE).then(|| format!("{what} has taken {} s", time.as_secs()))
 }
 
-fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
+fn conditions(desk: &Desk, work: &Work, trouble: Option<&Trouble>) -> Vec<Condition> {
     let condition = |name: &str, ok, required, reason: &str, message: String| Condition {
         name: name.to_owned(),
         ok,
         required,
         reason: reason.to_owned(),
         message,
-    };
-    let datastore = match desk.state() {
-        Sync::Connecting => (false, "Connecting", "the datastore has not been read yet".to_owned()),
-        Sync::InSync => (true, "InSync", "everything was read; changes follow".to_owned()),
-        Sync::Disconnected(why) => (false, "Disconnected", why.clone()),
     };
     let leadership = match (desk.leads(), &work.waits) {
         (true, _) => (true, "Leading", "this process writes".to_owned()),
@@ -210,12 +206,39 @@ fn conditions(desk: &Desk, work: &Work) -> Vec<Condition> {
         Some(first) => (false, "Problems", format!("{first} ({} in all)", problems.len())),
     };
     vec![
-        condition("Datastore", datastore.0, true, datastore.1, datastore.2),
+        datastore(desk, trouble),
         condition("Leadership", leadership.0, false, leadership.1, leadership.2),
         condition("Worker", worker.0, false, worker.1, worker.2),
         condition("Configuration", written.0, false, written.1, written.2),
         condition("Controllers", complete.0, false, complete.1, complete.2),
     ]
+}
+
+/// Once all was read, watches that go on by themselves are a warning: nothing was missed yet.
+fn datastore(desk: &Desk, trouble: Option<&Trouble>) -> Condition {
+    let (ok, required, reason, message) = match (desk.state(), trouble) {
+        (Sync::Connecting, _) => (
+            false,
+            true,
+            "Connecting",
+            "the datastore has not been read yet".to_owned(),
+        ),
+        (Sync::InSync, None) => (true, true, "InSync", "everything was read; changes follow".to_owned()),
+        (Sync::InSync, Some(trouble)) => (
+            false,
+            false,
+            trouble.reason.word(),
+            format!("working from what was read: {trouble}"),
+        ),
+        (Sync::Disconnected { error, was_read }, _) => (false, true, error.loss(*was_read), error.to_string()),
+    };
+    Condition {
+        name: "Datastore".to_owned(),
+        ok,
+        required,
+        reason: reason.to_owned(),
+        message,
+    }
 }
 
 fn addresses(desk: &Desk, reclaimed: &Reclaimed) -> Vec<AddressCounts> {
@@ -286,7 +309,59 @@ fn pool_name(pools: &[&IpPool], address: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use datastore::{Reason, StoreError, SyncEvent};
+
     use super::*;
+    use crate::desk::Abilities;
+    use crate::settings::Environment;
+
+    #[test]
+    fn the_datastore_is_said_to_be_what_is_wrong_with_it() {
+        let check = |events: &[SyncEvent], trouble: Option<Trouble>, expected: &str| {
+            let environment = Environment::read(&|_| None).unwrap();
+            let mut desk = Desk::new(Abilities::default(), environment);
+            events.iter().cloned().for_each(|event| desk.sync(event));
+            let report = assemble(&desk, &Work::default(), Timestamp::UNIX_EPOCH, trouble.as_ref());
+            let said = report.conditions.iter().find(|one| one.name == "Datastore").unwrap();
+            let ready = if report.ready { "ready" } else { "not ready" };
+            assert_eq!(
+                format!("{ready} {} {}: {}", said.ok, said.reason, said.message),
+                expected
+            );
+        };
+        let read = || SyncEvent::InSync;
+        let lost = |reason, text: &str| SyncEvent::Disconnected(StoreError::unavailable(reason, text));
+        let expired = || lost(Reason::Unauthorized, "expired");
+        let unnamed = || lost(Reason::Unavailable, "no socket");
+        let unavailable = "the datastore is not available";
+        check(
+            &[],
+            None,
+            "not ready false Connecting: the datastore has not been read yet",
+        );
+        check(
+            &[read()],
+            None,
+            "ready true InSync: everything was read; changes follow",
+        );
+        let slow = Trouble::new(Reason::TooSlow, "no answer");
+        let expected = "ready false TooSlow: working from what was read: no answer";
+        check(&[read()], Some(slow), expected);
+        let expected = format!("not ready false Unauthorized: {unavailable}: expired");
+        check(&[expired()], None, &expected);
+        check(&[read(), expired()], None, &expected);
+        // Stores that name no reason.
+        let expected = format!("not ready false Unreachable: {unavailable}: no socket");
+        check(&[unnamed()], None, &expected);
+        check(&[expired(), unnamed()], None, &expected);
+        let expected = format!("not ready false Disconnected: {unavailable}: no socket");
+        check(&[read(), expired(), unnamed()], None, &expected);
+        check(
+            &[unnamed(), read()],
+            None,
+            "ready true InSync: everything was read; changes follow",
+        );
+    }
 
     #[test]
     fn what_fails_is_news_once() {

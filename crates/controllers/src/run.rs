@@ -99,7 +99,7 @@ pub async fn run(parts: Parts) -> Result<(), String> {
     let fenced = Fenced::new(store.clone(), gate.clone());
     let executor = Arc::new(Executor::new(Arc::new(fenced)));
     let backoff = |attempt: u32| tokio::time::sleep(wait(attempt)).boxed();
-    let mut syncer = Syncer::new(store, World::scopes(), backoff);
+    let mut syncer = Syncer::new(Arc::clone(&store), World::scopes(), backoff);
     let (lead_out, mut lead) = mpsc::unbounded_channel();
     let (worked_out, mut worked) = mpsc::unbounded_channel();
     let campaign = campaign(Arc::clone(&leadership), gate.clone(), lead_out);
@@ -162,7 +162,10 @@ pub async fn run(parts: Parts) -> Result<(), String> {
                 None => return Err("the worker has ended".into()),
             },
             question = questions.recv() => match question {
-                Some(question) => drop(question.send(report::assemble(&desk, &work, started))),
+                Some(question) => {
+                    let trouble = store.trouble();
+                    drop(question.send(report::assemble(&desk, &work, started, trouble.as_ref())));
+                }
                 None => return Err("nobody asks any more".into()),
             },
             () = until(&clock, wakeup) => {}

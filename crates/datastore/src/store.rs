@@ -256,6 +256,16 @@ impl StoreError {
         }
     }
 
+    /// A word for programs, from somebody who follows the store and had `read` all of it or not: of a store that names no reason that is all
+    /// that is known.
+    pub fn loss(&self, read: bool) -> &'static str {
+        match (self, read) {
+            (StoreError::Unavailable(trouble), true) if trouble.reason == Reason::Unavailable => "Disconnected",
+            (StoreError::Unavailable(trouble), false) if trouble.reason == Reason::Unavailable => "Unreachable",
+            (other, _) => other.reason(),
+        }
+    }
+
     /// The store cannot be used now, for this reason.
     pub fn unavailable(reason: Reason, text: impl Into<String>) -> Self {
         StoreError::Unavailable(Trouble::new(reason, text))

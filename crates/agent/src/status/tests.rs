@@ -1,4 +1,5 @@
 use dataplane::{Counts, Dataplane, FailedItem};
+use datastore::Reason;
 use kernel::{IfName, KernelError};
 
 use super::*;

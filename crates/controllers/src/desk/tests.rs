@@ -2,7 +2,8 @@ use api::{
     ClusterInformation, ClusterInformationSpec, ControllersConfig, GlobalNetworkPolicy, GlobalNetworkPolicySpec,
     KubeControllersConfiguration, Node, NodeControllerConfig, NodeSpec,
 };
-use datastore::StoreError;
+use datastore::{Reason, StoreError};
+use serde_json::json;
 
 use super::*;
 
@@ -47,7 +48,7 @@ fn nothing_is_decided_before_the_picture_is_whole_and_the_process_leads() {
     desk.lead();
     assert_eq!(verbs(&desk.decide(at(0))), FIRST);
     desk.sync(SyncEvent::Disconnected(StoreError::Unavailable("x".into())));
-    idle(&mut desk, "the datastore cannot be reached");
+    idle(&mut desk, "the datastore cannot be used");
     desk.sync(SyncEvent::InSync);
     let info = |datastore_ready| {
         let spec = ClusterInformationSpec {
@@ -60,6 +61,58 @@ fn nothing_is_decided_before_the_picture_is_whole_and_the_process_leads() {
     idle(&mut desk, "ClusterInformation says datastoreReady: false");
     put(&mut desk, info(None));
     assert_eq!(verbs(&desk.decide(at(5))), FIRST);
+}
+
+#[test]
+fn what_is_being_deleted_with_its_definition_is_let_go() {
+    let check = |reason: Reason, leads: bool, finalizers: bool, expected: &[&str]| {
+        let abilities = Abilities {
+            finalizers,
+            ..Abilities::default()
+        };
+        let mut desk = Desk::new(abilities, Environment::read(&|_| None).unwrap());
+        desk.sync(SyncEvent::InSync);
+        desk.lead();
+        desk.decide(at(0));
+        let doomed = |kind: &str, name: &str, finalizer: &str| {
+            let spec = if kind == "IPPool" {
+                json!({ "cidr": "10.0.0.0/16" })
+            } else {
+                json!({})
+            };
+            let metadata =
+                json!({ "name": name, "finalizers": [finalizer], "deletionTimestamp": "2026-01-02T03:04:05Z" });
+            let resource = json!({ "kind": kind, "metadata": metadata, "spec": spec });
+            serde_json::from_value::<Resource>(resource).unwrap()
+        };
+        put(&mut desk, doomed("IPPool", "p", IP_POOL_FINALIZER));
+        put(&mut desk, doomed("IPPool", "theirs", "x/y"));
+        put(&mut desk, doomed("Tier", "default", TIER_FINALIZER));
+        if !leads {
+            desk.follow();
+        }
+        desk.sync(SyncEvent::Disconnected(StoreError::unavailable(reason, "x")));
+        assert_eq!(desk.decide(at(1)), []);
+        let again = !expected.is_empty();
+        assert_eq!(desk.next_wakeup(), again.then(|| at(6)), "{reason:?}");
+        for seconds in [6, 11] {
+            assert_eq!(desk.decide(at(seconds - 1)), []);
+            let said: Vec<String> = desk.decide(at(seconds)).iter().map(ToString::to_string).collect();
+            assert_eq!(said, expected, "{reason:?}");
+            assert_eq!(desk.next_wakeup(), again.then(|| at(seconds + 5)), "{reason:?}");
+        }
+    };
+    check(
+        Reason::NotInstalled,
+        true,
+        true,
+        &["hold-pool p false", "hold-tier default false"],
+    );
+    check(Reason::NotInstalled, false, true, &[]);
+    check(Reason::NotInstalled, true, false, &[]);
+    for other in [Reason::Unavailable, Reason::Forbidden, Reason::Unreachable] {
+        check(other, true, true, &[]);
+    }
 }
 
 #[test]

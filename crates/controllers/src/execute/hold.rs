@@ -3,7 +3,7 @@
 
 use api::{Key, Kind, Resource};
 use datastore::modify::TRIES;
-use datastore::{Scope, StoreError};
+use datastore::{Listing, Reason, Scope, StoreError};
 
 use super::{Done, Executor, Outcome};
 use crate::pools::has_blocks;
@@ -63,8 +63,16 @@ impl Executor {
     }
 
     async fn all(&self, kind: Kind) -> Result<Vec<Resource>, StoreError> {
-        let items = self.store.list(&Scope::Kind(kind)).await?.items;
-        Ok(items.into_iter().map(|stored| stored.resource).collect())
+        present(self.store.list(&Scope::Kind(kind)).await)
+    }
+}
+
+/// What is listed. Of a kind without a definition there is nothing.
+fn present(listed: Result<Listing, StoreError>) -> Result<Vec<Resource>, StoreError> {
+    match listed {
+        Ok(listing) => Ok(listing.items.into_iter().map(|stored| stored.resource).collect()),
+        Err(StoreError::Unavailable(trouble)) if trouble.reason == Reason::NotInstalled => Ok(Vec::new()),
+        Err(other) => Err(other),
     }
 }
 
@@ -111,6 +119,18 @@ mod tests {
         check(&["o/ours"], true, None);
         check(&["x/y", "o/ours", "z/z"], false, Some(&["x/y", "z/z"]));
         check(&["x/y"], false, None);
+    }
+
+    #[test]
+    fn a_kind_without_a_definition_needs_nothing_and_other_trouble_is_no_answer() {
+        let check = |reason: Reason, expected: bool| {
+            let listed = present(Err(StoreError::unavailable(reason, "x")));
+            assert_eq!(listed.is_ok_and(|all| all.is_empty()), expected, "{reason:?}");
+        };
+        check(Reason::NotInstalled, true);
+        check(Reason::Unreachable, false);
+        check(Reason::BadAnswer, false);
+        check(Reason::Forbidden, false);
     }
 
     #[test]
