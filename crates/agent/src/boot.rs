@@ -37,7 +37,7 @@ pub struct Options {
     pub open_if_unknown: bool,
 }
 
-/// Closes the host endpoints that the last agent knew, and pods, if there is no table; says what it did.
+/// Closes the host endpoints that the last agent knew, and pods, if there is no agent's table; says what it did.
 ///
 /// # Errors
 /// If the kernel cannot be asked or told: then nothing is closed.

@@ -22,7 +22,9 @@ use api::resource::WorkloadEndpoint;
 use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
-use dataplane::filter::{Cluster, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel};
+use dataplane::filter::{
+    Cluster, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel, is_made_by_an_agent,
+};
 use datastore::Update;
 use futures::future::BoxFuture;
 use kernel::nft::{NftError, NftEvent, NftKernel, Rules, TableName};
@@ -38,7 +40,7 @@ use asked::Off;
 use boot::Boot;
 pub use boot::LastRun;
 use flows::Cutting;
-use refused::shown;
+use refused::{Logged, shown};
 
 /// After so many transactions in one turn the rest waits for the next event: something is wrong.
 const TURNS: usize = 64;
@@ -84,6 +86,8 @@ pub struct PacketFilter {
     rehearsal: u64,
     /// Hears what the kernel refuses.
     refusals: watch::Sender<Option<Refusals>>,
+    /// What the log has been told of that.
+    logged: Logged,
 }
 
 /// What the packet filter counts.
@@ -154,6 +158,7 @@ impl PacketFilter {
             restage: false,
             rehearsal: 0,
             refusals: watch::Sender::default(),
+            logged: Logged::default(),
         }
     }
 
@@ -425,6 +430,7 @@ impl PacketFilter {
             }
             let started = Instant::now();
             let Some(transaction) = self.filter.transaction() else {
+                self.logged.works();
                 return;
             };
             let ending = self.ending(&transaction).await;
@@ -441,11 +447,16 @@ impl PacketFilter {
                 }
                 Err(error) => {
                     self.applied.failed += 1;
-                    tracing::warn!(%error, "packet filter: the kernel did not take a change");
+                    // What it refuses is told as a problem.
+                    tracing::debug!(%error, "packet filter: the kernel did not take a change");
                 }
             }
             if let Err(error @ (NftError::Broken(_) | NftError::Busy)) = &result {
-                self.broken = Some(error.to_string());
+                let why = error.to_string();
+                if self.logged.broke(&why) {
+                    tracing::warn!(why, "packet filter: the kernel did not take a change; trying again");
+                }
+                self.broken = Some(why);
                 self.look = true;
             }
             self.filter.done(result);
@@ -463,13 +474,18 @@ impl PacketFilter {
             Ok(table) => {
                 self.look = false;
                 self.broken = None;
+                if self.applied.looks == 1 && table.as_ref().is_some_and(|table| !is_made_by_an_agent(table)) {
+                    tracing::warn!(
+                        "packet filter: no agent has made the table inet calico that is here; what is in it is removed"
+                    );
+                }
                 self.first_look(table.as_ref());
                 self.filter.observed(table.as_ref());
                 true
             }
             Err(error) => {
                 let text = error.to_string();
-                if self.broken.as_ref() != Some(&text) {
+                if self.logged.broke(&text) {
                     tracing::error!(%error, "packet filter: cannot read nf_tables");
                 }
                 self.broken = Some(text);

@@ -44,5 +44,5 @@ pub use settings::{
     Cluster, DenyAction, Failsafe, FloatingIp, HostPort, LogLimit, Nat, NatExclusions, NatPool, ServiceLoop, Settings,
     ToHost, Tunnel,
 };
-pub use table::{Table, TableChain, TableSet};
+pub use table::{Table, TableChain, TableSet, is_made_by_an_agent};
 pub use totals::{Cause, Totals};

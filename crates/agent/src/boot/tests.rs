@@ -76,6 +76,25 @@ fn boot_closes_what_was_known_once() {
         };
         check("HostEndpoint(guarded): after a boot, closed", "cali-fh-guarded").await;
         check("it stays as it is", "cali-fh-guarded").await;
+        // A table of our name that no agent has made enforces nothing.
+        for foreign in [
+            &[][..],
+            &[
+                "nft add chain inet calico mine { type filter hook forward priority 5; }",
+                "nft add rule inet calico mine ip saddr 10.0.0.9 accept",
+            ],
+            &[
+                "nft add chain inet calico filter-FORWARD",
+                "nft add rule inet calico filter-FORWARD numgen random mod 2 == 0 ip saddr 10.0.0.9 accept",
+            ],
+        ] {
+            tool("nft delete table inet calico");
+            tool("nft add table inet calico");
+            foreign.iter().for_each(|command| drop(tool(command)));
+            check("HostEndpoint(guarded): after a boot, closed", "cali-fh-guarded").await;
+            assert!(!table().contains("10.0.0.9"), "{}", table());
+            check("it stays as it is", "cali-fh-guarded").await;
+        }
         // Neither half a file nor none says which devices are to be closed.
         for known in [Some(&KNOWN[..KNOWN.len() / 2]), None] {
             tool("nft delete table inet calico");

@@ -13,6 +13,7 @@ use api::Spec;
 use api::resource::{GlobalNetworkPolicy, HostEndpoint};
 use api::{Action, Key, Kind, Resource};
 use calc::NodeState;
+use dataplane::filter::is_made_by_an_agent;
 use datastore::Update;
 use kernel::nft::TableState;
 use policy::{
@@ -206,7 +207,7 @@ impl PacketFilter {
         }
         let LastRun { state, hosts } = *last;
         let endpoints: BTreeSet<EndpointId> = hosts.iter().map(|(id, _)| id.clone()).collect();
-        if let Some(table) = table {
+        if let Some(table) = table.filter(|table| is_made_by_an_agent(table)) {
             // A table stays as it is until policy is known, also one that was made after a boot.
             if is_of_a_boot(table) {
                 self.boot = Boot::Closed { endpoints, state: None };

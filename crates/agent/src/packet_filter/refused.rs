@@ -1,5 +1,7 @@
 //! What is not enforced as it is said: for `node status`, and for the objects that it is about.
 
+use std::collections::BTreeMap;
+
 use api::{Key, Kind};
 use dataplane::filter::{Concerns, Problem};
 use policy::EndpointId;
@@ -14,7 +16,17 @@ impl PacketFilter {
         self.refusals.subscribe()
     }
 
-    pub(super) fn tell_refusals(&self) {
+    /// Says what is refused: in the log, and to who writes it on objects.
+    pub(super) fn tell_refusals(&mut self) {
+        // What is tried again and cannot be said to the kernel is refused as before.
+        if self.broken.is_none() {
+            for (is_refused, line) in self.logged.news(&self.filter.problems()) {
+                match is_refused {
+                    true => tracing::warn!("packet filter: {line}"),
+                    false => tracing::info!("packet filter: {line}"),
+                }
+            }
+        }
         // Before all of it has been tried, and while the kernel cannot be told anything, nobody knows.
         if !self.is_complete() || self.broken.is_some() {
             return;
@@ -27,6 +39,48 @@ impl PacketFilter {
             }
             is_news
         });
+    }
+}
+
+/// What was logged. What is refused is tried again every few seconds, and logged when it begins, when its reason changes and when it
+/// ends.
+#[derive(Debug, Default)]
+pub(super) struct Logged {
+    refused: BTreeMap<Concerns, String>,
+    broken: Option<String>,
+}
+
+impl Logged {
+    /// Lines about what differs from what was logged; `true`: of something that is refused.
+    fn news(&mut self, problems: &[Problem]) -> Vec<(bool, String)> {
+        let mut now: BTreeMap<Concerns, String> = BTreeMap::new();
+        for problem in problems {
+            let more = |held: &mut String| *held = format!("{held}; {}", problem.reason);
+            let reason = now.entry(problem.concerns.clone());
+            reason.and_modify(more).or_insert_with(|| problem.reason.clone());
+        }
+        let ended = self.refused.keys().filter(|concerns| !now.contains_key(concerns));
+        let mut lines: Vec<(bool, String)> = ended
+            .map(|concerns| (false, format!("no more refused: {}", what(concerns).0)))
+            .collect();
+        let news = now
+            .iter()
+            .filter(|(concerns, reason)| self.refused.get(concerns) != Some(reason));
+        lines.extend(news.map(|(concerns, reason)| (true, format!("{}: {reason}; trying again", followed(concerns)))));
+        self.refused = now;
+        lines
+    }
+
+    /// The kernel cannot be asked or told anything; whether that, or why, is news.
+    pub fn broke(&mut self, why: &str) -> bool {
+        let is_news = self.broken.as_deref() != Some(why);
+        self.broken = Some(why.to_owned());
+        is_news
+    }
+
+    /// It can again, and there is nothing left to tell it.
+    pub fn works(&mut self) {
+        self.broken = None;
     }
 }
 
@@ -61,20 +115,140 @@ fn about(concerns: &Concerns) -> Option<(Key, &'static str)> {
 
 /// A problem for people.
 pub(super) fn shown(problem: &Problem) -> String {
-    let what = match (about(&problem.concerns), &problem.concerns) {
-        (Some((key, follows)), _) => format!("{key}: {follows}"),
-        (None, Concerns::Set(id)) => format!("set {}: policies that use it are closed", id.0),
-        (None, Concerns::Chain(name)) => format!("chain {name} of the packet filter"),
-        (None, _) => "the packet filter is as it was before the last change".to_owned(),
-    };
-    format!("{what}: {}", problem.reason)
+    format!("{}: {}", followed(&problem.concerns), problem.reason)
+}
+
+/// What a problem is about, with what follows.
+fn followed(concerns: &Concerns) -> String {
+    let (what, follows) = what(concerns);
+    match follows {
+        Some(follows) => format!("{what}: {follows}"),
+        None => what,
+    }
+}
+
+/// What a problem is about; and what follows, unless that says it already.
+fn what(concerns: &Concerns) -> (String, Option<&'static str>) {
+    match (about(concerns), concerns) {
+        (Some((key, follows)), _) => (key.to_string(), Some(follows)),
+        (None, Concerns::Set(id)) => (format!("set {}", id.0), Some("policies that use it are closed")),
+        (None, Concerns::Chain(name)) => (format!("chain {name} of the packet filter"), None),
+        (None, _) => ("the packet filter is as it was before the last change".to_owned(), None),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kernel::IfName;
+    use kernel::nft::{Cause, FakeNft, NftError};
     use policy::SetId;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
 
     use super::*;
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::WARN
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_in_vain_again_and_again_is_one_line_for_each_reason() {
+        let refused = |reason: &str| NftError::Refused {
+            change: None,
+            what: "all of it".to_owned(),
+            cause: Cause::TooDeep,
+            reason: reason.to_owned(),
+            errno: 31,
+        };
+        let broken = || NftError::Broken("no buffer".to_owned());
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _counted = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let kernel = FakeNft::default();
+        let mut filter = PacketFilter::new("n1", Box::new(kernel.clone()), IfName::from("tunl0"));
+        let (mut said, mut failed) = (0, 0);
+        for (error, lines) in [
+            (refused("too deep"), 1),
+            (refused("too deep"), 0),
+            (refused("in a circle"), 1),
+            (broken(), 1),
+            (broken(), 0),
+        ] {
+            kernel.heal();
+            kernel.fail(usize::MAX, error.clone(), |_| true);
+            for _ in 0..3 {
+                filter.retry();
+                filter.settle().await;
+            }
+            said += lines;
+            assert_eq!(warnings.load(Ordering::Relaxed), said, "{error}");
+            // It is tried all the same.
+            assert!(filter.report().applied.failed >= failed + 3, "{error}");
+            failed = filter.report().applied.failed;
+        }
+        kernel.heal();
+        filter.retry();
+        filter.settle().await;
+        assert_eq!(filter.report().applied.transactions, 1);
+        assert_eq!(filter.report().problems, Vec::<String>::new());
+        assert_eq!(warnings.load(Ordering::Relaxed), said);
+    }
+
+    #[test]
+    fn what_is_refused_is_logged_when_it_begins_changes_and_ends() {
+        let mut logged = Logged::default();
+        let policy = |name: &str| Concerns::Policy(Key::cluster(Kind::GlobalNetworkPolicy, name));
+        let mut check = |refused: &[(Concerns, &str)], expected: &[&str]| {
+            let problem = |(concerns, reason): &(Concerns, &str)| Problem {
+                concerns: concerns.clone(),
+                reason: (*reason).to_owned(),
+            };
+            let problems: Vec<Problem> = refused.iter().map(problem).collect();
+            let lines = logged.news(&problems).into_iter();
+            let level = |warns| if warns { "WARN" } else { "INFO" };
+            let lines: Vec<String> = lines.map(|(warns, line)| format!("{} {line}", level(warns))).collect();
+            assert_eq!(lines, expected, "{refused:?}");
+        };
+        check(&[], &[]);
+        let first = "WARN GlobalNetworkPolicy(a): it denies what reaches it: no memory; trying again";
+        check(&[(policy("a"), "no memory")], &[first]);
+        check(&[(policy("a"), "no memory")], &[]);
+        let other = "WARN GlobalNetworkPolicy(b): it denies what reaches it: no memory; trying again";
+        check(&[(policy("a"), "no memory"), (policy("b"), "no memory")], &[other]);
+        // One that has two chains.
+        let both = "WARN GlobalNetworkPolicy(a): it denies what reaches it: too many; no memory; trying again";
+        let ended = "INFO no more refused: GlobalNetworkPolicy(b)";
+        check(&[(policy("a"), "too many"), (policy("a"), "no memory")], &[ended, both]);
+        let table = "WARN the packet filter is as it was before the last change: not permitted; trying again";
+        let ended = "INFO no more refused: GlobalNetworkPolicy(a)";
+        check(&[(Concerns::Table, "not permitted")], &[ended, table]);
+        let ended = "INFO no more refused: the packet filter is as it was before the last change";
+        check(&[], &[ended]);
+        check(&[(policy("a"), "no memory")], &[first]);
+    }
 
     #[test]
     fn each_object_hears_what_follows_for_it() {

@@ -58,6 +58,9 @@ pub(crate) struct HostDispatch {
 /// A chain with its rules.
 pub(crate) type Rendered = (Chain, Vec<Rule>);
 
+/// The base chain that every table of an agent has, with rules in it: by it a table is known that an agent has made, of whatever version.
+pub(super) const FORWARD: &str = "filter-FORWARD";
+
 impl Frame<'_> {
     /// Every chain that belongs to no endpoint, policy or profile.
     pub fn chains(&self) -> Vec<Rendered> {
@@ -72,7 +75,7 @@ impl Frame<'_> {
 
     fn filter_chains(&self) -> Vec<Rendered> {
         let mut chains = vec![
-            base("filter-FORWARD", Hook::Forward, 0, self.forward_from()),
+            base(FORWARD, Hook::Forward, 0, self.forward_from()),
             base("filter-FORWARD-to", Hook::Forward, 1, self.forward_to()),
             base("filter-INPUT", Hook::Input, 0, self.input()),
             base("filter-INPUT-to-host", Hook::Input, 1, self.input_to_host()),

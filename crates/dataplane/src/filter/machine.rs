@@ -19,7 +19,7 @@ use super::names::Prefix;
 use super::refused::{ChainOwner, Doubt, Problem};
 use super::rule::{Stage, Way};
 use super::settings::{Cluster, Nat, Settings};
-use super::table::Table;
+use super::table::{Table, is_made_by_an_agent};
 use super::wanted::{InFlight, Wanted};
 
 /// Name of our table, upstream's.
@@ -33,9 +33,9 @@ pub const TABLE: &str = "calico";
 /// [`done`](Self::done), and ask again until there is none. If [`wants_look`](Self::wants_look), read the table and report
 /// it.
 ///
-/// A filter that has just started does nothing before it has seen the kernel. If there is a table, an agent was here before:
-/// nothing is changed until [`in_sync`](Self::in_sync), then all at once. If there is none, nothing was enforced: pods are
-/// closed until policy is known.
+/// A filter that has just started does nothing before it has seen the kernel. If there is a table that an agent has made, nothing is
+/// changed until [`in_sync`](Self::in_sync), then all at once. If there is none, or one of our name that somebody else made, nothing was
+/// enforced: pods are closed until policy is known, and what was in that table is gone.
 #[derive(Debug)]
 pub struct Filter {
     pub(super) settings: Settings,
@@ -266,7 +266,7 @@ impl Filter {
     /// Takes the kernel's table as it is; `None`: there is none. What differs from what it should be is put right.
     pub fn observed(&mut self, table: Option<&TableState>) {
         if !self.seen {
-            self.adopted = table.is_some();
+            self.adopted = table.is_some_and(is_made_by_an_agent);
         }
         self.seen = true;
         self.in_flight = None;

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::nft::*;
 
+use super::base::FORWARD;
+
 /// A table with everything in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -29,6 +31,13 @@ pub struct TableSet {
     pub spec: SetSpec,
     /// What is in it.
     pub elements: BTreeSet<Element>,
+}
+
+/// Whether an agent made this table, so that something is enforced. One that is empty, or that somebody else made under our name,
+/// enforces nothing of ours.
+pub fn is_made_by_an_agent(state: &TableState) -> bool {
+    let forward = state.chains.get(&ChainName::from(FORWARD));
+    forward.is_some_and(|chain| chain.base.is_some() && !chain.rules.is_empty())
 }
 
 impl Table {

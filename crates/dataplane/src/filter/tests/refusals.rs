@@ -207,6 +207,39 @@ fn a_start_without_a_table_closes_pods_until_policy_is_known() {
 }
 
 #[test]
+fn a_table_that_no_agent_has_made_counts_as_none_and_what_is_in_it_goes() {
+    let chain = |name: &str, base: Option<BaseChain>| {
+        let name = name.into();
+        Change::AddChain(kernel::nft::Chain { name, base })
+    };
+    let hooked = BaseChain {
+        kind: kernel::nft::ChainKind::Filter,
+        hook: kernel::nft::Hook::Forward,
+        priority: 0,
+        drop: false,
+    };
+    for foreign in [
+        vec![chain("mine", None), Change::DeleteChain("mine".into())],
+        vec![chain("mine", Some(hooked))],
+        // As ours are called, but the kernel never calls it, or there is no rule in it.
+        vec![chain("filter-FORWARD", None)],
+        vec![chain("filter-FORWARD", Some(hooked))],
+    ] {
+        let (mut filter, kernel) = (Filter::default(), FakeNft::new());
+        let transaction = Transaction {
+            table: table(),
+            changes: foreign,
+        };
+        kernel.stranger().apply_now(&transaction).unwrap();
+        filter.observed(kernel.seen(&table()).as_ref());
+        assert_eq!(settle(&mut filter, &kernel).len(), 1, "{transaction:?}");
+        assert_eq!(there(&kernel), filter.table(), "{transaction:?}");
+        let packet = packet("cali1", "10.0.0.1", "cali2", "10.0.0.2", 80);
+        assert_eq!(journey(&there(&kernel), &packet).decision, Decision::Dropped);
+    }
+}
+
+#[test]
 fn a_restart_changes_nothing_before_it_knows_and_nothing_after_if_all_is_well() {
     let (old, kernel) = settled();
     let before = there(&kernel);
