@@ -152,6 +152,9 @@ pub struct CreateArgs {
     /// Leave existing resources alone
     #[arg(long)]
     pub skip_exists: bool,
+    /// Leave existing resources alone, and create a pool only if there is none of its address family
+    #[arg(long, hide = true, conflicts_with = "skip_exists")]
+    pub first: bool,
 }
 
 /// Flags of `delete`.
@@ -298,10 +301,10 @@ pub async fn perform_on(
     match command {
         Command::Get(args) => get::get(args, &store, stdin, out).await,
         Command::Create(args) => {
-            let verb = if args.skip_exists {
-                Verb::CreateMissing
-            } else {
-                Verb::Create
+            let verb = match (args.first, args.skip_exists) {
+                (true, _) => Verb::CreateFirst,
+                (false, true) => Verb::CreateMissing,
+                (false, false) => Verb::Create,
             };
             write::write(verb, &args.files, &store, stdin, out).await
         }

@@ -19,6 +19,8 @@ pub enum Verb {
     Create,
     /// What exists is left alone.
     CreateMissing,
+    /// What exists is left alone. A pool is created only if there is none of its family: an operator who has made others does not want it.
+    CreateFirst,
     /// May exist.
     Apply,
     /// Must exist.
@@ -98,11 +100,18 @@ struct Step {
 async fn plan(verb: Verb, resources: Vec<Resource>, store: &SharedStore) -> Result<Vec<Step>, CtlError> {
     let mut problems = Vec::new();
     let mut steps = Vec::new();
+    let has_pool = match verb {
+        Verb::CreateFirst => families(store).await?,
+        Verb::Create | Verb::CreateMissing | Verb::Apply | Verb::Replace => [false; 2],
+    };
     for resource in resources {
         let key = resource.key();
         let existing = store.get(&key).await?;
         match (verb, &existing) {
-            (Verb::CreateMissing, Some(_)) => continue,
+            (Verb::CreateMissing | Verb::CreateFirst, Some(_)) => continue,
+            (Verb::CreateFirst, None) if <&IpPool>::try_from(&resource).is_ok_and(|pool| has_pool[family(pool)]) => {
+                continue;
+            }
             (Verb::Create, Some(_)) => problems.push(StoreError::Exists(key).to_string()),
             (Verb::Replace, None) => problems.push(StoreError::NotFound(key).to_string()),
             (_, Some(old)) => problems.extend(immutable(&resource, &old.resource)),
@@ -132,6 +141,22 @@ fn immutable(new: &Resource, old: &Resource) -> Vec<String> {
         .iter()
         .map(|problem| format!("{}: {problem}", new.key()))
         .collect()
+}
+
+/// Of which families there are pools. One that cannot be understood may be of either.
+async fn families(store: &SharedStore) -> Result<[bool; 2], CtlError> {
+    let mut found = [false; 2];
+    for stored in store.list(&Scope::Kind(Kind::IPPool)).await?.items {
+        match IpPool::try_from(stored.resource) {
+            Ok(pool) => found[family(&pool)] = true,
+            Err(_) => found = [true; 2],
+        }
+    }
+    Ok(found)
+}
+
+fn family(pool: &IpPool) -> usize {
+    usize::from(matches!(pool.spec.cidr, ipnet::IpNet::V6(_)))
 }
 
 /// Pools must not overlap each other: addresses would have two owners.
@@ -268,7 +293,7 @@ fn say_nothing_to_do(out: &mut dyn Write) -> Result<(), CtlError> {
 impl Verb {
     fn past(self) -> &'static str {
         match self {
-            Verb::Create | Verb::CreateMissing => "created",
+            Verb::Create | Verb::CreateMissing | Verb::CreateFirst => "created",
             Verb::Apply => "applied",
             Verb::Replace => "replaced",
         }

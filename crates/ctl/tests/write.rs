@@ -32,6 +32,41 @@ fn each_verb_has_its_own_idea_of_what_must_exist() {
 }
 
 #[test]
+fn what_a_cluster_begins_with_leaves_out_pools_where_there_are_others() {
+    let check = |there: &str, created: usize, pools: &[&str]| {
+        let cluster = Cluster::new();
+        if !there.is_empty() {
+            let count = documents(there).matches("kind: IPPool").count();
+            let expected = format!("Successfully created {count} 'IPPool' resource(s)");
+            cluster.check_with("create -f -", &documents(there), &expected);
+        }
+        let first = "IPPool d4 {cidr: 10.0.0.0/16}\nIPPool d6 {cidr: \"fd00::/48\"}\nFelixConfiguration default {}";
+        let kind = if created == 1 { "'FelixConfiguration' " } else { "" };
+        let expected = format!("Successfully created {created} {kind}resource(s)");
+        cluster.check_with("create -f - --first", &documents(first), &expected);
+        let there = |name: &&str| cluster.resource(&Key::cluster(Kind::IPPool, *name)).is_some();
+        let found: Vec<&str> = ["d4", "d6", "p4", "p6"].into_iter().filter(there).collect();
+        assert_eq!(found, pools, "{created} created");
+        // Once more: nothing is left to create.
+        cluster.check_with(
+            "create -f - --first",
+            &documents(first),
+            "Successfully created 0 resource(s)",
+        );
+    };
+    check("", 3, &["d4", "d6"]);
+    check("IPPool p4 {cidr: 10.9.0.0/16}", 2, &["d6", "p4"]);
+    // One that has the default's range, under another name.
+    check("IPPool p4 {cidr: 10.0.0.0/24}", 2, &["d6", "p4"]);
+    check("IPPool p6 {cidr: \"fd00:9::/48\"}", 2, &["d4", "p6"]);
+    check(
+        "IPPool p4 {cidr: 10.9.0.0/16}\nIPPool p6 {cidr: \"fd00:9::/48\"}",
+        1,
+        &["p4", "p6"],
+    );
+}
+
+#[test]
 fn what_is_created_gets_an_identity_and_defaults_and_keeps_them() {
     let cluster = Cluster::new();
     let read = || match cluster.resource(&Key::cluster(Kind::IPPool, "p")) {

@@ -1,7 +1,8 @@
-//! Resources that a cluster begins with: created once where they are missing, afterwards the operator's.
+//! Resources that a cluster begins with: created where they are missing, afterwards the operator's.
 //!
 //! They are not objects of the manifest: kubectl cannot apply a resource together with its definition, and would take changes
-//! back with every later `apply`. A Job creates them.
+//! back with every later `apply`. A Job creates them. It goes soon after it has finished, so that another `apply` makes it again: what was
+//! lost (with the definitions, say) is there again when the manifest is.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -12,6 +13,8 @@ use crate::manifest::{DEFAULTS, NAMESPACE, yaml};
 use crate::settings::Work;
 
 const FILE: &str = "defaults.yaml";
+/// How long the finished Job is there, seconds: enough for who waits for it. `apply` of one that is there does nothing.
+const GOES_AFTER: u32 = 60;
 
 /// The resources.
 pub(crate) fn resources(settings: &Settings) -> Vec<Value> {
@@ -56,7 +59,7 @@ pub(crate) fn objects(settings: &Settings) -> [Value; 2] {
         "name": "defaults",
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["create", "--skip-exists", "-f", format!("/defaults/{FILE}")],
+        "args": ["create", "--first", "-f", format!("/defaults/{FILE}")],
         "env": environment(settings),
         "securityContext": file_rights(),
         "volumeMounts": [{ "name": "defaults", "mountPath": "/defaults", "readOnly": true }],
@@ -73,7 +76,7 @@ pub(crate) fn objects(settings: &Settings) -> [Value; 2] {
             "data": { FILE: text } }),
         json!({ "apiVersion": "batch/v1", "kind": "Job",
             "metadata": { "name": format!("{DEFAULTS}-{suffix}"), "namespace": NAMESPACE },
-            "spec": { "backoffLimit": 20, "ttlSecondsAfterFinished": 3600, "template": {
+            "spec": { "backoffLimit": 20, "ttlSecondsAfterFinished": GOES_AFTER, "template": {
                 "metadata": { "labels": { "app.kubernetes.io/name": DEFAULTS } }, "spec": spec } } }),
     ]
 }

@@ -113,16 +113,23 @@ pub fn run(options: &Options, out: &mut dyn Write, hints: &mut dyn Write) -> Res
 }
 
 /// What its reader has to do besides, if anything: definitions go with the last of their objects, and nobody lets these go any more.
-fn let_go(settings: &Settings) -> Option<String> {
+///
+/// The list cannot do it. It names what goes, and kubectl asks for all of that at once: controllers end, and lose their rights, before they
+/// could let go. Nor may they let go whenever they end, which they do at every upgrade: pools would then go with addresses in use.
+fn let_go(settings: &Settings) -> Option<&'static str> {
     let ours = settings.group == CrdGroup::V3 && settings.crds != Crds::None;
-    ours.then(|| {
-        "The definitions go when pools and tiers have gone. These are held by the controllers, which end with the list. As soon as the \
-         Pods of margay-system have ended, let them go, or kubectl waits for ever:\n\n    \
-         kubectl get ippools.projectcalico.org,tiers.projectcalico.org -o name | xargs -r -I {} kubectl patch {} --type merge \
-         -p '{\"metadata\":{\"finalizers\":null}}'\n"
-            .to_owned()
-    })
+    ours.then_some(LET_GO)
 }
+
+const LET_GO: &str = "\
+The list is not all. The definitions go when pools and tiers have gone; these were held by the controllers, which go with the list. Without
+--wait=false kubectl waits for them for ever. When the list is deleted, run these two, or `margay uninstall`, which does it all:
+
+    kubectl wait --for delete --timeout 120s namespace/margay-system
+    kubectl get ippools.projectcalico.org,tiers.projectcalico.org -o name | xargs -r -I {} kubectl patch {} --type merge -p '{\"metadata\":{\"finalizers\":null}}'
+
+What is installed on nodes goes by `margay uninstall --node`, as root, on each of them.
+";
 
 /// What `install` would create, by name, in the order in which it can go: controllers first, which would put things in order
 /// again, then agents, then what they live on.
@@ -236,17 +243,26 @@ mod tests {
             let (mut out, mut hints) = (Vec::new(), Vec::new());
             run(&options, &mut out, &mut hints).unwrap();
             let hints = String::from_utf8(hints).unwrap();
+            let commands = hints.lines().filter_map(|line| line.strip_prefix("    "));
             assert_eq!(
-                hints.contains("\n    kubectl get ippools"),
-                expected,
+                commands.collect::<Vec<_>>(),
+                if expected { SECOND } else { &[] },
                 "{group} {crds}: {hints}"
             );
+            assert_eq!(hints.contains("--wait=false"), expected, "{group} {crds}: {hints}");
             assert!(!String::from_utf8(out).unwrap().contains("kubectl"));
         };
         check("projectcalico.org/v3", "all", true);
         check("projectcalico.org/v3", "none", false);
         check("crd.projectcalico.org/v1", "all", false);
     }
+
+    /// `tools/kube/install` runs what is said.
+    const SECOND: &[&str] = &[
+        "kubectl wait --for delete --timeout 120s namespace/margay-system",
+        "kubectl get ippools.projectcalico.org,tiers.projectcalico.org -o name | xargs -r -I {} kubectl patch {} --type merge \
+         -p '{\"metadata\":{\"finalizers\":null}}'",
+    ];
 
     fn parsed() -> Options {
         #[derive(clap::Parser)]
