@@ -1,90 +1,30 @@
 //! The agent's loop: datastore, kernel, BGP and CNI come in as events; plans go out to the kernel.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::resource::WorkloadEndpoint;
 use calc::{Graph, NodeChange};
-use dataplane::{Cleanup, Dataplane, LocalEndpoint};
-use datastore::{SyncEvent, Update};
-use ipnet::IpNet;
-use kernel::nft::{NftError, NftEvent, Rules};
+use dataplane::{Cleanup, Dataplane};
+use datastore::SyncEvent;
 use kernel::{IfName, Kernel, KernelError, KernelEvent, Op};
-use linux::conntrack::Flow;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cluster_routes::ClusterRoutes;
 use crate::config::Work;
 use crate::cut;
-use crate::cut::judge::Judged;
-use crate::flows::Question;
 use crate::last_known::Picture;
-use crate::packet_filter::{Counted, PacketFilter};
-use crate::policy_view::PolicyView;
+use crate::packet_filter::PacketFilter;
 use crate::speaker;
 use crate::status::{DataplaneReport, SyncState};
+use curious::Curious;
+pub use event::Event;
+use recall::Recall;
+use routing::Bgp;
 
-/// Everything that can wake the loop.
-pub enum Event {
-    /// The datastore's watch, and the reader's turn, which ends when the event has been taken: so a large datastore is read no faster
-    /// than it is understood.
-    Sync(SyncEvent, OwnedSemaphorePermit),
-    /// The kernel changed, by us or by others.
-    Kernel(KernelEvent),
-    /// Others changed nf_tables.
-    Filter(NftEvent),
-    /// BGP's wishes.
-    Fib(Vec<bgp::FibChange>),
-    /// BGP has heard from its peers: stale routes may go.
-    BgpConverged,
-    /// The journal was read, and its endpoints were handed over.
-    EndpointsLoaded {
-        /// All of it could be read: interfaces of forgotten pods may go.
-        all: bool,
-    },
-    /// A pod came or went; answered when the kernel agrees.
-    Endpoint {
-        /// Journal id.
-        id: String,
-        /// Its device and addresses, and what it is to policy; `None`: it went.
-        endpoint: Option<Box<(LocalEndpoint, WorkloadEndpoint)>>,
-        /// Told when its routes and its policy are in the kernel, or why they cannot be.
-        done: oneshot::Sender<Result<(), String>>,
-    },
-    /// A pod is being made: its policy can be prepared while its addresses are not certain yet. `Endpoint` follows.
-    Announced {
-        /// Journal id.
-        id: String,
-        /// Its device, and what it is to policy.
-        endpoint: Box<(LocalEndpoint, WorkloadEndpoint)>,
-    },
-    /// Somebody wants to know.
-    Report(oneshot::Sender<DataplaneReport>),
-    /// Somebody wants to see policy, with counters.
-    Policy(oneshot::Sender<PolicyView>),
-    /// Flows of pods that policy says something else about; answered with what is to happen to them.
-    Flows(Vec<Flow>, Arc<cut::Devices>, oneshot::Sender<Judged>),
-    /// What staged policies would have decided about a recorded packet is to be found out.
-    Rehearse(Box<Question>),
-    /// So many flows were cut.
-    FlowsCut {
-        /// Policy forbids them.
-        forbidden: usize,
-        /// Their pods are gone.
-        gone: usize,
-    },
-    /// Somebody wants to know what the rules have counted.
-    Counted(oneshot::Sender<Result<Counted, String>>),
-    /// The kernel's rules have been read for those who wanted to know.
-    Rules(Result<Rules, NftError>),
-    /// The datastore has had its time to be read.
-    DatastoreIsLate,
-    /// Time to try failed operations again.
-    Retry,
-    /// Time to move packets into a new tunnel, or to give up an old one.
-    Switch,
-}
+mod curious;
+mod event;
+mod recall;
+mod routing;
 
 /// What other tasks of the agent follow of the loop's state.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,15 +69,6 @@ pub struct Loop<K> {
     applied: Applied,
 }
 
-/// What the last agent knew, for one that cannot reach its datastore: it goes on from there.
-#[derive(Default)]
-struct Recall {
-    /// What the datastore has not said otherwise yet.
-    resources: Picture,
-    /// It is used: the picture is whole, though maybe old.
-    used: bool,
-}
-
 /// Whom the loop tells what.
 pub struct Listeners {
     /// BGP's configuration.
@@ -152,26 +83,9 @@ pub struct Listeners {
 
 type Waiter = oneshot::Sender<Result<(), String>>;
 
-/// Who waits for a reading of the kernel's rules.
-#[derive(Default)]
-struct Curious {
-    /// They want to see policy.
-    viewers: Vec<oneshot::Sender<PolicyView>>,
-    /// They want to know what was counted.
-    counting: Vec<oneshot::Sender<Result<Counted, String>>>,
-}
-
 /// How long after a pool's mode changed packets take the new way: by then every node is ready to receive them.
 /// A watch delivers in milliseconds; a node whose watch is broken for longer loses the packets in between.
 const SWITCH_AFTER: Duration = Duration::from_secs(2);
-
-/// What the speaker is to be told: what follows from the datastore, and the addresses that no block announces.
-struct Bgp {
-    speaker: mpsc::UnboundedSender<speaker::Command>,
-    config: Option<bgp::Config>,
-    borrowed: BTreeSet<IpNet>,
-    changed: bool,
-}
 
 /// What the loop counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -359,36 +273,6 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
-    /// Goes on from what the last agent knew, as far as the datastore has not said anything newer.
-    fn recall(&mut self) {
-        if self.synced || self.recall.used || self.recall.resources.is_empty() {
-            return;
-        }
-        tracing::warn!(
-            resources = self.recall.resources.len(),
-            "datastore: it cannot be read; going on from what was known when an agent last read it"
-        );
-        self.recall.used = true;
-        for (key, resource) in &self.recall.resources {
-            // Host endpoints are closed after a boot without being recalled: policy alone opens them.
-            if !PacketFilter::concerns(key.kind) {
-                self.graph.apply(Update {
-                    key: key.clone(),
-                    value: Some(resource.clone()),
-                });
-            }
-        }
-    }
-
-    /// The datastore has been read: what it did not mention is gone.
-    fn forget_what_is_gone(&mut self) {
-        for key in std::mem::take(&mut self.recall.resources).into_keys() {
-            if self.recall.used && !PacketFilter::concerns(key.kind) {
-                self.graph.apply(Update { key, value: None });
-            }
-        }
-    }
-
     /// Brings the kernel to what is wanted, then tells those who wait for it.
     async fn settle(&mut self) {
         if self.observe {
@@ -467,52 +351,6 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
-    /// Half a picture would take routes away that are right.
-    fn route_without_bgp(&mut self) {
-        if self.work != Work::WithoutBgp || !self.synced {
-            return;
-        }
-        let settings = &self.graph.state().settings;
-        for change in self.cluster.flush([settings.ipv4_metric, settings.ipv6_metric]) {
-            self.dataplane.fib(change);
-        }
-        self.dataplane.allow_cleanup(Cleanup::Bgp);
-    }
-
-    /// Tells the speaker what changed, once the datastore was read, or what was known of it is used: half a picture would
-    /// withdraw blocks that are ours.
-    fn configure_bgp(&mut self) {
-        if self.work != Work::WithBgp {
-            return;
-        }
-        let borrowed = self.dataplane.addresses_outside_blocks();
-        if self.bgp.borrowed != borrowed {
-            (self.bgp.borrowed, self.bgp.changed) = (borrowed, true);
-        }
-        if !(self.synced || self.recall.used) || !std::mem::take(&mut self.bgp.changed) {
-            return;
-        }
-        let state = self.graph.state();
-        let Some(mut config) = self.bgp.config.clone() else {
-            return;
-        };
-        let exported = |net: &&IpNet| {
-            state
-                .pools
-                .iter()
-                .any(|(pool, options)| options.exported && pool.contains(*net))
-        };
-        for net in self.bgp.borrowed.iter().filter(exported) {
-            let metric = if net.addr().is_ipv4() {
-                state.settings.ipv4_metric
-            } else {
-                state.settings.ipv6_metric
-            };
-            config.originated.insert(*net, bgp::LocalRoute { metric });
-        }
-        let _ = self.bgp.speaker.send(speaker::Command::Config(Box::new(config)));
-    }
-
     fn schedule_switch(&mut self) {
         if self.dataplane.wants_switch() && !std::mem::replace(&mut self.switch_due, true) {
             let myself = self.myself.clone();
@@ -553,31 +391,6 @@ impl<K: Kernel> Loop<K> {
             waiters.drain(..).for_each(|waiter| drop(waiter.send(outcome.clone())));
             false
         });
-    }
-
-    /// One reading of the kernel's rules answers all who have asked before it. It goes on while the loop does: there may be
-    /// tens of thousands of rules.
-    fn read_rules(&mut self) {
-        let is_asked = !self.curious.viewers.is_empty() || !self.curious.counting.is_empty();
-        if self.reading.is_some() || !is_asked {
-            return;
-        }
-        self.reading = Some(std::mem::take(&mut self.curious));
-        let (rules, myself) = (self.filter.read_rules(), self.myself.clone());
-        tokio::spawn(async move { drop(myself.send(Event::Rules(rules.await))) });
-    }
-
-    fn answer_curious(&mut self, rules: Result<Rules, NftError>) {
-        let counted = self.filter.rules_read(&rules);
-        let Curious { viewers, counting } = self.reading.take().unwrap_or_default();
-        counting.into_iter().for_each(|reply| drop(reply.send(counted.clone())));
-        if !viewers.is_empty() {
-            let known = self.filter.known();
-            tokio::task::spawn_blocking(move || {
-                let view = known.view(&rules);
-                viewers.into_iter().for_each(|viewer| drop(viewer.send(view.clone())));
-            });
-        }
     }
 
     fn report(&self) -> DataplaneReport {

@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use api::resource::WorkloadEndpoint;
+use dataplane::LocalEndpoint;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kernel::nft::{ChainName, FakeNft, Generation, NftKernel, TableName, TableState, Transaction};
+use kernel::nft::{
+    ChainName, FakeNft, Generation, NftError, NftEvent, NftKernel, Rules, TableName, TableState, Transaction,
+};
 use kernel::{FakeKernel, IpipFlavour};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::packet_filter::Counted;
 
 /// Reads rules only when it may.
 struct SlowNft {

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use api::{Key, Resource};
 use futures::future::ready;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 
+use super::parts::WatchResult;
 use super::*;
 use crate::MemoryStore;
 use crate::block_on::block_on;
-use crate::store::{Listing, Store, Stored};
+use crate::store::{Listing, Revision, Scope, Store, StoreError, Stored};
 
 #[test]
 fn an_update_that_ignores_the_revision_is_caught() {
