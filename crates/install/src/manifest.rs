@@ -77,7 +77,7 @@ pub fn summary(settings: &Settings) -> String {
         Some(pool) => line(
             "IPv4 pool",
             format!(
-                "{} in blocks of /{}, ipipMode {}, natOutgoing; created if there is no default-ipv4-ippool",
+                "{} in blocks of /{}, ipipMode {}, natOutgoing; created if there is no IPv4 pool",
                 pool.cidr,
                 pool.block_size,
                 pool.encapsulation.ipip_mode()
@@ -88,7 +88,7 @@ pub fn summary(settings: &Settings) -> String {
     if let Some(cidr) = settings.ipv6 {
         line(
             "IPv6 pool",
-            format!("{cidr} in blocks of /122; created if there is no default-ipv6-ippool"),
+            format!("{cidr} in blocks of /122; created if there is no IPv6 pool"),
         );
     }
     line(

@@ -122,8 +122,8 @@ fn let_go(settings: &Settings) -> Option<&'static str> {
 }
 
 const LET_GO: &str = "\
-The list is not all. The definitions go when pools and tiers have gone; these were held by the controllers, which go with the list. Without
---wait=false kubectl waits for them for ever. When the list is deleted, run these two, or `margay uninstall`, which does it all:
+The list is not all (`margay uninstall` without --manifest is). The definitions go when pools and tiers have gone; these were held by the
+controllers, which go with the list. Without --wait=false kubectl waits for them for ever. When the list is deleted, run these two:
 
     kubectl wait --for delete --timeout 120s namespace/margay-system
     kubectl get ippools.projectcalico.org,tiers.projectcalico.org -o name | xargs -r -I {} kubectl patch {} --type merge -p '{\"metadata\":{\"finalizers\":null}}'

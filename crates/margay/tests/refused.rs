@@ -9,6 +9,7 @@ use api::{Condition, Key, Kind};
 use common::Lab;
 use common::cluster::{Datastore, Pod, resource};
 use common::net::{self, L4, Servers};
+use common::told;
 
 /// The kernel takes no rule of more than 128 expressions, and each of these names is a look into a set of its own.
 const NAMES: usize = 60;
@@ -84,6 +85,22 @@ fn a_rule_that_the_kernel_refuses_closes_its_policy_and_everybody_is_told() {
         explained.contains("DENIED") && explained.contains(&format!("on node {}, it denies", nodes[0])),
         "{explained}"
     );
+
+    // It is tried again and again, and the log says it once.
+    let tries = || {
+        let metrics = told::metrics(&lab, &nodes[0]);
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("margay_policy_transactions_total{result=\"refused\"} "));
+        line.expect("a metric").parse::<u64>().expect("a number")
+    };
+    let first = tries();
+    lab.eventually("it is tried again", || tries() > first);
+    let log = lab.lab(&["logs", &nodes[0], "--lines", "10000"]);
+    let warnings = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") && line.contains("GlobalNetworkPolicy(long)"));
+    assert_eq!(warnings.count(), 1, "{log}");
 
     // The node goes on: policies change, pods come.
     store.put(resource(
