@@ -136,6 +136,19 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
     store.put(resource(kns));
     lab.eventually("open again", || are(true));
 
+    // A profile that cannot be followed closes its pods, and these alone.
+    store.put(resource(&kns.replace(
+        "egress: [{action: Allow}]",
+        "egress: [{action: Allow, destination: {selector: \"((\"}}]",
+    )));
+    lab.eventually("closed by its profile", || are(false));
+    counted("closed", &|why| why.starts_with("q/") && why.contains("kns.q"));
+    lab.eventually("status names the rule", || {
+        problems().contains("spec.egress[0].destination.selector")
+    });
+    store.put(resource(kns));
+    lab.eventually("open again", || are(true));
+
     let allow_all = |name: &str, more: &str| {
         format!(
             "{{kind: GlobalNetworkPolicy, metadata: {{name: {name}}}, spec: {{ingress: [{{action: Allow}}], {more}}}}}"

@@ -68,6 +68,8 @@ fn a_rule_that_the_kernel_refuses_closes_its_policy_and_everybody_is_told() {
     );
     assert!(!reaches(&db, 80, false), "a policy that is refused denies");
     assert!(reaches(&web, 80, true), "others are as they were");
+    let closed = told::dropped(&lab, &nodes[0], "closed", Some("refused: GlobalNetworkPolicy long"));
+    assert!(closed > 0, "{:?}", told::names(&lab, &nodes[0], "closed"));
 
     // Wherever one looks: from the other node, and on its own one.
     for node in &nodes {
