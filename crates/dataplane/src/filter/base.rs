@@ -178,10 +178,17 @@ impl Frame<'_> {
     /// without: it is asked about later, when the real one is known. There the kernel takes no refusals, so where packets are
     /// refused the old device has to do, except for pods of this host.
     fn output(&self) -> Vec<Rule> {
-        if !self.hosts.contains_key(&Prefix::ToHost) {
-            return self.ended();
-        }
         let mut rules = self.ended();
+        if self.settings.deny == DenyAction::Reject {
+            // What tells somebody that the flow is cut, a reset or an error, is a packet of this host that belongs to the flow.
+            let not_about_it = states(&[CtState::New, CtState::Established]);
+            rules
+                .iter_mut()
+                .for_each(|rule| rule.matches.push(not_about_it.clone()));
+        }
+        if !self.hosts.contains_key(&Prefix::ToHost) {
+            return rules;
+        }
         rules.push(established());
         match self.settings.deny {
             DenyAction::Drop => rules.push(accept(
