@@ -1,46 +1,107 @@
 //! Beside others: rule sets of kube-proxy, Docker and firewalld on a node, loaded before and after the agent's table.
 //!
-//! Pods reach what policy allows and nothing else, through services too. What others drop stays dropped: what our table accepts
-//! they still see. Nobody touches anybody's tables.
+//! Pods reach what policy allows and nothing else, over both families, through services too. What others drop stays dropped: what
+//! our table accepts they still see. Nobody touches anybody's tables.
 
 mod common;
 
 use std::collections::BTreeMap;
 
 use common::Lab;
-use common::talk::{connect, echo, forbid};
+use common::net::{self, L4, Probe};
+use common::talk::{apply, connect, echo, forbid};
 
 const NODE: &str = "k8s-125-master";
 const FAR_NODE: &str = "k8s-125-node1";
 const PORT: u16 = 5432;
 
-/// Two nodes; on the first one somebody who may talk to both servers and somebody who may not, and others' rules.
+/// Two nodes; on each somebody who may talk to servers and somebody who may not; on the first one others' rules.
 struct World {
     lab: Lab,
+    /// A server of the first node, and one of the second: IPv4.
     near: String,
     far: String,
+    /// Who reaches whom, if others let it pass.
+    pairs: Vec<(Probe, bool)>,
 }
 
 const CLIENT: &str = "pod-0-1";
 const STRANGER: &str = "pod-0-2";
+/// Servers, and who comes from another node: over IPv4 by the tunnel, over IPv6 without.
+const NEAR: &str = "pod-0-3";
+const FAR: &str = "pod-1-1";
+const FAR_CLIENT: &str = "pod-1-2";
+const FAR_STRANGER: &str = "pod-1-3";
 
 impl World {
     fn up(name: &'static str) -> Option<Self> {
-        let lab = Lab::up(name, &["--nodes", "2", "--pods-per-node", "3"])?;
-        let (near, far) = (lab.address("pod-0-3"), lab.address("pod-1-1"));
-        echo(&lab, "pod-0-3", PORT);
-        echo(&lab, "pod-1-1", PORT);
-        let stranger = lab.address(STRANGER);
-        forbid(&lab, "guard", &stranger, &[&near, &far]);
-        let world = Self { lab, near, far };
-        world.lab.eventually("policy is enforced", || {
-            !world.reaches(STRANGER, &world.near) && !world.reaches(STRANGER, &world.far)
-        });
+        let lab = Lab::up(name, &["--nodes", "2", "--pods-per-node", "3", "--ipv6"])?;
+        for server in [NEAR, FAR] {
+            echo(&lab, server, PORT);
+        }
+        let mut rules = Vec::new();
+        let mut pairs = Vec::new();
+        for ipv6 in [false, true] {
+            let address = |pod: &str| lab.first_address(pod, "eth0", ipv6);
+            let net = |pod: &str| format!("\"{}/{}\"", address(pod), if ipv6 { 128 } else { 32 });
+            rules.push(format!(
+                r#"{{"action":"Deny","source":{{"nets":[{},{}]}},"destination":{{"nets":[{},{}]}}}}"#,
+                net(STRANGER),
+                net(FAR_STRANGER),
+                net(NEAR),
+                net(FAR)
+            ));
+            for (from, to, reached) in [
+                (CLIENT, NEAR, true),
+                (CLIENT, FAR, true),
+                (FAR_CLIENT, NEAR, true),
+                (STRANGER, NEAR, false),
+                (STRANGER, FAR, false),
+                (FAR_STRANGER, NEAR, false),
+            ] {
+                let from = format!("{}.pod-{from}", lab.name);
+                let (to, l4) = ((address(to), PORT).into(), L4::Tcp);
+                pairs.push((Probe { from, to, l4 }, reached));
+            }
+        }
+        let spec = format!(
+            r#"{{"selector":"all()","order":10,"types":["Ingress"],"ingress":[{},{{"action":"Allow"}}]}}"#,
+            rules.join(",")
+        );
+        apply(&lab, "GlobalNetworkPolicy", "guard", &spec);
+        let (near, far) = (lab.address(NEAR), lab.address(FAR));
+        let world = Self { lab, near, far, pairs };
+        world
+            .lab
+            .eventually("policy is enforced", || world.reached() == world.by_policy());
         Some(world)
     }
 
     fn reaches(&self, pod: &str, address: &str) -> bool {
         connect(&self.lab, pod, address, PORT).is_ok()
+    }
+
+    fn by_policy(&self) -> Vec<bool> {
+        self.pairs.iter().map(|(_, reached)| *reached).collect()
+    }
+
+    /// Who reaches whom.
+    fn reached(&self) -> Vec<bool> {
+        let probes: Vec<Probe> = self.pairs.iter().map(|(probe, _)| probe.clone()).collect();
+        net::probe_all(&probes, &self.by_policy())
+    }
+
+    /// Nobody reaches anybody whose packets this node forwards.
+    fn is_closed(&self, when: &str) {
+        let probes: Vec<Probe> = self.pairs.iter().map(|(probe, _)| probe.clone()).collect();
+        let reached = net::probe_all(&probes, &vec![false; probes.len()]);
+        let through: Vec<&Probe> = probes
+            .iter()
+            .zip(reached)
+            .filter(|(_, it)| *it)
+            .map(|(it, _)| it)
+            .collect();
+        assert!(through.is_empty(), "{when}: {through:?}");
     }
 
     /// Runs a program on the node with a text of rules as its file.
@@ -59,8 +120,11 @@ impl World {
         self.lab.exec(NODE, &command);
     }
 
-    fn iptables(&self, text: &str) {
-        self.load(&["iptables-nft-restore", "--noflush"], text);
+    /// Rules as iptables knows them, and as ip6tables does.
+    fn iptables(&self, v4: &str, v6: &str) {
+        for (program, text) in [("iptables-nft-restore", v4), ("ip6tables-nft-restore", v6)] {
+            self.load(&[program, "--noflush"], text);
+        }
     }
 
     fn nft(&self, text: &str) {
@@ -110,16 +174,16 @@ impl World {
         });
     }
 
-    /// Policy holds, in both directions.
+    /// Policy holds, over both families, here and to and from the other node.
     fn policy_holds(&self, when: &str) {
-        for (pod, address, reached) in [
-            (CLIENT, &self.near, true),
-            (CLIENT, &self.far, true),
-            (STRANGER, &self.near, false),
-            (STRANGER, &self.far, false),
-        ] {
-            assert_eq!(self.reaches(pod, address), reached, "{when}: {pod} to {address}");
-        }
+        let wrong: Vec<(Probe, bool)> = self
+            .pairs
+            .iter()
+            .zip(self.reached())
+            .filter(|((_, expected), reached)| expected != reached)
+            .map(|(pair, _)| pair.clone())
+            .collect();
+        assert!(wrong.is_empty(), "{when}: not as expected: {wrong:?}");
     }
 
     /// Services lead to their pods, for those whom policy lets through.
@@ -161,7 +225,8 @@ fn beside_kube_proxy_in_iptables_mode() {
     let Some(world) = World::up("t-kpi") else { return };
     let rules = include_str!("beside/kube-proxy.iptables");
     let ours = world.ours();
-    world.iptables(rules);
+    // One of IPv6 has no services here.
+    world.iptables(rules, "");
     assert_eq!(world.ours(), ours, "iptables-restore leaves our table alone");
     let theirs = world.others();
     world.policy_holds("theirs last");
@@ -193,21 +258,19 @@ fn beside_kube_proxy_in_nftables_mode() {
 fn beside_docker_which_forwards_what_it_is_told() {
     let Some(world) = World::up("t-docker") else { return };
     let ours = world.ours();
-    world.iptables(include_str!("beside/docker.iptables"));
+    world.iptables(
+        include_str!("beside/docker.iptables"),
+        include_str!("beside/docker.ip6tables"),
+    );
     assert_eq!(world.ours(), ours, "iptables-restore leaves our table alone");
-    let closed = |when: &str| {
-        assert!(
-            !world.reaches(CLIENT, &world.near) && !world.reaches(CLIENT, &world.far),
-            "{when}"
-        );
-    };
-    closed("Docker drops what it does not know; that our table accepts it does not matter");
+    world.is_closed("Docker drops what it does not know; that our table accepts it does not matter");
     let theirs = world.others();
     world.table_anew();
-    closed("nor does it when our table comes later");
+    world.is_closed("nor does it when our table comes later");
     assert_eq!(world.others(), theirs);
 
-    world.iptables(include_str!("beside/docker-user.iptables"));
+    let user = include_str!("beside/docker-user.iptables");
+    world.iptables(user, user);
     let theirs = world.others();
     world.policy_holds("pods in DOCKER-USER");
     world.table_anew();
@@ -221,19 +284,26 @@ fn beside_firewalld_which_forwards_what_it_trusts() {
     let ours = world.ours();
     world.nft(include_str!("beside/firewalld.nft"));
     assert_eq!(world.ours(), ours, "nft -f leaves our table alone");
-    assert!(
-        !world.reaches(CLIENT, &world.near),
-        "firewalld refuses what is in no zone that forwards"
-    );
+    world.is_closed("firewalld refuses what is in no zone that forwards");
     let theirs = world.others();
     world.table_anew();
-    assert!(!world.reaches(CLIENT, &world.near), "also when our table comes later");
+    world.is_closed("also when our table comes later");
     assert_eq!(world.others(), theirs);
 
     world.nft(include_str!("beside/firewalld-trusted.nft"));
+    let far_client = format!("{}.pod-{FAR_CLIENT}", world.lab.name);
+    let comes_bare = |(probe, _): &&(Probe, bool)| probe.from == far_client && probe.to.is_ipv6();
+    let (probe, _) = world.pairs.iter().find(comes_bare).expect("there is one");
+    let bare = net::probe_all(std::slice::from_ref(probe), &[false]);
+    assert_eq!(
+        bare,
+        [false],
+        "what comes through no tunnel is in no zone that forwards"
+    );
+    world.nft(include_str!("beside/firewalld-ranges.nft"));
     let theirs = world.others();
-    world.policy_holds("pods in zone trusted");
+    world.policy_holds("pods and nodes in zone trusted");
     world.table_anew();
-    world.policy_holds("pods in zone trusted, ours last");
+    world.policy_holds("pods and nodes in zone trusted, ours last");
     assert_eq!(world.others(), theirs);
 }
