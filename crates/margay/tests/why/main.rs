@@ -1,7 +1,10 @@
 //! What `explain`, `policy diff` and `policy test` say of a live cluster, and what real packets then do: every pair of pods, two
 //! ports, TCP and UDP, both families.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod explained;
+mod resources;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -9,8 +12,9 @@ use std::process::{Command, Output, Stdio};
 
 use common::cluster::Pod;
 use common::matrix::{self, PORTS, Square, squares};
-use common::net::{self, L4, Servers};
+use common::net::{L4, Servers};
 use common::{Lab, MARGAY, text};
+use resources::{DB, SECURITY, WIDER};
 use serde_json::Value;
 
 /// Two nodes with two pods each: so few that `policy diff` names every one.
@@ -163,52 +167,6 @@ fn becomes(difference: &Value, square: &Square<'_>, before: bool) -> Option<bool
     found
 }
 
-const DB: &str = r#"
-apiVersion: projectcalico.org/v3
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  selector: role == "db"
-  types: [Ingress]
-  ingress:
-  - {action: Allow, protocol: TCP, source: {selector: role == "api"}, destination: {ports: [80]}}
-  - {action: Deny, protocol: UDP}
-"#;
-const SECURITY: &str = r#"
-apiVersion: projectcalico.org/v3
-kind: Tier
-metadata: {name: security}
-spec: {order: 10}
----
-apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {name: security.shop}
-spec:
-  tier: security
-  selector: projectcalico.org/namespace == "shop"
-  types: [Ingress, Egress]
-  ingress:
-  - {action: Deny, ipVersion: 6, protocol: UDP, source: {selector: role == "web"}}
-  - {action: Deny, protocol: TCP, source: {selector: role == "guest"}, destination: {notPorts: [81]}}
-  - {action: Pass}
-  egress:
-  - {action: Deny, destination: {nets: [@OUTSIDE@]}}
-  - {action: Pass}
-"#;
-/// In place of the one above.
-const WIDER: &str = r#"
-apiVersion: projectcalico.org/v3
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  selector: role in {"db", "api"}
-  types: [Ingress, Egress]
-  ingress:
-  - {action: Allow, protocol: TCP, source: {namespaceSelector: 'projectcalico.org/name in {"shop", "other"}'}, destination: {ports: ["80:81"]}}
-  egress:
-  - {action: Allow, ipVersion: 4}
-"#;
-
 #[test]
 fn policy_diff_names_what_then_changes_and_policy_test_what_then_holds() {
     let Some(world) = World::up("t-why-diff") else { return };
@@ -271,152 +229,13 @@ fn policy_diff_names_what_then_changes_and_policy_test_what_then_holds() {
         assert_eq!(world.fine(&["policy", "test", &path], ""), all_met, "{what}");
     }
     assert!(passes.iter().all(|passes| *passes), "all is gone");
-}
 
-#[test]
-fn explain_names_what_then_decides_about_the_packet() {
-    let Some(world) = World::up("t-why-explain") else {
-        return;
-    };
-    let [v4, v6] = [false, true].map(|ipv6| world.lab.first_address("outside", "ens33", ipv6));
-    // The way back: nobody tells that machine where pods are.
-    for pod in &world.pods {
-        let node = if pod.pod == "web" || pod.pod == "db" { 0 } else { 1 };
-        for ipv6 in [false, true] {
-            let via = world
-                .lab
-                .first_address(&world.lab.nodes()[node], "ens33", ipv6)
-                .to_string();
-            let to = pod.address(ipv6).to_string();
-            world.lab.exec("outside", &["ip", "route", "add", &to, "via", &via]);
-        }
-    }
+    // One that is only rehearsed changes nothing, and would change what the real one has changed above.
+    let real = world.fine(&["policy", "diff", "-f", "-"], DB);
     world.fine(
         &["apply", "-f", "-"],
-        &SECURITY.replace("@OUTSIDE@", &format!("{v4}/32")),
+        &DB.replace("kind: NetworkPolicy", "kind: StagedNetworkPolicy"),
     );
-    world.fine(&["apply", "-f", "-"], DB);
-    let (v4, v6) = (v4.to_string(), v6.to_string());
-    let v6_port = format!("[{v6}]:80/udp");
-    let tier = "tier security: GlobalNetworkPolicy(security.shop)";
-    let cases: Vec<(&str, String, bool, Vec<String>)> = vec![
-        // A rule of a NetworkPolicy allows it, after a tier has passed it on.
-        (
-            "shop/api",
-            "shop/db:80".into(),
-            true,
-            vec![
-                format!("{tier} ingress rule 2: Pass"),
-                "tier default: NetworkPolicy(shop/db) ingress rule 0: Allow".into(),
-            ],
-        ),
-        // No rule of it matches.
-        (
-            "shop/web",
-            "shop/db:80".into(),
-            false,
-            vec![
-                "tier default: policies apply, no rule matched: denied at the end of the tier".into(),
-                "NetworkPolicy(shop/db) ingress rule 0 (Allow): source".into(),
-                "DENIED to pod shop/db".into(),
-            ],
-        ),
-        // A rule of it denies.
-        (
-            "shop/api",
-            "shop/db:80/udp".into(),
-            false,
-            vec!["tier default: NetworkPolicy(shop/db) ingress rule 1: Deny".into()],
-        ),
-        // A rule of a GlobalNetworkPolicy in a tier does, for one port and not for the other.
-        (
-            "other/guest",
-            "shop/api:80".into(),
-            false,
-            vec![format!("{tier} ingress rule 1: Deny")],
-        ),
-        (
-            "other/guest",
-            "shop/api:81".into(),
-            true,
-            vec![
-                format!("{tier} ingress rule 2: Pass"),
-                "profile kns.shop ingress rule 0: Allow".into(),
-            ],
-        ),
-        // For one family and not for the other.
-        (
-            "shop/web",
-            format!("[{}]:80/udp", world.pods[1].address(true)),
-            false,
-            vec![format!("{tier} ingress rule 0: Deny")],
-        ),
-        (
-            "shop/web",
-            format!("{}:80/udp", world.pods[1].address(false)),
-            true,
-            vec!["profile kns.shop ingress rule 0: Allow".into()],
-        ),
-        // To an address outside: the sender's policy alone.
-        (
-            "shop/api",
-            format!("{v4}:80"),
-            false,
-            vec![format!("{tier} egress rule 0: Deny"), "DENIED from pod shop/api".into()],
-        ),
-        (
-            "shop/api",
-            v6_port,
-            true,
-            vec![
-                format!("{tier} egress rule 1: Pass"),
-                "profile kns.shop egress rule 0: Allow".into(),
-            ],
-        ),
-        (
-            "other/guest",
-            format!("{v4}:81/udp"),
-            true,
-            vec!["profile kns.other egress rule 0: Allow".into()],
-        ),
-        // From outside.
-        (
-            v4.as_str(),
-            "shop/db:81".into(),
-            false,
-            vec!["denied at the end of the tier".into()],
-        ),
-        (
-            v4.as_str(),
-            "shop/web:81".into(),
-            true,
-            vec!["profile kns.shop ingress rule 0: Allow".into()],
-        ),
-    ];
-    for (from, to, passes, lines) in &cases {
-        let output = world.margay(&["explain", from, to], "");
-        let said = text(&output);
-        let exit = if *passes { 0 } else { 3 };
-        assert_eq!(output.status.code(), Some(exit), "{from} -> {to}: {said}");
-        for line in lines {
-            assert!(said.contains(line.as_str()), "{from} -> {to}: {line} is not in\n{said}");
-        }
-        // The packet that it speaks of: its first line.
-        let first = said.lines().next().unwrap_or_default();
-        let (l4, target) = match (first.split(' ').next(), first.rsplit(' ').next()) {
-            (Some("TCP"), Some(target)) => (L4::Tcp, target),
-            (Some("UDP"), Some(target)) => (L4::Udp, target),
-            _ => panic!("{first}"),
-        };
-        let target = target
-            .parse()
-            .unwrap_or_else(|_| panic!("an address and a port: {first}"));
-        let place = match world.pods.iter().find(|pod| pod.name == *from) {
-            Some(pod) => &pod.place,
-            None => &world.outside,
-        };
-        world.lab.eventually(&format!("{from} -> {to}: {}", word(*passes)), || {
-            net::reaches(place, target, l4, *passes) == *passes
-        });
-    }
+    assert_eq!(world.fine(&["policy", "diff", "--staged"], ""), real);
+    world.packets_do("a policy is rehearsed", &passes);
 }
