@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 
 use api::{Condition, Key, Kind};
-use common::Lab;
 use common::cluster::{Datastore, Pod, resource};
 use common::net::{self, L4, Servers};
 use common::told;
+use common::{Lab, MARGAY};
 
 /// The kernel takes no rule of more than 128 expressions, and each of these names is a look into a set of its own.
 const NAMES: usize = 60;
@@ -142,4 +144,72 @@ fn a_rule_that_the_kernel_refuses_closes_its_policy_and_everybody_is_told() {
     assert_eq!(said(&store).len(), 1);
     lab.lab(&["agent", "start", &nodes[0]]);
     lab.eventually("it is taken back", || said(&store).is_empty());
+}
+
+/// Another program that owns a table called as ours, as long as it runs: the kernel lets nobody else change that.
+struct Owner(Child);
+
+impl Owner {
+    fn start(lab: &Lab, node: &str) -> Self {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &lab.node_place(node), "nft", "-i"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("nft starts");
+        let stdin = child.stdin.as_mut().expect("piped");
+        writeln!(stdin, "add table inet calico {{ flags owner; }}").expect("it reads");
+        let owner = Self(child);
+        lab.eventually("the table is somebody's", || {
+            let tables = lab.exec(node, &["nft", "list", "tables"]);
+            tables.contains("inet calico")
+        });
+        owner
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_table_that_another_program_owns_is_said_and_ours_is_written_when_that_has_ended() {
+    let Some(lab) = Lab::up("t-owned", &["--nodes", "2", "--pods-per-node", "0"]) else {
+        return;
+    };
+    let (store, nodes) = (Datastore::of(&lab), lab.nodes());
+    let client = lab.add_pod("default", "client", &nodes[1], &[]);
+    let db = lab.add_pod("default", "db", &nodes[0], &[("role", "db")]);
+    let _servers = Servers::start(&[(db.place.clone(), vec![(L4::Udp, 80), (L4::Udp, 81)])]);
+    store.put(policy("{action: Allow, protocol: UDP, destination: {ports: [81]}}"));
+    let reaches = |port: u16, expected: bool| {
+        let to: SocketAddr = (db.address(false), port).into();
+        net::reaches(&client.place, to, L4::Udp, expected)
+    };
+    lab.eventually("policy is enforced", || !reaches(80, false));
+
+    lab.lab(&["agent", "kill", &nodes[0]]);
+    lab.exec(&nodes[0], &["nft", "delete", "table", "inet", "calico"]);
+    let owner = Owner::start(&lab, &nodes[0]);
+    // It waits until the agent is ready, which it is not before the other one has ended.
+    let mut start = Command::new(MARGAY)
+        .args(["lab", "agent", "start", &nodes[0], "--name", lab.name])
+        .spawn()
+        .expect("margay starts");
+    let status = || common::text(&lab.try_lab(&["exec", &nodes[0], "--", "calicoctl", "node", "status"]));
+    lab.eventually("it is said", || {
+        let said = status();
+        said.contains("The node is NOT ready") && said.contains("Operation not permitted")
+    });
+    assert!(reaches(80, true), "nobody enforces anything");
+
+    drop(owner);
+    lab.eventually("policy is enforced again", || !reaches(80, false));
+    assert!(reaches(81, true));
+    lab.eventually("the node is ready", || status().contains("The node is ready"));
+    assert!(!status().contains("Operation not permitted"), "{}", status());
+    start.wait().expect("it ends");
 }
