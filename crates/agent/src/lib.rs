@@ -38,6 +38,8 @@ pub mod run;
 pub mod speaker;
 pub mod start;
 pub mod status;
+#[cfg(test)]
+mod warnings;
 pub mod watch;
 
 pub use announce::Announce;

@@ -19,11 +19,13 @@ use crate::status::{DataplaneReport, SyncState};
 use curious::Curious;
 pub use event::Event;
 use recall::Recall;
+use refused::Refused;
 use routing::Bgp;
 
 mod curious;
 mod event;
 mod recall;
+mod refused;
 mod routing;
 
 /// What other tasks of the agent follow of the loop's state.
@@ -67,6 +69,8 @@ pub struct Loop<K> {
     recall: Recall,
     observe: bool,
     applied: Applied,
+    /// What the log has been told of failed operations.
+    refused: Refused,
 }
 
 /// Whom the loop tells what.
@@ -145,6 +149,7 @@ impl<K: Kernel> Loop<K> {
             recall: Recall::default(),
             observe: true,
             applied: Applied::default(),
+            refused: Refused::default(),
         }
     }
 
@@ -300,6 +305,9 @@ impl<K: Kernel> Loop<K> {
                 self.observe_kernel().await;
             }
         }
+        if !self.dataplane.has_failures() {
+            self.refused.all_is_well();
+        }
         self.answer_waiting();
         let flows = self.filter.flows_to_cut();
         if !flows.is_empty() {
@@ -365,12 +373,16 @@ impl<K: Kernel> Loop<K> {
         match &result {
             Ok(()) => {
                 self.applied.done += 1;
+                self.refused.done(op);
                 tracing::debug!(?op, "done");
             }
             Err(error) => {
                 self.applied.failed += 1;
                 self.observe |= matches!(error, KernelError::Broken(_));
-                tracing::warn!(?op, %error, "the kernel did not take an operation");
+                match self.refused.failed(op, error) {
+                    true => tracing::warn!(?op, %error, "the kernel did not take an operation; trying again"),
+                    false => tracing::debug!(?op, %error, "the kernel did not take an operation"),
+                }
             }
         }
         self.dataplane.done(op, result);

@@ -139,41 +139,12 @@ fn what(concerns: &Concerns) -> (String, Option<&'static str>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use kernel::IfName;
     use kernel::nft::{Cause, FakeNft, NftError};
     use policy::SetId;
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Level, Metadata, Subscriber};
 
     use super::*;
-
-    /// Counts warnings.
-    struct Warnings(Arc<AtomicUsize>);
-
-    impl Subscriber for Warnings {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= Level::WARN
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, _: &Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
-    }
+    use crate::warnings::Warnings;
 
     #[tokio::test]
     async fn what_is_tried_in_vain_again_and_again_is_one_line_for_each_reason() {
@@ -185,8 +156,8 @@ mod tests {
             errno: 31,
         };
         let broken = || NftError::Broken("no buffer".to_owned());
-        let warnings = Arc::new(AtomicUsize::new(0));
-        let _counted = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let warnings = Warnings::default();
+        let _listens = warnings.listen();
         let kernel = FakeNft::default();
         let mut filter = PacketFilter::new("n1", Box::new(kernel.clone()), IfName::from("tunl0"));
         let (mut said, mut failed) = (0, 0);
@@ -204,7 +175,7 @@ mod tests {
                 filter.settle().await;
             }
             said += lines;
-            assert_eq!(warnings.load(Ordering::Relaxed), said, "{error}");
+            assert_eq!(warnings.count(), said, "{error}");
             // It is tried all the same.
             assert!(filter.report().applied.failed >= failed + 3, "{error}");
             failed = filter.report().applied.failed;
@@ -214,7 +185,7 @@ mod tests {
         filter.settle().await;
         assert_eq!(filter.report().applied.transactions, 1);
         assert_eq!(filter.report().problems, Vec::<String>::new());
-        assert_eq!(warnings.load(Ordering::Relaxed), said);
+        assert_eq!(warnings.count(), said);
     }
 
     #[test]

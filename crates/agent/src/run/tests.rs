@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::packet_filter::Counted;
+use crate::warnings::Warnings;
 
 /// Reads rules only when it may.
 struct SlowNft {
@@ -178,4 +179,55 @@ async fn who_waits_for_a_pod_that_goes_is_told_and_nobody_is_kept() {
     assert_eq!(tell(false).1, 0);
     let told = patient.await.expect("an answer");
     assert_eq!(told, Err("it was taken away meanwhile".to_owned()));
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_again_and_again_is_one_warning_for_each_reason() {
+    let mut main = main_loop(FakeNft::default(), false, mpsc::unbounded_channel().0);
+    main.settle().await;
+    let warnings = Warnings::default();
+    let _listens = warnings.listen();
+    let kernel = main.kernel.clone();
+    kernel.add_link("cali1", "veth");
+    main.take(Event::Kernel(KernelEvent::Resync));
+    let local = LocalEndpoint {
+        device: "cali1".into(),
+        addresses: vec![[10, 0, 0, 1].into()],
+        fresh: false,
+    };
+    let endpoint = Some(Box::new((
+        local,
+        WorkloadEndpoint::new("n1-k8s-p-eth0", Default::default()),
+    )));
+    main.take(Event::Endpoint {
+        id: "a/eth0".to_owned(),
+        endpoint,
+        done: oneshot::channel().0,
+    });
+    let refused = |reason: &str| KernelError::Refused {
+        what: "it".to_owned(),
+        reason: reason.to_owned(),
+        errno: 22,
+    };
+    for (error, expected) in [(refused("x"), 1), (refused("x"), 1), (refused("y"), 2)] {
+        kernel.heal();
+        kernel.fail(usize::MAX, error, |op| matches!(op, Op::PutRoute(_)));
+        let failed = main.applied.failed;
+        for _ in 0..3 {
+            main.take(Event::Retry);
+            main.settle().await;
+        }
+        assert_eq!((main.applied.failed - failed, warnings.count()), (3, expected));
+    }
+    kernel.heal();
+    main.take(Event::Retry);
+    main.settle().await;
+    assert!(!main.dataplane.has_failures());
+    // It succeeded in between: that it fails is news again.
+    kernel.fail(usize::MAX, refused("y"), |op| matches!(op, Op::PutRoute(_)));
+    let key = kernel.seen().routes.keys().next().expect("the pod's route").clone();
+    kernel.delete_route(&key);
+    main.take(Event::Kernel(KernelEvent::Resync));
+    main.settle().await;
+    assert_eq!(warnings.count(), 3);
 }

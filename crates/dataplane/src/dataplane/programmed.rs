@@ -9,6 +9,13 @@ use super::Dataplane;
 use crate::status::RouteClass;
 
 impl Dataplane {
+    /// Whether the kernel has refused anything that is still wanted.
+    pub fn has_failures(&self) -> bool {
+        let (routes, tunnel, peers) = (self.routes.failed(), self.tunnel.failed(), self.peers.failed());
+        let (links, sysctls) = (self.links.failed(), self.sysctls.failed());
+        !(routes.is_empty() && tunnel.is_empty() && peers.is_empty() && links.is_empty() && sysctls.is_empty())
+    }
+
     /// Whether the routes of an endpoint are in the kernel: `None` for not yet, or for an endpoint that is not known.
     pub fn is_programmed(&self, id: &str) -> Option<Result<(), KernelError>> {
         let endpoint = self.endpoints.get(id)?;
