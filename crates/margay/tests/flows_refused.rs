@@ -67,4 +67,11 @@ fn what_policy_denies_is_refused_aloud_if_that_is_asked_for() {
         assert_eq!(udp.expect_err("it is denied").kind(), prohibited, "{to}");
     }
     assert!(dropped(&lab, FAR, "flow-cut", None) >= 4 && dropped(&lab, FAR, "policy", None) >= 4);
+    // The next agent finds these rules as it would write them.
+    let rules = || lab.exec(FAR, &["nft", "-s", "-a", "list", "table", "inet", "calico"]);
+    let before = rules();
+    assert!(before.contains("flow cut by policy"), "{before}");
+    lab.lab(&["agent", "kill", FAR]);
+    lab.lab(&["agent", "start", FAR]);
+    assert_eq!(rules(), before);
 }
