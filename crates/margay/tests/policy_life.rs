@@ -143,6 +143,21 @@ fn what_cannot_be_understood_is_closed_and_status_says_why() {
     )));
     lab.eventually("closed by its profile", || are(false));
     counted("closed", &|why| why.starts_with("q/") && why.contains("kns.q"));
+    let explained = common::text(&lab.try_lab(&[
+        "exec",
+        &nodes[0],
+        "--",
+        "calicoctl",
+        "explain",
+        "sender",
+        "q/pod:80/udp",
+    ]));
+    assert!(
+        explained.contains("everything is denied: ")
+            && explained.contains("kns.q")
+            && explained.contains("DENIED to pod q/pod"),
+        "{explained}"
+    );
     lab.eventually("status names the rule", || {
         problems().contains("spec.egress[0].destination.selector")
     });

@@ -201,6 +201,12 @@ fn explain_names_what_then_decides_about_the_packet() {
             true,
             "pods are not protected from their own host",
         ),
+        (
+            node.as_str(),
+            &format!("{v4}:80"),
+            false,
+            "no policy and no profile allowed it",
+        ),
     ] {
         world.explained(from, to, passes, &[line.to_owned()]);
     }
