@@ -202,7 +202,7 @@ agent_ready() { "$KUBE" exec "$1" "$MARGAY" node status | grep -q 'The node is r
 # Our definitions and one pool, and on these nodes the plugin and an agent each.
 agents_on() {
 	"$MARGAY" crds --no-rules --group "$GROUP" | kubectl apply -f - >/dev/null
-	kubectl wait --for condition=established --timeout 60s "crd/ippools.${GROUP%/*}" "crd/felixconfigurations.${GROUP%/*}" >/dev/null
+	kubectl wait --for condition=established --timeout 60s crd --all >/dev/null
 	"$MARGAY" apply -f - <<-END
 		apiVersion: projectcalico.org/v3
 		kind: IPPool
