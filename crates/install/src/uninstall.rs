@@ -74,6 +74,19 @@ pub enum UninstallError {
         /// The time they had.
         seconds: u64,
     },
+    /// Something was deleted, and has not gone yet.
+    #[error(
+        "{what} is still there after {seconds} s, though it is being deleted{why}: look at `kubectl -n margay-system get pods`, and \
+         run this again"
+    )]
+    Remains {
+        /// What.
+        what: String,
+        /// What it says of its deletion, after a colon.
+        why: String,
+        /// The time it had.
+        seconds: u64,
+    },
     /// A file.
     #[error(transparent)]
     Plugin(#[from] cni::install::InstallError),

@@ -75,22 +75,21 @@ pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), Uni
             cluster.delete(resource, &format!("{path}/{name}"), &name).await?;
         }
     }
+    // Before the definitions: who deletes what is in a namespace asks for every kind, and waits long after one that has just gone.
+    if ours {
+        cluster.end("namespaces", &namespace, NAMESPACE).await?;
+    } else if found.is_some() {
+        cluster.say(&format!(
+            "left namespace {NAMESPACE}: it lacks our label {}={}",
+            LABEL.0, LABEL.1
+        ));
+    }
     if !options.keep_crds {
         for name in crds {
             cluster.delete(CRDS.1, &format!("{}/{name}", CRDS.0), &name).await?;
         }
     }
-    if !ours {
-        if found.is_some() {
-            cluster.say(&format!(
-                "left namespace {NAMESPACE}: it lacks our label {}={}",
-                LABEL.0, LABEL.1
-            ));
-        }
-        return Ok(());
-    }
-    cluster.delete("namespaces", &namespace, NAMESPACE).await?;
-    cluster.until_gone("namespaces", &namespace).await
+    Ok(())
 }
 
 impl Cluster<'_> {
@@ -129,24 +128,20 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    async fn until_gone(&self, resource: &str, path: &str) -> Result<(), UninstallError> {
-        while absent_is_none(self.api.ask(resource, path, Action::Get).await)?.is_some() {
+    /// With its Pods.
+    async fn end(&mut self, resource: &str, path: &str, name: &str) -> Result<(), UninstallError> {
+        self.delete(resource, path, name).await?;
+        while let Some(object) = absent_is_none(self.api.ask(resource, path, Action::Get).await)? {
             if Instant::now() > self.deadline {
-                return Err(ApiError::Timeout {
-                    request: format!("deletion of {resource}"),
+                return Err(UninstallError::Remains {
+                    what: format!("{resource} {name}"),
+                    why: what_holds(&object),
                     seconds: self.seconds,
-                }
-                .into());
+                });
             }
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
-    }
-
-    /// With its Pods.
-    async fn end(&mut self, resource: &str, path: &str, name: &str) -> Result<(), UninstallError> {
-        self.delete(resource, path, name).await?;
-        self.until_gone(resource, path).await
     }
 
     /// A Pod on each node removes what was installed there; it is ready when that is done.
@@ -272,6 +267,16 @@ fn absent_is_none(answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiE
     }
 }
 
+/// What a namespace says of its deletion, which takes what is in it first; others say nothing.
+fn what_holds(object: &Value) -> String {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let is_about_it = |kind: &str| kind.starts_with("Namespace");
+    let told = conditions.filter(|one| one["status"] == "True" && one["type"].as_str().is_some_and(is_about_it));
+    told.filter_map(|condition| condition["message"].as_str())
+        .map(|message| format!(": {message}"))
+        .collect()
+}
+
 /// Whether `install` made an object.
 fn is_ours(object: &Value) -> bool {
     object["metadata"]["labels"][LABEL.0] == LABEL.1
@@ -363,6 +368,25 @@ mod tests {
         check(json!(["x/y"]), None, &["x/y"]);
         check(json!(["o/ours"]), Some(json!([])), &[]);
         check(json!(["x/y", "o/ours", "z"]), Some(json!(["x/y", "z"])), &["x/y", "z"]);
+    }
+
+    #[test]
+    fn a_namespace_says_what_holds_it() {
+        let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status, "message": kind });
+        let check = |conditions: &[Value], expected: &str| {
+            assert_eq!(what_holds(&json!({ "status": { "conditions": conditions } })), expected);
+        };
+        let (failed, remains) = ("NamespaceDeletionDiscoveryFailure", "NamespaceContentRemaining");
+        check(
+            &[condition(failed, "False"), condition(remains, "True")],
+            ": NamespaceContentRemaining",
+        );
+        check(
+            &[condition(failed, "True"), condition(remains, "True")],
+            ": NamespaceDeletionDiscoveryFailure: NamespaceContentRemaining",
+        );
+        check(&[condition("Available", "True")], "");
+        assert_eq!(what_holds(&json!({})), "");
     }
 
     #[test]
