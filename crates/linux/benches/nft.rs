@@ -235,25 +235,25 @@ fn latency(name: &'static str, ours: &mut [f64], raw: &mut [f64], (p50, p99): (f
 async fn resync(kernel: &mut LiveNft) -> Vec<Figure> {
     let known = kernel.read(&table()).await.unwrap().unwrap();
     assert_eq!(known.sets.len(), SETS as usize + 1);
-    let (mut whole, mut counted, mut listed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut whole, mut counted, mut listed) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()], Vec::new());
     for _ in 0..5 {
-        let before = cpu();
+        let before = (cpu(), in_the_kernel());
         assert!(kernel.read(&table()).await.unwrap().unwrap() == known);
-        whole.push((cpu() - before).as_secs_f64());
-        let before = cpu();
+        since(before, &mut whole);
+        let before = (cpu(), in_the_kernel());
         assert_eq!(kernel.rules(&table()).await.unwrap().len(), CHAINS as usize + 1);
-        counted.push((cpu() - before).as_secs_f64());
+        since(before, &mut counted);
     }
     for _ in 0..3 {
         let before = children();
         nft(&["-j", "list", "table", "inet", "margay"], "");
         listed.push((children() - before).as_secs_f64());
     }
-    let figure = |name, values: &mut Vec<f64>, bar, tool| Figure {
+    let figure = |name, [all, kernel]: &mut [Vec<f64>; 2], bar, tool| Figure {
         name,
         unit: "CPU s",
-        values: vec![("p50", quantile(values, 0.5), bar)],
-        raw: vec![],
+        values: vec![("p50", quantile(all, 0.5), bar)],
+        raw: vec![quantile(kernel, 0.5)],
         tool,
     };
     let listed = Some(quantile(&mut listed, 0.5));
@@ -434,16 +434,30 @@ fn cpu() -> Duration {
     spent(UsageWho::RUSAGE_SELF)
 }
 
-/// The same of the programs that it has run.
+/// The part of it that is the kernel's.
+fn in_the_kernel() -> Duration {
+    length(getrusage(UsageWho::RUSAGE_SELF).unwrap().system_time())
+}
+
+/// What was spent in all and in the kernel since `before`.
+fn since(before: (Duration, Duration), spent: &mut [Vec<f64>; 2]) {
+    let now = (cpu(), in_the_kernel());
+    spent[0].push((now.0 - before.0).as_secs_f64());
+    spent[1].push((now.1 - before.1).as_secs_f64());
+}
+
+/// What the programs that it has run spent.
 fn children() -> Duration {
     spent(UsageWho::RUSAGE_CHILDREN)
 }
 
 fn spent(who: UsageWho) -> Duration {
     let usage = getrusage(who).unwrap();
-    let time =
-        |value: nix::sys::time::TimeVal| Duration::from_micros((value.tv_sec() * 1_000_000 + value.tv_usec()) as u64);
-    time(usage.user_time()) + time(usage.system_time())
+    length(usage.user_time()) + length(usage.system_time())
+}
+
+fn length(time: nix::sys::time::TimeVal) -> Duration {
+    Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64)
 }
 
 fn quantile(values: &mut [f64], at: f64) -> f64 {
