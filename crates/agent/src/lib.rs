@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `run` owns the calculation graph, the dataplane and the kernel; everything else sends it events or reads the status
-//! that it publishes. Decisions are made below, in the pure crates: nothing here compares routes or judges packets (`flows` and `watch` read their heads).
+//! that it publishes. Decisions are made below, in the pure crates: nothing here compares routes or judges packets
+//! (`flows` and `watch` read their heads).
 
 pub mod announce;
 pub mod autodetect;

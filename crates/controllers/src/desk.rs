@@ -1,9 +1,9 @@
 //! Where everything that is decided is decided: updates in, actions out, in virtual time.
 //!
 //! Decides nothing while the datastore's picture is not whole, while this process does not lead, or while the cluster's
-//! datastore is said not to be ready. One thing it does without definitions: pools and tiers that are being deleted are let go, or their own
-//! definitions, which wait for them, could never go and be made again. What was in doubt before such a time is in doubt anew after it: the grace period of a
-//! leak starts when whoever leads sees it for the first time.
+//! datastore is said not to be ready. One thing it does without definitions: pools and tiers that are being deleted are let
+//! go, or their own definitions, which wait for them, could never go and be made again. What was in doubt before such a time
+//! is in doubt anew after it: the grace period of a leak starts when whoever leads sees it for the first time.
 
 use std::collections::BTreeSet;
 

@@ -67,14 +67,7 @@ fn many_changes_of_a_key_come_as_the_last_one() {
 
 #[test]
 fn after_a_break_only_differences_are_said_deletions_included() {
-    let mut bench = Bench::new(vec![Scope::All]);
-    ["a", "b", "c"].into_iter().for_each(|name| bench.put(name, 1));
-    bench.check("a=1 b=1 c=1; in sync");
-    bench.flaky.break_watches();
-    bench.check("down");
-    bench.put("b", 2);
-    bench.delete("c");
-    bench.put("d", 1);
+    let mut bench = Bench::changed_meanwhile();
     bench.check("");
     bench.waited();
     bench.check("b=2 d=1 c=gone; in sync");
@@ -82,14 +75,7 @@ fn after_a_break_only_differences_are_said_deletions_included() {
 
 #[test]
 fn a_reading_that_breaks_takes_nothing_away() {
-    let mut bench = Bench::new(vec![Scope::All]);
-    ["a", "b", "c"].into_iter().for_each(|name| bench.put(name, 1));
-    bench.check("a=1 b=1 c=1; in sync");
-    bench.flaky.break_watches();
-    bench.check("down");
-    bench.put("b", 2);
-    bench.delete("c");
-    bench.put("d", 1);
+    let mut bench = Bench::changed_meanwhile();
     for (after, said) in [(0, ""), (1, ""), (2, "b=2"), (1, ""), (2, "")] {
         bench.flaky.break_reading(after);
         bench.waited();
@@ -251,6 +237,19 @@ impl Bench {
             replica: BTreeMap::new(),
             in_sync: false,
         }
+    }
+
+    /// `a`, `b` and `c` were told; then watches broke, and `b` changed, `c` went and `d` came.
+    fn changed_meanwhile() -> Self {
+        let mut bench = Self::new(vec![Scope::All]);
+        ["a", "b", "c"].into_iter().for_each(|name| bench.put(name, 1));
+        bench.check("a=1 b=1 c=1; in sync");
+        bench.flaky.break_watches();
+        bench.check("down");
+        bench.put("b", 2);
+        bench.delete("c");
+        bench.put("d", 1);
+        bench
     }
 
     /// Everything the syncer says until it waits, against `expected`: updates, then other events, by `; `.
