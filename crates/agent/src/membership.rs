@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::{EncapMode, Kind};
-use datastore::{SharedStore, Update};
+use datastore::{SharedStore, StoreError, Update};
 use ipam::Ipam;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kernel::{IfName, Kernel, Observation};
 use tokio::sync::watch;
 
@@ -53,6 +53,7 @@ impl<K: Kernel> Membership<K> {
     /// correct, or with the agent.
     pub async fn keep(mut self) -> Result<(), AgentError> {
         let mut done: Option<Cause> = None;
+        let mut stands = Standing::default();
         let mut failures = 0;
         let mut told = None;
         loop {
@@ -64,7 +65,7 @@ impl<K: Kernel> Membership<K> {
                 tokio::time::sleep(BURST).await;
                 continue;
             }
-            match self.settle(&cause).await {
+            match self.settle(&cause, &mut stands).await {
                 Ok(()) => {
                     set(&self.identity, |identity| identity.registered = Ok(()));
                     (done, failures, told) = (Some(cause), 0, None);
@@ -76,7 +77,9 @@ impl<K: Kernel> Membership<K> {
                     if told.as_ref() != Some(&why) {
                         tracing::warn!(%error, "this node is not registered as it should be; trying again");
                     }
-                    set(&self.identity, |identity| identity.registered = Err((&error).into()));
+                    if !stands.after(&error) {
+                        set(&self.identity, |identity| identity.registered = Err((&error).into()));
+                    }
                     told = Some(why);
                     failures += 1;
                     tokio::select! {
@@ -108,14 +111,16 @@ impl<K: Kernel> Membership<K> {
         }
     }
 
-    async fn settle(&mut self, cause: &Cause) -> Result<(), AgentError> {
+    async fn settle(&mut self, cause: &Cause, stands: &mut Standing) -> Result<(), AgentError> {
         let looked = self.look().await;
         found(
             &self.identity,
             looked.as_ref().map(Clone::clone).map_err(ToString::to_string),
         );
         let own = looked?;
+        stands.found(&own);
         let node = register::register(&self.config, &self.store, &own).await?;
+        stands.written(&own);
         let Some(pools) = &cause.pools else { return Ok(()) };
         // IP-in-IP goes between IPv4 addresses: a node without one needs no tunnel.
         let pools = if own.ipv4.is_some() { pools.as_slice() } else { &[] };
@@ -144,6 +149,29 @@ impl<K: Kernel> Membership<K> {
     }
 }
 
+/// By which addresses this agent registered the node, if that still holds. A datastore that cannot be asked takes nothing from
+/// it: what is wrong then is the datastore, which has a condition of its own.
+#[derive(Default)]
+struct Standing(Option<(Option<Ipv4Net>, Option<Ipv6Net>)>);
+
+impl Standing {
+    fn found(&mut self, own: &OwnAddresses) {
+        self.0 = self.0.filter(|registered| *registered == (own.ipv4, own.ipv6));
+    }
+
+    fn written(&mut self, own: &OwnAddresses) {
+        self.0 = Some((own.ipv4, own.ipv6));
+    }
+
+    /// Whether the registration holds after an attempt to renew it failed.
+    fn after(&mut self, error: &AgentError) -> bool {
+        self.0 = self
+            .0
+            .filter(|_| matches!(error, AgentError::Store(StoreError::Unavailable(_))));
+        self.0.is_some()
+    }
+}
+
 fn asks_kubernetes(config: &Config) -> bool {
     let asks = |method: &crate::autodetect::Method| matches!(method, crate::autodetect::Method::KubernetesInternalIp);
     let v4 = matches!(&config.ipv4, AddressSource::Detect(method) if asks(method));
@@ -163,11 +191,15 @@ struct Cause {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
 
     use api::{IpPool, IpPoolSpec, Key, Node, Resource};
     use clap::Parser;
-    use datastore::{MemoryStore, Store};
+    use datastore::{Listing, MemoryStore, Reason, Revision, Scope, Store, Stored, WatchEvent};
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use futures::stream::BoxStream;
     use jiff::Timestamp;
     use kernel::{Address, FakeKernel, Op};
 
@@ -184,6 +216,8 @@ mod tests {
     /// A node `me` with 10.0.0.7/24 and fd00::7/64 on ens33 whose loop is played by the test.
     struct World {
         memory: MemoryStore,
+        /// The datastore cannot be asked.
+        outage: Arc<AtomicBool>,
         kernel: FakeKernel,
         facts: watch::Sender<Facts>,
         changes: watch::Sender<u64>,
@@ -198,7 +232,8 @@ mod tests {
         let options = Line::try_parse_from(words).expect("the flags are right").options;
         let config = Config::from_options(&options, "").expect("the options are right");
         let memory = MemoryStore::new();
-        let store: SharedStore = Arc::new(memory.clone());
+        let outage = Arc::new(AtomicBool::new(false));
+        let store: SharedStore = Arc::new(Outages(memory.clone(), outage.clone()));
         for node in nodes {
             drop(now(memory.create(node.clone().into())));
         }
@@ -227,11 +262,57 @@ mod tests {
         };
         World {
             memory,
+            outage,
             kernel,
             facts,
             changes,
             identity,
             task: tokio::spawn(membership.keep()),
+        }
+    }
+
+    /// A store with outages.
+    struct Outages(MemoryStore, Arc<AtomicBool>);
+
+    impl Outages {
+        fn or<'a, T: Send + 'a>(
+            &self,
+            answer: BoxFuture<'a, Result<T, StoreError>>,
+        ) -> BoxFuture<'a, Result<T, StoreError>> {
+            match self.1.load(Ordering::Relaxed) {
+                true => async { Err(StoreError::unavailable(Reason::Unauthorized, "expired")) }.boxed(),
+                false => answer,
+            }
+        }
+    }
+
+    impl Store for Outages {
+        fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+            self.or(self.0.get(key))
+        }
+
+        fn list<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Listing, StoreError>> {
+            self.or(self.0.list(scope))
+        }
+
+        fn create(&self, resource: Resource) -> BoxFuture<'_, Result<Stored, StoreError>> {
+            self.or(self.0.create(resource))
+        }
+
+        fn update<'a>(&'a self, new: Resource, expected: &'a Revision) -> BoxFuture<'a, Result<Stored, StoreError>> {
+            self.or(self.0.update(new, expected))
+        }
+
+        fn delete<'a>(
+            &'a self,
+            key: &'a Key,
+            expected: Option<&'a Revision>,
+        ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+            self.or(self.0.delete(key, expected))
+        }
+
+        fn watch(&self, scope: Scope, from: Option<Revision>) -> BoxStream<'static, Result<WatchEvent, StoreError>> {
+            self.0.watch(scope, from)
         }
     }
 
@@ -334,6 +415,43 @@ mod tests {
                 .reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168."))
                 .await;
             assert_eq!(world.identity.lock().expect("not poisoned").registered, Ok(()));
+        });
+    }
+
+    #[test]
+    fn an_outage_takes_nothing_from_a_registration_that_still_holds() {
+        let outcome = |world: &World| world.identity.lock().expect("not poisoned").registered.clone();
+        run(async {
+            let world = start("", &[]);
+            world.reaches(|got| got == "10.0.0.7/24 - -").await;
+            while outcome(&world).is_err() {
+                tokio::task::yield_now().await;
+            }
+            world.outage.store(true, Ordering::Relaxed);
+            // Somebody wrote the node before: what the agent makes of it cannot be written now.
+            world.changes.send_modify(|count| *count += 1);
+            let addresses = || world.identity.lock().expect("not poisoned").addresses.clone();
+            world.identity.lock().expect("not poisoned").addresses = Err("to be looked for".into());
+            while addresses().is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(outcome(&world), Ok(()));
+            // With another address the datastore is wrong about the node.
+            world
+                .kernel
+                .by_others(&Op::RemoveAddress(Address {
+                    device: IfName::from("ens33"),
+                    net: "10.0.0.7/24".parse().expect("a prefix"),
+                }))
+                .expect("it is there");
+            put_address(&world.kernel, "10.0.0.9/24");
+            world.facts.send_modify(|facts| facts.address_changes += 1);
+            while outcome(&world).is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(outcome(&world).map_err(|why| why.reason), Err("Unauthorized"));
+            world.outage.store(false, Ordering::Relaxed);
+            world.reaches(|got| got == "10.0.0.9/24 - -").await;
         });
     }
 
