@@ -115,7 +115,14 @@ impl Sources {
         let counters = linux::ipip::counters(&self.tunnel).ok().flatten();
         let identity = self.identity.lock().map_err(|_| "start-up failed".to_string())?.clone();
         let trouble = self.store.trouble();
-        Ok(Report::assemble(&identity, loops, bgp, counters, trouble.as_ref()))
+        // Who has no limits is not asked for queues.
+        let shaped = loops.dataplane.shapers.wanted > 0;
+        let queues = shaped
+            .then(|| linux::shaper::counters().ok())
+            .flatten()
+            .unwrap_or_default();
+        let report = Report::assemble(&identity, loops, bgp, counters, trouble.as_ref());
+        Ok(report.with_queues(queues))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The report as Prometheus text (format 0.0.4). Names that upstream has keep upstream's spelling.
 
 use health::Metrics;
+use kernel::QueueCounters;
 
 use crate::status::{DropReport, PassReport, Report};
 
@@ -111,6 +112,39 @@ pub fn text(report: &Report) -> String {
         }
     }
 
+    for (name, kind, help, value) in [
+        (
+            "margay_pod_queue_packets_total",
+            "counter",
+            "Packets that went through the queue which holds a pod to a bandwidth.",
+            (|queue| queue.packets) as fn(&QueueCounters) -> u64,
+        ),
+        ("margay_pod_queue_bytes_total", "counter", "Their bytes.", |queue| {
+            queue.bytes
+        }),
+        (
+            "margay_pod_queue_dropped_packets_total",
+            "counter",
+            "Packets dropped because such a queue was full.",
+            |queue| queue.dropped,
+        ),
+        (
+            "margay_pod_queue_waiting_bytes",
+            "gauge",
+            "Bytes that wait in such a queue.",
+            |queue| queue.waiting,
+        ),
+    ] {
+        out.family(name, kind, help);
+        for queue in &report.queues {
+            let labels = [
+                ("device", queue.device.as_str()),
+                ("direction", queue.direction.as_str()),
+            ];
+            out.sample(name, &labels, value(&queue.counters));
+        }
+    }
+
     out.family("margay_bgp_routes", "gauge", "Prefixes with a usable path.");
     out.sample("margay_bgp_routes", &[], report.bgp.routes as u64);
     out.family(
@@ -175,6 +209,17 @@ mod tests {
             dropped_no_peer: 4,
             dropped_malformed: 5,
         });
+        let egress = kernel::ShaperKey {
+            device: "cali1".into(),
+            direction: kernel::Direction::Egress,
+        };
+        let counters = QueueCounters {
+            bytes: 6,
+            packets: 7,
+            dropped: 8,
+            waiting: 9,
+        };
+        let report = report.with_queues([(egress, counters)].into());
         let got = text(&report);
         for line in [
             "# TYPE felix_resync_state gauge\nfelix_resync_state 2\n",
@@ -189,6 +234,9 @@ mod tests {
             "# TYPE margay_ipip_packets_total counter\nmargay_ipip_packets_total{what=\"encapsulated\"} 1\n",
             "margay_ipip_packets_total{what=\"dropped_no_peer\"} 4\n",
             "margay_ipip_packets_total{what=\"dropped_malformed\"} 5\n",
+            "margay_pod_queue_packets_total{device=\"cali1\",direction=\"egress\"} 7\n",
+            "margay_pod_queue_dropped_packets_total{device=\"cali1\",direction=\"egress\"} 8\n",
+            "# TYPE margay_pod_queue_waiting_bytes gauge\nmargay_pod_queue_waiting_bytes{device=\"cali1\",direction=\"egress\"} 9\n",
         ] {
             assert!(got.contains(line), "no {line} in\n{got}");
         }

@@ -23,7 +23,8 @@ use api::{EncapMode, Key, Kind};
 use calc::NodeState;
 use dataplane::LocalEndpoint;
 use dataplane::filter::{
-    Cluster, Drops, Filter, FloatingIp, HostPort, Nat, NatPool, Passes, Settings, TABLE, Tunnel, is_made_by_an_agent,
+    Cluster, Drops, Filter, FloatingIp, HostPort, Limits, Nat, NatPool, Passes, Settings, TABLE, Tunnel,
+    is_made_by_an_agent,
 };
 use datastore::Update;
 use futures::future::BoxFuture;
@@ -57,6 +58,8 @@ pub struct PacketFilter {
     locals: BTreeMap<String, (Key, LocalEndpoint)>,
     /// A pod that lives here may bring other translations.
     translate: bool,
+    /// Limits of pods that the dataplane has not been told yet.
+    bandwidths: Option<Limits>,
     /// What pods may ask for, and is switched off here.
     off: Off,
     /// This host's devices that are not pods', with their addresses; and what else its protection depends on.
@@ -141,6 +144,7 @@ impl PacketFilter {
             name: node.to_owned(),
             locals: BTreeMap::new(),
             translate: true,
+            bandwidths: None,
             off: Off::default(),
             guard: Guard::default(),
             tunnel,
@@ -398,6 +402,11 @@ impl PacketFilter {
         }
     }
 
+    /// Pods' limits, if they may have changed since this was asked last: how many bytes a second is the dataplane's business.
+    pub fn take_bandwidths(&mut self) -> Option<Limits> {
+        self.bandwidths.take()
+    }
+
     /// Brings the kernel's table to what policy says, and tells what it refuses.
     pub async fn settle(&mut self) {
         self.bring().await;
@@ -418,7 +427,9 @@ impl PacketFilter {
             self.boot_is_over();
             if std::mem::take(&mut self.translate) {
                 self.filter.nat(self.translations());
-                self.filter.limits(self.limits());
+                let limits = self.limits();
+                self.filter.limits(limits.clone());
+                self.bandwidths = Some(limits);
             }
         }
         if self.patient && !self.is_complete() {

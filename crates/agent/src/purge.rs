@@ -196,6 +196,8 @@ fn print(before: &Seen, after: &Seen, out: &mut dyn Write) -> std::io::Result<()
     lines.extend(programs.map(|number| format!("BPF program {number}")));
     let gone = was.links.keys().filter(|name| !is.links.contains_key(*name));
     lines.extend(gone.map(|name| format!("device {name}")));
+    let shapers = was.shapers.keys().filter(|key| !is.shapers.contains_key(key));
+    lines.extend(shapers.map(ToString::to_string));
     if before.table && !after.table {
         lines.push(PACKET_FILTER.to_owned());
     }
@@ -219,6 +221,7 @@ fn shown(op: &Op) -> String {
         Op::RemoveTunnel(name) => format!("{name} with its BPF programs"),
         Op::RemoveRule(removed) => rule(removed),
         Op::RemoveLink(name) => format!("device {name}"),
+        Op::RemoveShaper(key) => key.to_string(),
         other => format!("{other:?}"),
     }
 }
@@ -241,7 +244,7 @@ fn towards(target: &RouteTarget) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kernel::{IpFamily, TABLE_MAIN};
+    use kernel::{Direction, IpFamily, ShaperKey, TABLE_MAIN};
 
     use super::*;
 
@@ -293,6 +296,10 @@ mod tests {
 
     #[test]
     fn exactly_what_is_ours_goes() {
+        let shaper = ShaperKey {
+            device: "cali1".into(),
+            direction: Direction::Egress,
+        };
         let mut seen = Observation {
             links: BTreeMap::from([
                 link("ens33", None),
@@ -309,15 +316,20 @@ mod tests {
                 route("10.0.0.0/24", "tunl0", PROTOCOL_OURS),
             ]),
             rules: BTreeSet::from([rule_of(PROTOCOL_OURS), rule_of(2)]),
+            shapers: BTreeMap::from([(shaper.clone(), None)]),
             ..Observation::default()
         };
         let routes = ["route 10.0.0.0/24", "route 192.168.0.1/32", "route fd00::1/128"];
-        let rest = ["tunl0 with its BPF programs", "rule 180 to table 9"];
+        let rest = [
+            "bandwidth from cali1",
+            "tunl0 with its BPF programs",
+            "rule 180 to table 9",
+        ];
         check(&seen, false, &[&routes[..], &rest].concat());
         check(&seen, true, &[&routes[..], &rest, &["device cali1"]].concat());
         // Others' routes keep the tunnel.
         seen.routes.extend([route("10.9.0.0/24", "tunl0", 4)]);
-        check(&seen, false, &[&routes[..], &rest[1..]].concat());
+        check(&seen, false, &[&routes[..], &[rest[0], rest[2]]].concat());
         check(&Observation::default(), true, &[]);
     }
 }

@@ -216,7 +216,7 @@ impl<K: Kernel> Loop<K> {
                     KernelEvent::Link(link) => Some(&link.name),
                     _ => None,
                 };
-                if device.is_some_and(|device| !self.dataplane.is_pod_device(device)) {
+                if device.is_some_and(|device| !self.dataplane.serves_a_pod(device)) {
                     self.facts.send_modify(|facts| facts.address_changes += 1);
                 }
                 let dataplane = &self.dataplane;
@@ -287,11 +287,16 @@ impl<K: Kernel> Loop<K> {
         // A pod's policy comes before its routes.
         self.filter.settle().await;
         self.dataplane.granted_sources(self.filter.granted_sources());
+        if let Some(limits) = self.filter.take_bandwidths() {
+            self.dataplane.bandwidths(&limits);
+        }
         self.route_without_bgp();
         // A plan can open the way for another (a route after its device); it ends when nothing is left that could work.
         loop {
-            let ops = self.dataplane.plan();
-            if ops.is_empty() || self.work == Work::PolicyOnly {
+            let mut ops = self.dataplane.plan();
+            // The rest is another plugin's business.
+            ops.retain(|op| self.work != Work::PolicyOnly || matches!(op, Op::PutShaper(..) | Op::RemoveShaper(_)));
+            if ops.is_empty() {
                 break;
             }
             let results = self.kernel.apply(&ops).await;

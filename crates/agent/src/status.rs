@@ -8,8 +8,8 @@ use dataplane::filter::{DropCause, Pass};
 use datastore::{StoreError, Trouble};
 pub use health::Condition;
 use jiff::Timestamp;
-use kernel::IpipCounters;
 use kernel::nft::Count;
+use kernel::{Direction, IpipCounters, QueueCounters, ShaperKey};
 use serde::{Deserialize, Serialize};
 
 use crate::AgentError;
@@ -115,6 +115,9 @@ pub struct Report {
     pub ipip: IpipReport,
     /// Sessions.
     pub bgp: BgpReport,
+    /// Queues that hold pods to their bandwidths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<QueueReport>,
     /// Objects in the kernel: wanted, installed, failed.
     pub kernel: Vec<KernelClassReport>,
     /// Network policy on this node.
@@ -200,6 +203,19 @@ pub struct PolicyReport {
     /// What policies' rules let pass or logged: of a flow only the first packet. Empty if nothing was, or if nobody asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<PassReport>,
+}
+
+/// What a queue has seen that holds a pod to a bandwidth.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueReport {
+    /// The pod's device on the host.
+    pub device: String,
+    /// `ingress` for what the pod receives, `egress` for what it sends.
+    pub direction: String,
+    /// Since the queue was made.
+    #[serde(flatten)]
+    pub counters: QueueCounters,
 }
 
 /// What was dropped for one cause.
@@ -364,7 +380,22 @@ impl Report {
             problems,
             pod_mtu: loops.dataplane.mtu.pod,
             bgp,
+            queues: Vec::new(),
         }
+    }
+
+    /// Takes what the kernel's queues have counted.
+    pub fn with_queues(mut self, counters: BTreeMap<ShaperKey, QueueCounters>) -> Self {
+        let report = |(key, counters): (ShaperKey, QueueCounters)| QueueReport {
+            device: key.device.0,
+            direction: match key.direction {
+                Direction::Ingress => "ingress".into(),
+                Direction::Egress => "egress".into(),
+            },
+            counters,
+        };
+        self.queues = counters.into_iter().map(report).collect();
+        self
     }
 }
 
@@ -534,6 +565,7 @@ fn kernel_classes(status: &dataplane::Status, filter: &FilterReport) -> Vec<Kern
         class("bgp routes", counts(RouteClass::Bgp)),
         class("tunnel peers", status.tunnel_peers),
         class("sysctls", status.sysctls),
+        class("shapers", status.shapers),
         KernelClassReport {
             class: "policy endpoints".into(),
             wanted: filter.endpoints,
@@ -544,7 +576,8 @@ fn kernel_classes(status: &dataplane::Status, filter: &FilterReport) -> Vec<Kern
 }
 
 fn kernel_problems(status: &dataplane::Status) -> Vec<String> {
-    let failed = status.failed.iter().map(|item| format!("{}: {}", item.what, item.why));
+    let items = status.failed.iter().chain(&status.unshaped);
+    let failed = items.map(|item| format!("{}: {}", item.what, item.why));
     let unresolved = status
         .unresolved
         .iter()

@@ -85,6 +85,7 @@ fn sessions_come_first_then_conditions_then_the_rest() {
             installed: 2,
             failed: 1,
         }],
+        queues: Vec::new(),
         problems: vec!["route 10.1.0.0/26: no way".into()],
         pod_mtu: 1480,
     };

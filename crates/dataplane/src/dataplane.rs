@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bgp::{FibChange, FibRoute};
 use calc::{NodeChange, NodeState};
 use ipnet::IpNet;
-use kernel::{IfName, IpipTunnel, Route, RouteKey};
+use kernel::{IfName, IpipTunnel, Route, RouteKey, Shaper, ShaperKey};
 
 use crate::config::Config;
 use crate::decide::{MtuDecision, TunnelDecision, TunnelOff};
@@ -84,6 +84,7 @@ pub struct Dataplane {
     pub(crate) peers: Ledger<Ipv4Addr, ()>,
     pub(crate) links: Ledger<IfName, bool>,
     pub(crate) sysctls: Ledger<String, String>,
+    pub(crate) shapers: Ledger<ShaperKey, Option<Shaper>>,
     todo: Todo,
 }
 
@@ -148,6 +149,7 @@ impl Dataplane {
             peers: Ledger::new(),
             links: Ledger::new(),
             sysctls: Ledger::new(),
+            shapers: Ledger::new(),
             todo: Todo::default(),
         }
     }

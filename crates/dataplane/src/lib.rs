@@ -11,6 +11,7 @@ mod ledger;
 mod observe;
 mod plan;
 mod resolve;
+mod shaping;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ impl Dataplane {
             routes,
             forwarding,
             tunnel,
+            shapers,
             ..
         } = seen;
         self.links
@@ -42,6 +43,7 @@ impl Dataplane {
         for family in IpFamily::BOTH {
             self.forwarding(family, forwarding.contains(&family));
         }
+        self.shapers.saw_all(shapers);
         self.sysctls.retry(|_, _| true);
         self.surroundings_changed();
         self.observed = true;
@@ -69,6 +71,8 @@ impl Dataplane {
                 }
             }
             KernelEvent::Forwarding(family, on) => self.forwarding(family, on),
+            KernelEvent::Shaper(key, Some(shaper)) => self.shapers.saw(key, Some(Some(shaper))),
+            KernelEvent::Shaper(key, None) => self.shaper_lost(&key),
             KernelEvent::Resync => self.resync = true,
             KernelEvent::Route(_) | KernelEvent::Rule(..) | KernelEvent::Neighbor(..) => {}
         }
@@ -81,6 +85,7 @@ impl Dataplane {
         self.peers.retry(|_, _| true);
         self.links.retry(|_, _| true);
         self.sysctls.retry(|_, _| true);
+        self.shapers.retry(|_, _| true);
     }
 
     /// Whether events were lost or the channel to the kernel broke: look at everything again.
@@ -129,9 +134,12 @@ impl Dataplane {
         self.links.saw(device.clone(), Some(link.up));
         if device == self.config.tunnel {
             self.tunnel_link(&link, old.as_ref(), replaced);
-        } else if self.config.is_pod_device(&device) {
+        } else if self.serves_a_pod(&device) {
             if replaced || came_up {
                 self.forget_sysctls(&device);
+            }
+            if replaced {
+                Self::shapers_of(&device).iter().for_each(|key| self.shaper_lost(key));
             }
         } else {
             self.surroundings_changed();
@@ -165,6 +173,10 @@ impl Dataplane {
         self.forget_routes_through(device);
         self.forget_sysctls(device);
         self.links.saw(device.clone(), None);
+        match self.detoured(device) {
+            Some(key) => self.shapers.saw(key, None),
+            None => Self::shapers_of(device).iter().for_each(|key| self.shaper_lost(key)),
+        }
         // Nothing can be done on it until it is back.
         let gone = || KernelError::NoDevice(device.clone());
         let of_device = |(key, route): (&RouteKey, &Route)| uses(route, device).then(|| key.clone());
@@ -177,7 +189,7 @@ impl Dataplane {
             self.tunnel_lost();
             // Its routes come back as soon as it does.
             self.retry_on(device);
-        } else if !self.config.is_pod_device(device) {
+        } else if !self.serves_a_pod(device) {
             self.surroundings_changed();
         }
     }
@@ -246,6 +258,7 @@ impl Dataplane {
         self.links.retry(|name, _| name == device);
         let part = format!("/{device}/");
         self.sysctls.retry(|path, _| path.contains(&part));
+        self.shapers.retry(|key, _| key.device == *device);
         let tunnel = &self.config.tunnel;
         self.tunnel
             .retry(|_, wanted| device == tunnel || wanted.is_some_and(|wanted| wanted.underlay == *device));

@@ -12,7 +12,7 @@ use crate::status::{RouteClass, route_name};
 use crate::view::uses;
 
 impl Dataplane {
-    /// What to do now: tunnel, its peers, links, sysctls, routes added or replaced; then removals, the other way round.
+    /// What to do now: tunnel, its peers, links, sysctls, shapers, routes added or replaced; then removals, the other way round.
     /// Empty until the kernel has been observed, and when there is nothing to do.
     pub fn plan(&mut self) -> Vec<Op> {
         self.settle();
@@ -24,6 +24,7 @@ impl Dataplane {
         self.plan_tunnel(&mut ops);
         self.plan_links(&mut ops);
         self.plan_sysctls(&mut ops);
+        self.plan_shapers(&mut ops);
         self.plan_routes(&mut ops);
         self.plan_tunnel_removals(&mut ops);
         ops
@@ -38,6 +39,7 @@ impl Dataplane {
             Op::PutTunnelPeer(_, peer) if self.peers.has_drifted(peer) => Some(format!("tunnel peer {peer}")),
             Op::SetLink { device, .. } if self.links.has_drifted(device) => Some(format!("device {device}")),
             Op::PutSysctl(sysctl) if self.sysctls.has_drifted(&sysctl.path) => Some(format!("sysctl {}", sysctl.path)),
+            Op::PutShaper(key, _) if self.shapers.has_drifted(key) => Some(key.to_string()),
             _ => None,
         }
     }
@@ -66,6 +68,7 @@ impl Dataplane {
         if self.tunnel.seen(tunnel).is_some() && !shared {
             ops.push(Op::RemoveTunnel(tunnel.clone()));
         }
+        ops.extend(self.shapers.all_seen().keys().cloned().map(Op::RemoveShaper));
         ops
     }
 
@@ -107,6 +110,22 @@ impl Dataplane {
                     path: path.clone(),
                     value: value.clone(),
                 }));
+            }
+        }
+    }
+
+    fn plan_shapers(&self, ops: &mut Vec<Op>) {
+        for (key, step) in self.shapers.pending() {
+            match step {
+                // A device that is not there is waited for.
+                Step::Put(Some(shaper)) if self.view.links.contains_key(&key.device) => {
+                    ops.push(Op::PutShaper(key.clone(), *shaper));
+                }
+                // Whose pod is not known yet may be limited.
+                Step::Remove(_) if self.permitted.endpoints && self.permitted.datastore => {
+                    ops.push(Op::RemoveShaper(key.clone()));
+                }
+                _ => {}
             }
         }
     }
@@ -221,6 +240,8 @@ impl Dataplane {
             Op::PutSysctl(sysctl) => self.sysctls.saw(sysctl.path.clone(), Some(sysctl.value.clone())),
             Op::PutRoute(route) => self.routes.saw(route.key.clone(), Some(route.clone())),
             Op::RemoveRoute(key, _) => self.routes.saw(key.clone(), None),
+            Op::PutShaper(key, shaper) => self.shapers.saw(key.clone(), Some(Some(*shaper))),
+            Op::RemoveShaper(key) => self.shapers.saw(key.clone(), None),
             // Never planned here.
             Op::RemoveLink(_) | Op::PutAddress(_) | Op::RemoveAddress(_) => {}
             Op::PutRule(_) | Op::RemoveRule(_) | Op::PutNeighbor(_) | Op::RemoveNeighbor(..) => {}
@@ -236,6 +257,7 @@ impl Dataplane {
             Op::PutSysctl(sysctl) => self.sysctls.fail(&sysctl.path, why),
             Op::PutRoute(route) => self.routes.fail(&route.key, why),
             Op::RemoveRoute(key, _) => self.routes.fail(key, why),
+            Op::PutShaper(key, _) | Op::RemoveShaper(key) => self.shapers.fail(key, why),
             Op::RemoveLink(_) | Op::PutAddress(_) | Op::RemoveAddress(_) => {}
             Op::PutRule(_) | Op::RemoveRule(_) | Op::PutNeighbor(_) | Op::RemoveNeighbor(..) => {}
         }

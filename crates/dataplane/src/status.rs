@@ -64,6 +64,10 @@ pub struct Status {
     pub tunnel_peers: Counts,
     /// Sysctls.
     pub sysctls: Counts,
+    /// Queues that hold pods to their bandwidths.
+    pub shapers: Counts,
+    /// Bandwidths that the kernel does not hold pods to. They are the pods' matter: the node does its work without.
+    pub unshaped: Vec<FailedItem>,
     /// Routes of ours that nobody wants, still there until it is certain.
     pub stale_routes: usize,
     /// Everything that failed.
@@ -158,6 +162,13 @@ impl Dataplane {
             routes,
             tunnel_peers: counts(&self.peers),
             sysctls: counts(&self.sysctls),
+            shapers: counts(&self.shapers),
+            unshaped: self
+                .shapers
+                .failed()
+                .iter()
+                .map(|(key, why)| item(key.to_string(), why))
+                .collect(),
             stale_routes,
             failed,
             unresolved: unresolved.collect(),

@@ -13,6 +13,10 @@ use ipnet::IpNet;
 use crate::object::*;
 use crate::port::*;
 
+mod shapers;
+
+pub use shapers::*;
+
 /// A kernel to examine, and the world around the agent. A bench begins without devices of the clauses' names.
 pub trait Bench: Send {
     /// The kernel.
@@ -52,6 +56,8 @@ macro_rules! contract_tests {
             forwarding_is_seen_and_announced
             changes_are_announced
             changes_by_others_are_announced
+            shapers_are_seen_as_they_were_put
+            a_shaper_goes_with_its_device_and_its_detour_stays
         );
     };
     (@each $run:path: $($clause:ident)*) => {

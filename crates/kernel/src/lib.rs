@@ -1,4 +1,4 @@
-//! What one can say to Linux, as data: links, addresses, routes, policy rules, neighbours, sysctls, the IPIP tunnel.
+//! What one can say to Linux, as data: links, addresses, routes, policy rules, neighbours, sysctls, shapers, the IPIP tunnel.
 //!
 //! [`Kernel`] is the port; crate `linux` implements it on a live network namespace, [`FakeKernel`] in memory, and both pass
 //! [`contract`]. Sends nothing, reads no clock.
@@ -8,7 +8,9 @@ pub mod fake;
 pub mod nft;
 pub mod object;
 pub mod port;
+pub mod shaper;
 
 pub use fake::FakeKernel;
 pub use object::*;
 pub use port::*;
+pub use shaper::*;

@@ -353,20 +353,8 @@ pub enum Threshold {
         /// So many more at once, at least 1.
         burst: u32,
     },
-    /// Bytes each second, at least 1; with the burst at most [`Threshold::MOST_BYTES`].
-    Bytes {
-        /// How many.
-        per_second: u64,
-        /// So many more at once, besides those of one second.
-        burst: u32,
-    },
     /// Flows that are there at one time, at least 1.
     Flows(u32),
-}
-
-impl Threshold {
-    /// More bytes a second the kernel cannot count: its buckets are in nanoseconds.
-    pub const MOST_BYTES: u64 = u64::MAX / 1_000_000_000;
 }
 
 /// A span of time that packets are counted in.

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::object::*;
+use crate::shaper::*;
 
 /// One thing to do to the kernel. All are idempotent: `Put` makes it so whatever was there, `Remove` accepts absence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub enum Op {
     PutTunnelPeer(IfName, Ipv4Addr),
     /// Forgets a node.
     RemoveTunnelPeer(IfName, Ipv4Addr),
+    /// Makes packets of a pod wait as described; what already waits stays. `Foreign` if somebody else's queue is in the place.
+    PutShaper(ShaperKey, Shaper),
+    /// Lets a pod's packets go as they come.
+    RemoveShaper(ShaperKey),
 }
 
 /// Why the kernel did not do an operation, sorted by what the caller does next.
@@ -98,6 +103,8 @@ pub struct Observation {
     pub forwarding: BTreeSet<IpFamily>,
     /// The IPIP tunnel, if there is one that works (for BPF: programs attached), with its peers.
     pub tunnel: Option<(IpipTunnel, BTreeSet<Ipv4Addr>)>,
+    /// Our shapers. `None`: some of it is there, but packets do not go through it.
+    pub shapers: BTreeMap<ShaperKey, Option<Shaper>>,
 }
 
 /// Something changed in the kernel, by us or by others.
@@ -123,7 +130,9 @@ pub enum KernelEvent {
     /// Somebody switched the forwarding of a family's packets on (`true`) or off, on all devices. Other sysctls change
     /// without an event.
     Forwarding(IpFamily, bool),
-    /// The tunnel's programs or device need another look; or events were lost: observe again.
+    /// A shaper appeared or changed, or its queue went (`None`). One that goes with its device goes without a further event.
+    Shaper(ShaperKey, Option<Shaper>),
+    /// The tunnel's programs or device, or the way of a shaper, need another look; or events were lost: observe again.
     Resync,
 }
 

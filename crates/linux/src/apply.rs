@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use crate::link::{self, LinkSettings};
 use crate::live::LiveKernel;
 use crate::request::{Failure, Request};
-use crate::{encode, ipip, sysctl};
+use crate::{encode, ipip, shaper, sysctl};
 
 /// Does the operations in order and answers one result for each.
 pub(crate) fn run(kernel: &mut LiveKernel, ops: &[Op]) -> Vec<Result<(), KernelError>> {
@@ -128,6 +128,8 @@ impl<'o> Run<'_, 'o> {
             Op::RemoveTunnel(name) => return self.aside(|| ipip::remove(name)),
             Op::PutTunnelPeer(name, peer) => return self.aside(|| ipip::put_peer(name, *peer)),
             Op::RemoveTunnelPeer(name, peer) => return self.aside(|| ipip::remove_peer(name, *peer)),
+            Op::PutShaper(key, wanted) => return self.aside(|| shaper::put(key, wanted)),
+            Op::RemoveShaper(key) => return self.aside(|| shaper::remove(key)),
         }))
     }
 
@@ -267,6 +269,7 @@ fn describe(op: &Op) -> String {
         Op::PutSysctl(sysctl) => format!("sysctl {}", sysctl.path),
         Op::PutTunnel(tunnel) => format!("device {}", tunnel.name),
         Op::PutTunnelPeer(name, peer) | Op::RemoveTunnelPeer(name, peer) => format!("node {peer} on {name}"),
+        Op::PutShaper(key, _) | Op::RemoveShaper(key) => key.to_string(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::encode;
 use crate::notify::Notifications;
 use crate::request::{self, Failure, Socket};
 use crate::stream::{self, Source};
+use crate::{rtnl, shaper};
 
 /// A subscribed socket and what is needed to understand its messages.
 pub(crate) struct Listener {
@@ -139,6 +140,8 @@ impl View {
         const DELNEIGH: u16 = 29;
         const NEWRULE: u16 = 32;
         const DELRULE: u16 = 33;
+        const NEWQDISC: u16 = 36;
+        const DELQDISC: u16 = 37;
         const DELTFILTER: u16 = 45;
         const NEWNETCONF: u16 = 80;
         let payload = message.payload;
@@ -158,7 +161,14 @@ impl View {
             NEWNETCONF => {
                 queue.extend(decode::forwarding(payload).map(|(family, on)| KernelEvent::Forwarding(family, on)));
             }
-            // Perhaps the tunnel's program.
+            NEWQDISC | DELQDISC => {
+                let ours = rtnl::own_shaper(payload);
+                queue.extend(ours.and_then(|(index, shaper)| {
+                    let key = shaper::key(self.links.get(&index)?);
+                    Some(KernelEvent::Shaper(key, (message.kind == NEWQDISC).then_some(shaper)))
+                }));
+            }
+            // Perhaps the tunnel's program, or the way of a shaper.
             DELTFILTER => queue.push_back(KernelEvent::Resync),
             _ => {}
         }

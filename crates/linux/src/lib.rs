@@ -2,7 +2,7 @@
 //!
 //! [`LiveKernel`] is the port of links and routes, [`nft::LiveNft`] that of nf_tables; [`conntrack`] finds and cuts flows,
 //! [`nflog`] reads what rules log. Below them, and for the CNI server and the lab: a netlink [`request::Socket`], look-ups
-//! of one route ([`lookup`]), network namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet
+//! of one route ([`lookup`]), what pods' [`shaper`]s did, network namespaces ([`netns`]), devices ([`link`]), sysctls, a pod's wiring ([`pod`]), packet
 //! capture and TCP options.
 //! Decides nothing about what should be in the kernel; runs no external program.
 
@@ -25,6 +25,8 @@ pub mod nft;
 mod notify;
 pub mod pod;
 pub mod request;
+mod rtnl;
+pub mod shaper;
 mod sockopt;
 mod stream;
 pub mod sysctl;

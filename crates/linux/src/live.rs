@@ -16,7 +16,7 @@ use crate::decode::{self, Names};
 use crate::foreign::ForeignRoutes;
 use crate::netns::{self, Netns};
 use crate::request::{Failure, Socket};
-use crate::{apply, encode, events, ipip, sysctl};
+use crate::{apply, encode, events, ipip, shaper, sysctl};
 
 /// The kernel of the network namespace of the thread that opened it.
 ///
@@ -56,6 +56,7 @@ impl LiveKernel {
         let mut observation =
             read_netlink(&mut self.requests).map_err(|failure| failure.about("reading the kernel", None))?;
         observation.tunnel = self.here(|| ipip::observe(tunnel))?;
+        observation.shapers = self.here(shaper::observe)?;
         observation.forwarding = self.here(forwarding)?;
         Ok(observation)
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use kernel::{KernelError, Route, RouteKey};
+use kernel::{KernelError, Route, RouteKey, ShaperKey};
 
 use super::Dataplane;
 use crate::status::RouteClass;
@@ -12,13 +12,19 @@ impl Dataplane {
     /// Whether the kernel has refused anything that is still wanted.
     pub fn has_failures(&self) -> bool {
         let (routes, tunnel, peers) = (self.routes.failed(), self.tunnel.failed(), self.peers.failed());
-        let (links, sysctls) = (self.links.failed(), self.sysctls.failed());
-        !(routes.is_empty() && tunnel.is_empty() && peers.is_empty() && links.is_empty() && sysctls.is_empty())
+        let (links, sysctls, shapers) = (self.links.failed(), self.sysctls.failed(), self.shapers.failed());
+        let rest = links.is_empty() && sysctls.is_empty() && shapers.is_empty();
+        !(routes.is_empty() && tunnel.is_empty() && peers.is_empty() && rest)
     }
 
-    /// Whether the routes of an endpoint are in the kernel: `None` for not yet, or for an endpoint that is not known.
+    /// Whether the routes of an endpoint are in the kernel, and its packets wait where they should: `None` for not yet, or for an
+    /// endpoint that is not known. A shaper that the kernel refuses keeps no pod from starting.
     pub fn is_programmed(&self, id: &str) -> Option<Result<(), KernelError>> {
         let endpoint = self.endpoints.get(id)?;
+        let is_pending = |key: &ShaperKey| !self.shapers.agrees(key) && !self.shapers.failed().contains_key(key);
+        if Self::shapers_of(&endpoint.device).iter().any(is_pending) {
+            return None;
+        }
         for address in &endpoint.addresses {
             if let Some(error) = self.claim_lost(id, *address) {
                 return Some(Err(error));

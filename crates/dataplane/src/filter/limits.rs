@@ -1,4 +1,4 @@
-//! Limits and marks of pods' packets.
+//! Limits and marks of pods' packets. (How many bytes a second is not a matter of rules: packets wait for their turn, in queues.)
 //!
 //! What is beyond a limit is dropped: from a pod before anything else is decided, to a pod after everything was. So a pod's own
 //! settings cannot undo it, the host's traffic counts too, and what policy denies does not. Marks are for packets that leave the
@@ -27,8 +27,6 @@ const EARLY: i32 = -140;
 const LATE: i32 = 120;
 /// What every filter chain decides comes before.
 const BEHIND: i32 = 10;
-/// Bytes of a burst at the peak rate where none is set: what a device hands over at once.
-const MINBURST: u64 = 65_536;
 
 /// Which chains a device has.
 pub(crate) fn maps(controls: &QosControls) -> Vec<(&'static str, Prefix)> {
@@ -75,8 +73,6 @@ fn sent(controls: &QosControls) -> Vec<Rule> {
     direction(
         "egress",
         [controls.egress_packet_rate, controls.egress_packet_burst],
-        [controls.egress_bandwidth, controls.egress_burst],
-        [controls.egress_peakrate, controls.egress_minburst],
         controls.egress_max_connections,
     )
 }
@@ -85,13 +81,11 @@ fn received(controls: &QosControls) -> Vec<Rule> {
     direction(
         "ingress",
         [controls.ingress_packet_rate, controls.ingress_packet_burst],
-        [controls.ingress_bandwidth, controls.ingress_burst],
-        [controls.ingress_peakrate, controls.ingress_minburst],
         controls.ingress_max_connections,
     )
 }
 
-fn direction(way: &str, packets: [u64; 2], bits: [u64; 2], peak: [u64; 2], flows: u64) -> Vec<Rule> {
+fn direction(way: &str, packets: [u64; 2], flows: u64) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut limit = |what: &str, matches: Vec<Match>, threshold: Option<Threshold>| {
         rules.extend(threshold.map(|threshold| Rule {
@@ -102,15 +96,6 @@ fn direction(way: &str, packets: [u64; 2], bits: [u64; 2], peak: [u64; 2], flows
         }));
     };
     limit("PacketRate", Vec::new(), packets_a_second(packets));
-    // The narrower one first: what it drops has taken nothing from the other.
-    if bits[0] != 0 {
-        let [rate, burst] = peak;
-        let burst = if burst == 0 { MINBURST } else { burst };
-        limit("Peakrate", Vec::new(), bytes_a_second(rate, burst));
-    }
-    let [rate, burst] = bits;
-    let burst = if burst == 0 { QosControls::DEFAULT_BURST } else { burst };
-    limit("Bandwidth", Vec::new(), bytes_a_second(rate, burst / 8));
     let flows = u32::try_from(flows).unwrap_or(u32::MAX);
     let threshold = (flows != 0).then_some(Threshold::Flows(flows));
     limit("MaxConnections", vec![states(&[CtState::New])], threshold);
@@ -127,17 +112,6 @@ fn packets_a_second([rate, burst]: [u64; 2]) -> Option<Threshold> {
     (rate != 0).then(|| Threshold::Packets {
         per_second: number(rate),
         burst: number(burst),
-    })
-}
-
-/// `None`: no limit, or one that no device here can reach.
-fn bytes_a_second(bits: u64, burst: u64) -> Option<Threshold> {
-    let per_second = bits.div_ceil(8);
-    let room = Threshold::MOST_BYTES.checked_sub(per_second)?;
-    let burst = burst.min(room).min(u32::MAX.into());
-    (bits != 0).then_some(Threshold::Bytes {
-        per_second,
-        burst: u32::try_from(burst).unwrap_or(u32::MAX),
     })
 }
 

@@ -5,5 +5,6 @@ mod fake;
 mod oracle;
 mod property;
 mod rules;
+mod shaping;
 mod shared_fake;
 mod world;

@@ -10,14 +10,14 @@ use super::build::*;
 use crate::{Cleanup, Config, Dataplane};
 
 /// What the agent's loop does, without waiting.
-struct Agent {
-    kernel: FakeKernel,
+pub(super) struct Agent {
+    pub kernel: FakeKernel,
     events: BoxStream<'static, KernelEvent>,
-    dataplane: Dataplane,
+    pub dataplane: Dataplane,
 }
 
 impl Agent {
-    fn start(mut kernel: FakeKernel) -> Self {
+    pub fn start(mut kernel: FakeKernel) -> Self {
         let events = kernel.events().expect("a channel");
         let dataplane = Dataplane::new(Config::new("n1", Some(IpipFlavour::Native)));
         let mut agent = Self {
@@ -30,7 +30,7 @@ impl Agent {
     }
 
     /// The inputs of a node with one pod, one block and two other nodes.
-    fn told(mut self, mode: EncapMode) -> Self {
+    pub fn told(mut self, mode: EncapMode) -> Self {
         let dataplane = &mut self.dataplane;
         dataplane.set(this_node());
         dataplane.set(pool("192.168.0.0/16", mode));
@@ -46,13 +46,13 @@ impl Agent {
         self
     }
 
-    fn observe(&mut self) {
+    pub fn observe(&mut self) {
         let seen = self.kernel.observe(&IfName::from("tunl0")).now_or_never();
         self.dataplane
             .observed(seen.expect("the fake answers at once").expect("a channel"));
     }
 
-    fn settle(&mut self) -> Vec<Op> {
+    pub fn settle(&mut self) -> Vec<Op> {
         let mut done = Vec::new();
         for round in 0.. {
             assert!(round < 50, "no rest: {done:?}");
@@ -90,7 +90,7 @@ impl Agent {
     }
 }
 
-fn machine() -> FakeKernel {
+pub(super) fn machine() -> FakeKernel {
     let kernel = FakeKernel::new();
     for device in ["eth0", "cali1"] {
         kernel.add_link(device, "veth");
@@ -100,7 +100,7 @@ fn machine() -> FakeKernel {
     kernel
 }
 
-fn up(kernel: &FakeKernel, device: &str) {
+pub(super) fn up(kernel: &FakeKernel, device: &str) {
     kernel
         .by_others(&Op::SetLink {
             device: device.into(),

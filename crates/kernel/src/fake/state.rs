@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::object::*;
 use crate::port::*;
+use crate::shaper::*;
 
 /// `RTPROT_KERNEL`: routes that come with an address.
 const PROTOCOL_KERNEL: u8 = 2;
@@ -100,6 +101,11 @@ impl State {
                 }
                 Ok(())
             }
+            Op::PutShaper(key, shaper) => self.put_shaper(key, *shaper),
+            Op::RemoveShaper(key) => {
+                self.remove_shaper(key);
+                Ok(())
+            }
         }
     }
 
@@ -166,6 +172,7 @@ impl State {
         if self.has_tunnel(name) {
             self.observation.tunnel = None;
         }
+        self.shapers_lose(name);
         self.observation.links.remove(name);
         self.sysctls.retain(|path, _| device_of(path) != Some(&name.0));
         self.events.push(KernelEvent::LinkGone(name.clone()));
@@ -373,6 +380,53 @@ impl State {
         });
         let longest = candidates.max_by_key(|route| (route.key.destination.prefix_len(), u32::MAX - route.key.metric));
         longest.is_some_and(|route| matches!(&route.target, RouteTarget::Link { device } if *device == hop.device))
+    }
+
+    // === shapers ===
+
+    fn put_shaper(&mut self, key: &ShaperKey, shaper: Shaper) -> Result<(), KernelError> {
+        self.link(&key.device)?;
+        if key.direction == Direction::Egress {
+            let detour = ShaperKey::detour(&key.device);
+            let alias = Some(ShaperKey::alias(&key.device));
+            match self.observation.links.get(&detour) {
+                Some(link) if link.alias != alias => {
+                    return Err(KernelError::Foreign {
+                        what: format!("device {detour}"),
+                    });
+                }
+                Some(_) => {}
+                None => drop(self.add_link(detour.clone(), "ifb".into())),
+            }
+            self.change_link(&detour, |link| {
+                (link.up, link.carrier, link.alias) = (true, true, alias)
+            });
+        }
+        if self.observation.shapers.insert(key.clone(), Some(shaper)) != Some(Some(shaper)) {
+            self.events.push(KernelEvent::Shaper(key.clone(), Some(shaper)));
+        }
+        Ok(())
+    }
+
+    fn remove_shaper(&mut self, key: &ShaperKey) {
+        if self.observation.shapers.remove(key).is_some() {
+            match key.direction {
+                Direction::Ingress => self.events.push(KernelEvent::Shaper(key.clone(), None)),
+                Direction::Egress => self.remove_link(&ShaperKey::detour(&key.device)),
+            }
+        }
+    }
+
+    /// A device goes: its own queue with it, and the way to a detour, or the detour itself.
+    fn shapers_lose(&mut self, name: &IfName) {
+        self.observation.shapers.retain(|key, state| {
+            let is_detour = key.direction == Direction::Egress && ShaperKey::detour(&key.device) == *name;
+            if key.device == *name && key.direction == Direction::Egress {
+                *state = None;
+                return true;
+            }
+            key.device != *name && !is_detour
+        });
     }
 
     // === neighbours, sysctls, the tunnel ===

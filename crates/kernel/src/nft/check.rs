@@ -121,15 +121,8 @@ impl Threshold {
             Self::Packets { per_second: 0, .. } | Self::Packets { burst: 0, .. } => {
                 Err("a threshold of 0 packets: at least 1".into())
             }
-            Self::Bytes { per_second: 0, .. } => Err("a threshold of 0 bytes: at least 1".into()),
-            Self::Bytes { per_second, burst } if per_second.saturating_add(u64::from(*burst)) > Self::MOST_BYTES => {
-                Err(format!(
-                    "a threshold of {per_second} and {burst} bytes: at most {} in all",
-                    Self::MOST_BYTES
-                ))
-            }
             Self::Flows(0) => Err("a threshold of 0 flows: at least 1".into()),
-            Self::Packets { .. } | Self::Bytes { .. } | Self::Flows(_) => Ok(()),
+            Self::Packets { .. } | Self::Flows(_) => Ok(()),
         }
     }
 }

@@ -105,9 +105,6 @@ impl Display for Statement {
             Statement::Over(Threshold::Packets { per_second, burst }) => {
                 write!(f, "limit rate over {per_second}/second burst {burst} packets")
             }
-            Statement::Over(Threshold::Bytes { per_second, burst }) => {
-                write!(f, "limit rate over {per_second} bytes/second burst {burst} bytes")
-            }
             Statement::Over(Threshold::Flows(most)) => write!(f, "ct count over {most}"),
             Statement::SetDscp { family, value } => {
                 let header = match family {

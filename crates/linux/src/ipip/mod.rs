@@ -19,9 +19,7 @@ mod native;
 mod place;
 mod probe;
 mod program;
-mod rtnl;
 mod veth;
-mod wire;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -32,7 +30,8 @@ pub use probe::{Probe, probe};
 
 use place::Hook;
 use program::{Attached, Config, Maps, Programs};
-use rtnl::{Change, Device, Rtnl, no_device};
+
+use crate::rtnl::{self, Change, Device, Rtnl, no_device};
 
 /// Start of the alias of a tunnel of ours; the underlay's name follows.
 const LABEL: &str = "margay ipip over ";

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use kernel::KernelError;
 
 use super::labelled;
-use super::rtnl::{Change, Device, Rtnl, done, no_device};
 use super::veth;
+use crate::rtnl::{Change, Device, Rtnl, done, no_device};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use kernel::KernelError;
 
 use super::bpf::{self, TcxHook};
-use super::rtnl::{CLSACT_EGRESS, CLSACT_INGRESS, FilterId, Rtnl};
+use crate::rtnl::{CLSACT_EGRESS, CLSACT_INGRESS, FilterId, Rtnl};
 
 /// A side of a device. Each has one program of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::place::{self, Hook};
 use super::program::{self, Config, Programs};
-use super::rtnl::{Rtnl, no_device};
 use super::veth;
+use crate::rtnl::{Rtnl, no_device};
 
 /// What the kernel can do for IP-in-IP, and what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]

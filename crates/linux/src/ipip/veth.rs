@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use kernel::{KernelError, Mac};
 
 use super::native;
-use super::rtnl::{Change, Device, Rtnl, no_device};
+use crate::rtnl::{Change, Device, Rtnl, no_device};
 
 /// The tunnel's own MAC address, also the mark by which it is known: peer 0.0.0.0, whom nobody has.
 const OWN: Mac = Mac([2, 2, 0, 0, 0, 0]);

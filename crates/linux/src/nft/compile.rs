@@ -166,13 +166,6 @@ impl Compiler {
                 bytes: false,
                 over: true,
             },
-            Statement::Over(Threshold::Bytes { per_second, burst }) => Expr::Limit {
-                rate: *per_second,
-                seconds: 1,
-                burst: *burst,
-                bytes: true,
-                over: true,
-            },
             Statement::Over(Threshold::Flows(most)) => Expr::Flows {
                 most: *most,
                 over: true,

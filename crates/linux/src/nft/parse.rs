@@ -395,17 +395,11 @@ impl<'a> Parser<'a> {
                 rate,
                 seconds: 1,
                 burst,
-                bytes,
+                bytes: false,
                 over: true,
-            } => Statement::Over(match bytes {
-                true => Threshold::Bytes {
-                    per_second: *rate,
-                    burst: *burst,
-                },
-                false => Threshold::Packets {
-                    per_second: u32::try_from(*rate).ok()?,
-                    burst: *burst,
-                },
+            } => Statement::Over(Threshold::Packets {
+                per_second: u32::try_from(*rate).ok()?,
+                burst: *burst,
             }),
             Expr::Flows { most, over: true } => Statement::Over(Threshold::Flows(*most)),
             Expr::Payload {

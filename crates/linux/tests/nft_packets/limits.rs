@@ -42,9 +42,6 @@ fn what_is_beyond_a_threshold_is_dropped() {
     for family in IpFamily::BOTH {
         // The resolution of the neighbour comes first: it may keep and drop packets of its own.
         net.send(Kind::Ping(family));
-        let bytes = |burst| Threshold::Bytes { per_second: 1, burst };
-        assert_eq!(dropped(&net, bytes(3_500), family), 7, "{family:?}");
-        assert_eq!(dropped(&net, bytes(10_000), family), 0, "{family:?}");
         let packets = |burst| Threshold::Packets { per_second: 1, burst };
         // One more may come in if the machine is slow.
         assert!((5..=6).contains(&dropped(&net, packets(4), family)), "{family:?}");

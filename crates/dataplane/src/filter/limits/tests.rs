@@ -47,20 +47,21 @@ fn without_limits_no_packet_is_looked_at() {
 #[test]
 fn every_limit_has_a_rule_in_its_direction() {
     let controls = QosControls {
-        ingress_bandwidth: 8_000_000,
-        ingress_burst: 80_000,
         ingress_packet_rate: 100,
-        egress_bandwidth: 8_000,
-        egress_peakrate: 16_000,
+        ingress_max_connections: 7,
+        egress_packet_rate: 8_000,
+        egress_packet_burst: 50,
         egress_max_connections: 3,
+        // Queues have these.
+        ingress_bandwidth: 8_000_000,
+        egress_bandwidth: 8_000,
         ..QosControls::default()
     };
     let expected = [
-        "cali-lf-cali1: limit rate over 2000 bytes/second burst 65536 bytes counter drop comment \"limit egressPeakrate\"",
-        "cali-lf-cali1: limit rate over 1000 bytes/second burst 536870912 bytes counter drop comment \"limit egressBandwidth\"",
+        "cali-lf-cali1: limit rate over 8000/second burst 50 packets counter drop comment \"limit egressPacketRate\"",
         "cali-lf-cali1: ct state new ct count over 3 counter drop comment \"limit egressMaxConnections\"",
         "cali-lt-cali1: limit rate over 100/second burst 5 packets counter drop comment \"limit ingressPacketRate\"",
-        "cali-lt-cali1: limit rate over 1000000 bytes/second burst 10000 bytes counter drop comment \"limit ingressBandwidth\"",
+        "cali-lt-cali1: ct state new ct count over 7 counter drop comment \"limit ingressMaxConnections\"",
         "limits-POSTROUTING: oifname vmap @cali-limit-to",
         "limits-PREROUTING: iifname vmap @cali-limit-from",
         "cali-limit-from: \"cali1\" : goto cali-lf-cali1",
@@ -85,27 +86,9 @@ fn marks_are_for_what_leaves_the_cluster() {
 }
 
 #[test]
-fn what_no_device_can_reach_is_no_limit() {
-    let check = |bits: u64, burst: u64, expected: Option<(u64, u32)>| {
-        let found = bytes_a_second(bits, burst).map(|threshold| match threshold {
-            Threshold::Bytes { per_second, burst } => (per_second, burst),
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(found, expected, "{bits} {burst}");
-    };
-    check(0, 7, None);
-    check(1_000, 1_000, Some((125, 1_000)));
-    check(1_001, u64::MAX, Some((126, u32::MAX)));
-    check(1_000_000_000_000_000, 1, None);
-    let most = Threshold::MOST_BYTES;
-    check(most * 8, 1_000, Some((most, 0)));
-    check(most * 8 + 8, 1_000, None);
-}
-
-#[test]
 fn a_change_of_one_pods_limits_leaves_the_other_pods_chains_alone() {
-    let limit = |bits: u64| QosControls {
-        ingress_bandwidth: bits,
+    let limit = |packets: u64| QosControls {
+        ingress_packet_rate: packets,
         ..QosControls::default()
     };
     let mut filter = filter(&[("cali1", limit(1_000)), ("cali2", limit(1_000))]);

@@ -199,8 +199,7 @@ fn example() -> Table {
         }],
     });
     let controls = QosControls {
-        egress_bandwidth: 10_000_000,
-        ingress_bandwidth: 20_000_000,
+        egress_packet_rate: 1_000,
         ingress_max_connections: 1_000,
         dscp: api::Dscp::new(46),
         ..QosControls::default()

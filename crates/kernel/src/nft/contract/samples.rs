@@ -413,14 +413,6 @@ fn statements() -> Vec<Statement> {
             per_second: 10_000,
             burst: 5,
         }),
-        Statement::Over(Threshold::Bytes {
-            per_second: 125,
-            burst: u32::MAX,
-        }),
-        Statement::Over(Threshold::Bytes {
-            per_second: Threshold::MOST_BYTES,
-            burst: 0,
-        }),
         Statement::Over(Threshold::Flows(u32::MAX)),
         Statement::SetDscp {
             family: IpFamily::V4,
@@ -545,10 +537,6 @@ pub(super) fn nonsense() -> Vec<Change> {
         vec![Statement::SetMark { mask: 1, value: 2 }],
         vec![Statement::Over(Threshold::Packets {
             per_second: 0,
-            burst: 1,
-        })],
-        vec![Statement::Over(Threshold::Bytes {
-            per_second: Threshold::MOST_BYTES,
             burst: 1,
         })],
         vec![Statement::Over(Threshold::Flows(0))],

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::rtnl::RTM_NEWNEIGH;
+use super::RTM_NEWNEIGH;
 
 const NLM_F_REQUEST: u16 = 1;
 const NESTED: u16 = 0x8000;

@@ -1,4 +1,4 @@
-//! The few rtnetlink requests that the tunnel needs, one at a time and each awaited.
+//! The few rtnetlink requests that the tunnel and the shapers need, one at a time and each awaited.
 //!
 //! A socket belongs to the network namespace of the thread that opened it.
 
@@ -8,7 +8,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use kernel::{IfName, KernelError, Mac};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::wire::{HEADER, Message, attribute, i32_at, ipv4, split_message, u16_at, u32_at};
+use wire::{HEADER, Message, attribute, i32_at, ipv4, split_message, u16_at, u32_at};
+
+mod tc;
+mod wire;
+
+pub use tc::{Qdisc, own_shaper};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -22,6 +27,7 @@ const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -181,6 +187,15 @@ impl Rtnl {
                 data.bytes(10, &[0]);
             });
         });
+        Ok(self.call(message, &format!("create {name}"))?.map(drop))
+    }
+
+    /// Creates an `ifb` device, down, which loads the driver.
+    pub fn create_ifb(&mut self, name: &str, mac: Mac) -> Answer<()> {
+        let mut message = Message::link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, 0);
+        message.text(libc::IFLA_IFNAME, name);
+        message.bytes(libc::IFLA_ADDRESS, &mac.0);
+        message.nest(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, "ifb"));
         Ok(self.call(message, &format!("create {name}"))?.map(drop))
     }
 
@@ -467,6 +482,14 @@ fn accept(answer: Result<(), Refusal>, fine: &[i32]) -> Result<(), KernelError> 
 
 fn broken(error: std::io::Error) -> KernelError {
     KernelError::Broken(format!("rtnetlink: {error}"))
+}
+
+/// A refusal that says that the kernel has no such feature: `Unsupported`.
+pub fn lacks(refusal: Refusal, what: &str) -> KernelError {
+    match refusal.errno {
+        libc::ENOENT | libc::EOPNOTSUPP => KernelError::Unsupported(format!("{what}: {refusal}")),
+        _ => refusal.into(),
+    }
 }
 
 /// `NoDevice`, spelled shortly.
