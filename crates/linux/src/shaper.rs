@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use kernel::{Direction, IfName, KernelError, Link, Mac, QueueCounters, Shaper, ShaperKey};
 
+use crate::netns::Netns;
 use crate::rtnl::{Change, Device, Qdisc, Rtnl, lacks, no_device};
 
 /// Makes packets wait as described. On a shaper that already is so, changes nothing: its bucket is not filled again.
@@ -94,6 +95,22 @@ pub fn counters() -> Result<BTreeMap<ShaperKey, QueueCounters>, KernelError> {
         Some((whose(device).map_or_else(|| to(device), from), root.counters))
     });
     Ok(ours.collect())
+}
+
+/// Finds out whether this kernel can hold pods to bandwidths, in a network namespace of its own. Modules may have been loaded then.
+pub fn probe() -> Result<(), KernelError> {
+    let broken = |error: std::io::Error| KernelError::Broken(format!("cannot make a network namespace: {error}"));
+    Netns::unnamed().and_then(|netns| netns.run(try_both)).map_err(broken)?
+}
+
+fn try_both() -> Result<(), KernelError> {
+    Rtnl::open()?.create_veth("probe0", "probe1", OWN, 1500)?;
+    let shaper = Shaper::new(1_000_000, 0, None);
+    for direction in Direction::BOTH {
+        let device = IfName::from("probe0");
+        put(&ShaperKey { device, direction }, &shaper)?;
+    }
+    Ok(())
 }
 
 struct Queues {

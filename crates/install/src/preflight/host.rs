@@ -15,7 +15,11 @@ use crate::settings::{Encapsulation, Settings, Work};
 
 /// Kernel features, whatever is going to be installed.
 pub(super) fn features() -> Vec<Check> {
-    let mut list = vec![ipip(linux::ipip::probe()), nf_tables()];
+    let mut list = vec![
+        ipip(linux::ipip::probe()),
+        nf_tables(),
+        bandwidth(linux::shaper::probe()),
+    ];
     for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         let path = Path::new("/proc/sys/net").join(family);
         // A kernel without IPv6 can do without.
@@ -34,6 +38,7 @@ pub(super) fn checks(settings: &Settings, conf_dir: &Path) -> Vec<Check> {
         list.push(ipip(linux::ipip::probe()));
     }
     list.push(nf_tables());
+    list.push(bandwidth(linux::shaper::probe()));
     list.push(forwarding(
         "ipv4/ip_forward",
         Path::new("/proc/sys/net/ipv4/ip_forward"),
@@ -85,6 +90,20 @@ fn nf_tables() -> Check {
             "nf_tables",
             Failed,
             format!("{error}: policy cannot be enforced; run as root, load nf_tables"),
+        ),
+    }
+}
+
+/// Only pods that ask for a bandwidth need it.
+fn bandwidth(probe: Result<(), kernel::KernelError>) -> Check {
+    match probe {
+        Ok(()) => Check::new("bandwidth", Fine, "the kernel has queues for it"),
+        Err(error) => Check::new(
+            "bandwidth",
+            Warning,
+            format!(
+                "{error}: pods cannot be held to a bandwidth; load sch_tbf, ifb, cls_u32 and act_mirred if they are to be"
+            ),
         ),
     }
 }
