@@ -6,10 +6,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::Lab;
 use common::net::{self, L4, Probe};
-use common::talk::{apply, connect, echo, forbid};
+use common::talk::{apply, connect, connect_within, echo, forbid};
 
 const NODE: &str = "k8s-125-master";
 const FAR_NODE: &str = "k8s-125-node1";
@@ -18,9 +19,9 @@ const PORT: u16 = 5432;
 /// Two nodes; on each somebody who may talk to servers and somebody who may not; on the first one others' rules.
 struct World {
     lab: Lab,
-    /// A server of the first node, and one of the second: IPv4.
-    near: String,
-    far: String,
+    /// A server of the first node, and one of the second: IPv4 and IPv6.
+    near: [String; 2],
+    far: [String; 2],
     /// Who reaches whom, if others let it pass.
     pairs: Vec<(Probe, bool)>,
 }
@@ -69,7 +70,8 @@ impl World {
             rules.join(",")
         );
         apply(&lab, "GlobalNetworkPolicy", "guard", &spec);
-        let (near, far) = (lab.address(NEAR), lab.address(FAR));
+        let both = |pod: &str| [false, true].map(|ipv6| lab.first_address(pod, "eth0", ipv6).to_string());
+        let (near, far) = (both(NEAR), both(FAR));
         let world = Self { lab, near, far, pairs };
         world
             .lab
@@ -106,18 +108,44 @@ impl World {
 
     /// Runs a program on the node with a text of rules as its file.
     fn load(&self, program: &[&str], text: &str) {
-        // 192.168.7.9 is of 192.168.0.0/16.
-        let cluster: Vec<&str> = self.near.split('.').take(2).collect();
-        let text = text
-            .replace("@CLUSTER@", &format!("{}.0.0/16", cluster.join(".")))
-            .replace("@NEAR@", &self.near)
-            .replace("@FAR@", &self.far);
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
         let path = file.path().to_string_lossy().into_owned();
         let mut command = program.to_vec();
         command.push(&path);
         self.lab.exec(NODE, &command);
+    }
+
+    /// Rules about services, for the pods of this world. What kube-proxy writes for IPv6 is the same with other words.
+    fn services(&self, text: &str, ipv6: bool) -> String {
+        let at = usize::from(ipv6);
+        // 192.168.7.9 is of 192.168.0.0/16.
+        let first: Vec<&str> = self.near[0].split('.').take(2).collect();
+        let cluster = if ipv6 {
+            "fd00::/8".into()
+        } else {
+            format!("{}.0.0/16", first.join("."))
+        };
+        let mut text = text.to_owned();
+        if ipv6 {
+            for (v4, v6) in [
+                ("@NEAR@:5432", "[@NEAR@]:5432"),
+                ("@FAR@:5432", "[@FAR@]:5432"),
+                ("10.96.0.", "fd96::"),
+                ("127.0.0.0/8", "::1/128"),
+                ("/32", "/128"),
+                ("icmp-port", "icmp6-port"),
+                ("table ip ", "table ip6 "),
+                ("ipv4_addr", "ipv6_addr"),
+                ("ip daddr", "ip6 daddr"),
+                ("ip saddr", "ip6 saddr"),
+            ] {
+                text = text.replace(v4, v6);
+            }
+        }
+        text.replace("@CLUSTER@", &cluster)
+            .replace("@NEAR@", &self.near[at])
+            .replace("@FAR@", &self.far[at])
     }
 
     /// Rules as iptables knows them, and as ip6tables does.
@@ -170,8 +198,20 @@ impl World {
         forbid(&self.lab, "more", "192.0.2.1", &["192.0.2.2"]);
         self.lab.eventually("policy is enforced", || {
             let text = self.tables().get(OURS).cloned().unwrap_or_default();
-            text.contains("gnp/more") && !self.reaches(STRANGER, &self.near)
+            text.contains("gnp/more") && !self.reaches(STRANGER, &self.near[0])
         });
+    }
+
+    /// A node's own address in a range.
+    fn address_in(&self, node: &str, family: &str, range: &str) -> String {
+        let shown = self.lab.exec(
+            node,
+            &["ip", family, "-o", "address", "show", "to", range, "scope", "global"],
+        );
+        let address = shown.split_whitespace().nth(3).and_then(|net| net.split('/').next());
+        address
+            .unwrap_or_else(|| panic!("{node} has no address in {range}: {shown}"))
+            .to_owned()
     }
 
     /// Policy holds, over both families, here and to and from the other node.
@@ -188,36 +228,30 @@ impl World {
 
     /// Services lead to their pods, for those whom policy lets through.
     fn services_work(&self, when: &str) {
-        for (pod, service, reached) in [
-            (CLIENT, "10.96.0.10", true),
-            (CLIENT, "10.96.0.12", true),
-            (STRANGER, "10.96.0.10", false),
-            (STRANGER, "10.96.0.12", false),
-        ] {
-            assert_eq!(self.reaches(pod, service), reached, "{when}: {pod} to {service}");
+        for (family, net, node_net) in [("-4", "10.96.0.", "10.211.55.0/24"), ("-6", "fd96::", "fd00::/8")] {
+            for (pod, service, reached) in [
+                (CLIENT, "10", true),
+                (CLIENT, "12", true),
+                (STRANGER, "10", false),
+                (STRANGER, "12", false),
+            ] {
+                let service = format!("{net}{service}");
+                assert_eq!(self.reaches(pod, &service), reached, "{when}: {pod} to {service}");
+            }
+            // kube-proxy refuses what has no endpoint; our table would let it go. (Over IPv6 Linux believes the second refusal.)
+            let none = format!("{net}11");
+            let refused = connect_within(&self.lab, CLIENT, &none, PORT, LONG).expect_err("it has no endpoint");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{when}: {net}11");
+            // A port of the node, from another node.
+            let node = self.address_in(NODE, family, node_net);
+            let knock = format!("echo | timeout 2 bash -c 'exec 3<>/dev/tcp/{node}/30080'");
+            self.lab.exec(FAR_NODE, &["sh", "-c", &knock]);
         }
-        // kube-proxy refuses what has no endpoint; our table would let it go.
-        let refused = connect(&self.lab, CLIENT, "10.96.0.11", PORT).expect_err("it has no endpoint");
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{when}");
-        // A port of the node, from another node.
-        let node = self
-            .lab
-            .exec(NODE, &["ip", "-4", "-o", "address", "show", "to", "10.211.55.0/24"]);
-        let node = node
-            .split_whitespace()
-            .find_map(|word| word.strip_suffix("/24"))
-            .expect("the node's address");
-        self.lab.exec(
-            FAR_NODE,
-            &[
-                "sh",
-                "-c",
-                &format!("echo | timeout 2 bash -c 'exec 3<>/dev/tcp/{node}/30080'"),
-            ],
-        );
     }
 }
 
+/// For a refusal of the second packet, which comes after a second.
+const LONG: Duration = Duration::from_secs(10);
 const OURS: &str = "inet calico";
 
 #[test]
@@ -225,8 +259,7 @@ fn beside_kube_proxy_in_iptables_mode() {
     let Some(world) = World::up("t-kpi") else { return };
     let rules = include_str!("beside/kube-proxy.iptables");
     let ours = world.ours();
-    // One of IPv6 has no services here.
-    world.iptables(rules, "");
+    world.iptables(&world.services(rules, false), &world.services(rules, true));
     assert_eq!(world.ours(), ours, "iptables-restore leaves our table alone");
     let theirs = world.others();
     world.policy_holds("theirs last");
@@ -242,8 +275,13 @@ fn beside_kube_proxy_in_nftables_mode() {
     let Some(world) = World::up("t-kpn") else { return };
     let rules = include_str!("beside/kube-proxy.nft");
     let ours = world.ours();
-    world.nft(rules);
-    world.nft(&format!("table ip kube-proxy\ndelete table ip kube-proxy\n{rules}"));
+    for (family, ipv6) in [("ip", false), ("ip6", true)] {
+        let rules = world.services(rules, ipv6);
+        world.nft(&rules);
+        // As it writes all of it again.
+        let table = format!("{family} kube-proxy");
+        world.nft(&format!("table {table}\ndelete table {table}\n{rules}"));
+    }
     assert_eq!(world.ours(), ours, "nft -f leaves our table alone");
     let theirs = world.others();
     world.policy_holds("theirs last");

@@ -34,8 +34,12 @@ pub fn echo(lab: &Lab, pod: &str, port: u16) {
 
 /// A connection from a pod.
 pub fn connect(lab: &Lab, pod: &str, to: &str, port: u16) -> std::io::Result<TcpStream> {
+    connect_within(lab, pod, to, port, Duration::from_secs(1))
+}
+
+pub fn connect_within(lab: &Lab, pod: &str, to: &str, port: u16, limit: Duration) -> std::io::Result<TcpStream> {
     let to = SocketAddr::new(to.parse().expect("an address"), port);
-    let stream = inside(lab, pod).run(move || TcpStream::connect_timeout(&to, Duration::from_secs(1)))??;
+    let stream = inside(lab, pod).run(move || TcpStream::connect_timeout(&to, limit))??;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.set_nodelay(true)?;
     Ok(stream)
