@@ -231,3 +231,40 @@ async fn an_operation_that_fails_again_and_again_is_one_warning_for_each_reason(
     main.settle().await;
     assert_eq!(warnings.count(), 3);
 }
+
+#[tokio::test]
+async fn bandwidths_are_held_to_whoever_attached_the_pod() {
+    let check = async |work: Work, expected: [usize; 2]| {
+        let mut main = main_loop(FakeNft::default(), false, mpsc::unbounded_channel().0);
+        main.does("n1", work);
+        let kernel = main.kernel.clone();
+        kernel.add_link("cali1", "veth");
+        kernel.change_link(&"cali1".into(), |link| link.up = true);
+        let local = LocalEndpoint {
+            device: "cali1".into(),
+            addresses: vec![[10, 0, 0, 1].into()],
+            fresh: false,
+        };
+        let mut resource = WorkloadEndpoint::new("n1-k8s-p-eth0", Default::default());
+        resource.metadata.namespace = Some("default".to_owned());
+        resource.spec.node = "n1".to_owned();
+        resource.spec.qos_controls = Some(api::QosControls {
+            ingress_bandwidth: 8_000,
+            egress_bandwidth: 8_000,
+            ..Default::default()
+        });
+        main.take(Event::Endpoint {
+            id: "a/eth0".to_owned(),
+            endpoint: Some(Box::new((local, resource))),
+            done: oneshot::channel().0,
+        });
+        main.take(Event::EndpointsLoaded { all: true });
+        let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("one");
+        main.take(Event::Sync(SyncEvent::InSync, turn));
+        main.settle().await;
+        let seen = kernel.seen();
+        assert_eq!([seen.shapers.len(), seen.routes.len()], expected, "{work:?}: {seen:?}");
+    };
+    check(Work::WithBgp, [2, 1]).await;
+    check(Work::PolicyOnly, [2, 0]).await;
+}
