@@ -27,9 +27,9 @@ fail() {
 	exit 1
 }
 
-# Until a command succeeds, at most a number of seconds.
+# Until a command succeeds, at most a number of seconds of a machine that has nothing else to do: one that is busy has PATIENCE times as many.
 within() {
-	end=$(($(date +%s) + $1))
+	end=$(($(date +%s) + $1 * ${PATIENCE:-2}))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ "$(date +%s)" -lt "$end" ] || fail "not within time: $*"
