@@ -16,11 +16,13 @@ mod check;
 pub mod contract;
 mod describe;
 mod fake;
+mod key;
 mod port;
 mod span;
 mod text;
 
 pub use fake::FakeNft;
+pub use key::Key;
 pub use port::*;
 pub use span::Span;
 
@@ -426,8 +428,8 @@ pub struct SetSpec {
 /// An element of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
-    /// One value for each field of the key.
-    pub key: Vec<Value>,
+    /// One value for each field of the set's key.
+    pub key: Key,
     /// What a map of verdicts has for it: a chain to go to, or a decision.
     pub verdict: Option<ElementVerdict>,
 }

@@ -164,7 +164,7 @@ async fn one_element(name: &'static str, kernel: &mut LiveNft, rounds: u32) -> F
 async fn one_entry(name: &'static str, kernel: &mut LiveNft, rounds: u32) -> Figure {
     let change = |round: u32, ours: bool| {
         let element = Element {
-            key: vec![Value::Interface(format!("new{}", 2 * round + u32::from(ours)))],
+            key: Value::Interface(format!("new{}", 2 * round + u32::from(ours))).into(),
             verdict: Some(ElementVerdict::Goto(chain_name(round % SHARED))),
         };
         (
@@ -333,7 +333,7 @@ fn whole() -> Vec<Change> {
         verdicts: true,
     }));
     let entry = |chain| Element {
-        key: vec![Value::Interface(format!("cali{chain}"))],
+        key: Value::Interface(format!("cali{chain}")).into(),
         verdict: Some(ElementVerdict::Goto(chain_name(chain))),
     };
     changes.push(Change::AddElements("dispatch".into(), (0..CHAINS).map(entry).collect()));
@@ -368,7 +368,7 @@ fn drop_table_and_share(kernel: &mut LiveNft) {
     let mut changes = vec![Change::DeleteTable];
     changes.extend(whole().into_iter().filter(keep));
     let entry = |entry| Element {
-        key: vec![Value::Interface(format!("cali{entry}"))],
+        key: Value::Interface(format!("cali{entry}")).into(),
         verdict: Some(ElementVerdict::Goto(chain_name(entry % SHARED))),
     };
     changes.push(Change::AddElements("dispatch".into(), (0..CHAINS).map(entry).collect()));
@@ -424,7 +424,7 @@ fn chain_name(number: u32) -> ChainName {
 
 fn address(number: u32) -> Element {
     Element {
-        key: vec![Value::Address(Ipv4Addr::from(number).into())],
+        key: Value::Address(Ipv4Addr::from(number).into()).into(),
         verdict: None,
     }
 }

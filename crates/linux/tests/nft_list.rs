@@ -55,7 +55,10 @@ fn rule(chain: &str, matches: Vec<Match>, actions: Vec<Statement>, verdict: Opti
 }
 
 fn element(key: Vec<Value>, verdict: Option<ElementVerdict>) -> Element {
-    Element { key, verdict }
+    Element {
+        key: key.into_iter().collect(),
+        verdict,
+    }
 }
 
 fn net(text: &str) -> Value {

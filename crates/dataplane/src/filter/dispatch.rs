@@ -91,7 +91,7 @@ impl Filter {
         let mut sources = BTreeSet::new();
         let mut spoofable = BTreeSet::new();
         let mut known: BTreeSet<&str> = BTreeSet::new();
-        let item = |device: &str, value: Value| Item::key(vec![Value::Interface(device.to_owned()), value]);
+        let item = |device: &str, value: Value| Item::key([Value::Interface(device.to_owned()), value]);
         for local in self.locals.values() {
             known.insert(&local.device.0);
             for address in &local.addresses {

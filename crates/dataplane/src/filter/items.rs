@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kernel::IpFamily;
-use kernel::nft::{Element, ElementVerdict, KeyType, SetName, SetSpec, Value};
+use kernel::nft::{Element, ElementVerdict, Key, KeyType, SetName, SetSpec, Value};
 use policy::{Member, SetKind};
 
 /// An element of a set.
@@ -17,7 +17,7 @@ pub(crate) enum Item {
 
 impl Item {
     pub fn of(element: &Element) -> Self {
-        match (element.key.as_slice(), &element.verdict) {
+        match (&element.key[..], &element.verdict) {
             ([Value::Address(address)], None) => Self::Net(IpNet::from(*address)),
             ([Value::Net(net)], None) => Self::Net(*net),
             ([Value::Address(address), Value::Protocol(protocol), Value::Port(port)], None) => {
@@ -31,23 +31,26 @@ impl Item {
     }
 
     /// One value without a verdict.
-    pub fn key(key: Vec<Value>) -> Self {
-        Self::of(&Element { key, verdict: None })
+    pub fn key(key: impl Into<Key>) -> Self {
+        Self::of(&Element {
+            key: key.into(),
+            verdict: None,
+        })
     }
 
     /// What a device leads to.
     pub fn device(device: &str, verdict: ElementVerdict) -> Self {
         Self::of(&Element {
-            key: vec![Value::Interface(device.to_owned())],
+            key: Value::Interface(device.to_owned()).into(),
             verdict: Some(verdict),
         })
     }
 
     pub fn element(&self) -> Element {
         let key = match self {
-            Self::Net(net) => vec![one_address_is_no_net(&Value::Net(*net))],
+            Self::Net(net) => one_address_is_no_net(&Value::Net(*net)).into(),
             Self::Port(address, protocol, port) => {
-                vec![Value::Address(*address), Value::Protocol(*protocol), Value::Port(*port)]
+                [Value::Address(*address), Value::Protocol(*protocol), Value::Port(*port)].into()
             }
             Self::Other(element) => return (**element).clone(),
         };

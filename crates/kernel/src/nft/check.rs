@@ -42,7 +42,7 @@ impl Change {
                 if spec.name.0.starts_with("__") {
                     return Err(format!("a name that begins with __: {}", spec.name));
                 }
-                name(&spec.name.0).and_then(|()| key(&spec.key))
+                name(&spec.name.0).and_then(|()| key(spec.key.iter().copied()))
             }
             Self::FlushSet(set) | Self::DeleteSet(set) => name(&set.0),
             Self::AddElements(set, elements) | Self::DeleteElements(set, elements) => {
@@ -66,7 +66,7 @@ impl Rule {
         match (verdicts, &self.verdict) {
             (0, Some(Verdict::Map { key: fields, map })) => {
                 name(&map.0)?;
-                key(&fields.iter().map(Field::key_type).collect::<Vec<_>>())
+                key(fields.iter().map(Field::key_type))
             }
             (0, Some(Verdict::Jump(chain) | Verdict::Goto(chain))) => name(&chain.0),
             (0, _) => Ok(()),
@@ -148,7 +148,7 @@ impl Match {
             }
             Self::InSet { key: fields, set, .. } => {
                 name(&set.0)?;
-                key(&fields.iter().map(Field::key_type).collect::<Vec<_>>())
+                key(fields.iter().map(Field::key_type))
             }
             Self::Mark { mask, value, .. } => within(*mask, *value),
             Self::NoInterface(_)
@@ -166,7 +166,7 @@ impl Match {
 
 impl Element {
     fn check(&self) -> Result<(), String> {
-        key(&self.key.iter().map(Value::key_type).collect::<Vec<_>>())?;
+        key(self.key.iter().map(Value::key_type))?;
         self.key.iter().try_for_each(|value| match value {
             Value::Interface(name) => device(name),
             Value::Net(net) => masked(net),
@@ -204,14 +204,14 @@ fn text(what: &str, text: &str, most: usize) -> Result<(), String> {
     }
 }
 
-fn key(key: &[KeyType]) -> Result<(), String> {
-    if key.is_empty() {
+fn key(key: impl ExactSizeIterator<Item = KeyType>) -> Result<(), String> {
+    if key.len() == 0 {
         return Err("a key without fields".into());
     }
     if key.len() > KEY_FIELDS {
         return Err(format!("a key of {} fields, {KEY_FIELDS} are the most", key.len()));
     }
-    match key.iter().map(|field| field.width().next_multiple_of(4)).sum::<usize>() {
+    match key.map(|field| field.width().next_multiple_of(4)).sum::<usize>() {
         bytes if bytes > KEY_BYTES => Err(format!("a key of {bytes} bytes, {KEY_BYTES} are the most")),
         _ => Ok(()),
     }

@@ -7,17 +7,24 @@ use super::expr::{Expr, REJECT_ICMPX, REJECT_RESET};
 use super::parse::{self, PortSets};
 
 /// One rule of the kernel, read back.
-pub(super) struct Parsed {
+pub(super) struct Parsed<'a> {
     pub handle: u64,
     pub comment: Option<String>,
     /// `None`: not of ours.
-    pub exprs: Option<Vec<Expr>>,
+    pub exprs: Option<Vec<Expr<'a>>>,
 }
 
-/// The rules of a chain; two become one again where one had become two.
-pub(super) fn rules(rules: Vec<Parsed>, ports: &PortSets<'_>) -> Vec<RuleState> {
-    let mut states: Vec<(RuleState, Option<u32>)> = Vec::with_capacity(rules.len());
-    for Parsed { handle, comment, exprs } in rules {
+/// The rules of a chain as they are read, each with how it refuses, if it does.
+#[derive(Default)]
+pub(super) struct Reader(Vec<(RuleState, Option<u32>)>);
+
+impl Reader {
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The next one; two become one again where one had become two.
+    pub fn add(&mut self, Parsed { handle, comment, exprs }: Parsed<'_>, ports: &PortSets<'_>) {
         let count = exprs.iter().flatten().find_map(|expr| match expr {
             Expr::Counter(count) => Some(*count),
             _ => None,
@@ -33,23 +40,24 @@ pub(super) fn rules(rules: Vec<Parsed>, ports: &PortSets<'_>) -> Vec<RuleState> 
             comment,
             count,
         };
-        match states.last_mut() {
-            Some((before, Some(REJECT_RESET))) if refuses == Some(REJECT_ICMPX) && is_pair(before, &state) => {
+        match self.0.last_mut() {
+            Some((before, before_refuses @ Some(REJECT_RESET)))
+                if refuses == Some(REJECT_ICMPX) && is_pair(before, &state) =>
+            {
                 before.rule = state.rule;
                 if let (Some(sum), Some(more)) = (&mut before.count, state.count) {
                     sum.packets += more.packets;
                     sum.bytes += more.bytes;
                 }
-                if let Some((_, refuses)) = states.last_mut() {
-                    *refuses = None;
-                }
+                *before_refuses = None;
             }
-            _ => states.push((state, refuses)),
+            _ => self.0.push((state, refuses)),
         }
     }
-    states
-        .into_iter()
-        .map(|(mut state, refuses)| {
+
+    /// All of them, as they were said.
+    pub fn rules(self) -> Vec<RuleState> {
+        let rules = self.0.into_iter().map(|(mut state, refuses)| {
             // Alone, each must be what one rule had become.
             let tcp = state.rule.as_ref().and_then(|rule| is_tcp(&rule.matches));
             let whole = match refuses {
@@ -59,8 +67,9 @@ pub(super) fn rules(rules: Vec<Parsed>, ports: &PortSets<'_>) -> Vec<RuleState> 
             };
             state.rule.take_if(|_| !whole);
             state
-        })
-        .collect()
+        });
+        rules.collect()
+    }
 }
 
 /// Is the first the part for TCP of what the second is the rest of?

@@ -11,16 +11,16 @@ use crate::conntrack::ENDED;
 use super::expr::*;
 
 /// A rule as the kernel has it: one, or two for what one cannot say.
-pub(super) struct Compiled {
+pub(super) struct Compiled<'r> {
     /// Its expressions.
-    pub rules: Vec<Vec<Expr>>,
+    pub rules: Vec<Vec<Expr<'r>>>,
 }
 
 /// The kernel's number of TCP, which alone is answered by a reset.
 pub(super) const TCP: u8 = 6;
 
 /// Compiles a rule. `ports` makes a set of port ranges that belongs to the rule and answers its number in the batch.
-pub(super) fn rule(rule: &Rule, mut ports: impl FnMut(&[(u16, u16)]) -> u32) -> Compiled {
+pub(super) fn rule(rule: &Rule, mut ports: impl FnMut(&[(u16, u16)]) -> u32) -> Compiled<'_> {
     let rules = if rule.actions.last() == Some(&Statement::Reject) {
         match is_tcp(&rule.matches) {
             Some(true) => vec![compile(rule, Some(Refuse::Reset), false, &mut ports)],
@@ -52,12 +52,12 @@ pub(super) fn is_tcp(matches: &[Match]) -> Option<bool> {
     })
 }
 
-fn compile(
-    rule: &Rule,
+fn compile<'r>(
+    rule: &'r Rule,
     refuse: Option<Refuse>,
     tcp_alone: bool,
     ports: &mut impl FnMut(&[(u16, u16)]) -> u32,
-) -> Vec<Expr> {
+) -> Vec<Expr<'r>> {
     let mut compiler = Compiler {
         exprs: Vec::with_capacity(4 + 4 * rule.matches.len()),
         family: None,
@@ -77,8 +77,8 @@ fn compile(
     compiler.exprs
 }
 
-struct Compiler {
-    exprs: Vec<Expr>,
+struct Compiler<'r> {
+    exprs: Vec<Expr<'r>>,
     /// The family that addresses before this point have made sure of.
     family: Option<IpFamily>,
 }
@@ -86,8 +86,8 @@ struct Compiler {
 /// The values of loads begin here.
 const FIRST: Register = 0;
 
-impl Compiler {
-    fn matches(&mut self, part: &Match, ports: &mut impl FnMut(&[(u16, u16)]) -> u32) {
+impl<'r> Compiler<'r> {
+    fn matches(&mut self, part: &'r Match, ports: &mut impl FnMut(&[(u16, u16)]) -> u32) {
         match part {
             Match::Interface { way, negate, name } => {
                 self.meta(device_name(*way));
@@ -149,7 +149,7 @@ impl Compiler {
         }
     }
 
-    fn statement(&mut self, action: &Statement, refuse: Option<Refuse>) {
+    fn statement(&mut self, action: &'r Statement, refuse: Option<Refuse>) {
         let expr = match action {
             Statement::Counter => Expr::Counter(Count::default()),
             Statement::Limit { packets, per, burst } => Expr::Limit {
@@ -189,12 +189,12 @@ impl Compiler {
             }
             Statement::Log { prefix } => Expr::Log {
                 group: None,
-                prefix: prefix.clone(),
+                prefix,
                 snaplen: 0,
             },
             Statement::Nflog { group, prefix, snaplen } => Expr::Log {
                 group: Some(*group),
-                prefix: prefix.clone(),
+                prefix,
                 snaplen: *snaplen,
             },
             Statement::SetMark { mask, value } => {
@@ -234,13 +234,13 @@ impl Compiler {
         self.exprs.push(expr);
     }
 
-    fn verdict(&mut self, verdict: &Verdict) {
+    fn verdict(&mut self, verdict: &'r Verdict) {
         let (code, chain) = match verdict {
             Verdict::Accept => (ACCEPT, None),
             Verdict::Drop => (DROP, None),
             Verdict::Return => (RETURN, None),
-            Verdict::Jump(chain) => (JUMP, Some(chain.0.clone())),
-            Verdict::Goto(chain) => (GOTO, Some(chain.0.clone())),
+            Verdict::Jump(chain) => (JUMP, Some(chain.0.as_str())),
+            Verdict::Goto(chain) => (GOTO, Some(chain.0.as_str())),
             Verdict::Map { key, map } => return self.lookup(key, &map.0, false, true),
         };
         self.exprs.push(Expr::Verdict { code, chain });
@@ -328,7 +328,7 @@ impl Compiler {
         }
     }
 
-    fn lookup(&mut self, key: &[Field], set: &str, negate: bool, verdict: bool) {
+    fn lookup(&mut self, key: &[Field], set: &'r str, negate: bool, verdict: bool) {
         for field in key {
             if let KeyType::Address(family) = field.key_type() {
                 self.need_family(family);
@@ -340,7 +340,7 @@ impl Compiler {
             at += (field.key_type().width() as u32).div_ceil(4);
         }
         self.exprs.push(Expr::Lookup {
-            set: SetRef::Named(set.to_owned()),
+            set: SetRef::Named(set),
             at: FIRST,
             negate,
             verdict,
@@ -387,7 +387,7 @@ impl Compiler {
         self.compare(true, Data::native(LOCAL_ADDRESS));
     }
 
-    fn nat(&mut self, source: bool, address: &IpAddr, ports: Option<(u16, u16)>, flags: u32) -> Expr {
+    fn nat(&mut self, source: bool, address: &IpAddr, ports: Option<(u16, u16)>, flags: u32) -> Expr<'r> {
         let family = IpFamily::of(address);
         match address {
             IpAddr::V4(address) => self.immediate(FIRST, &address.octets()),

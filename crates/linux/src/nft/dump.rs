@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kernel::nft::{
-    BaseChain, ChainKind, ChainName, ChainState, Element, Generation, Rules, SetName, SetState, TableName, TableState,
-    Value,
+    BaseChain, ChainKind, ChainName, ChainState, Element, Generation, RuleState, Rules, SetName, SetState, TableName,
+    TableState, Value,
 };
 
-use super::chain::{self, Parsed};
+use super::chain::{Parsed, Reader};
 use super::encode::*;
 use super::expr;
+use super::parse::PortSets;
 use super::set::{Entries, SetHere, Shape, read_set};
 use crate::decode::{Attributes, read_i32};
 use crate::nfnetlink::{Bytes, GENERIC, NFTABLES, Socket, Target, be32, be64, text};
@@ -62,11 +63,6 @@ pub(super) fn table(socket: &mut Socket, table: &TableName) -> Result<Option<Tab
         let Some(parts) = parts(socket, table)? else {
             return Ok(None);
         };
-        let rules = rules_of(parts.rules, &parts.port_sets);
-        let mut chains = parts.chains;
-        for (name, rules) in rules {
-            chains.entry(name).or_default().rules = rules;
-        }
         let mut sets = BTreeMap::new();
         for set in parts.sets {
             let Some(state) = elements(socket, table, &set)? else {
@@ -76,7 +72,7 @@ pub(super) fn table(socket: &mut Socket, table: &TableName) -> Result<Option<Tab
         }
         Ok(Some(Some(TableState {
             generation,
-            chains,
+            chains: parts.chains,
             sets,
         })))
     })
@@ -96,13 +92,8 @@ pub(super) fn rules(socket: &mut Socket, table: &TableName) -> Result<Rules, Unr
 
 fn rules_at_one_moment(socket: &mut Socket, table: &TableName) -> Result<Rules, Unread> {
     at_one_moment(ATTEMPTS_AT_ALL_RULES, socket, |socket, _| {
-        Ok(parts(socket, table)?.map(|parts| {
-            let mut rules = rules_of(parts.rules, &parts.port_sets);
-            for chain in parts.chains.into_keys() {
-                rules.entry(chain).or_default();
-            }
-            rules
-        }))
+        let chains = parts(socket, table)?.map(|parts| parts.chains.into_iter());
+        Ok(chains.map(|chains| chains.map(|(name, chain)| (name, chain.rules)).collect()))
     })
 }
 
@@ -114,10 +105,10 @@ pub(super) fn rules_of_chains(
 ) -> Result<Rules, Failure> {
     let mut rules = BTreeMap::new();
     for chain in chains {
-        let (here, _) = rules_of_chain(socket, table, chain)?;
+        let (here, _) = rules_of_chain(socket, table, chain, &|_| None)?;
         rules.insert(chain.clone(), here);
     }
-    Ok(rules_of(rules, &HashMap::new()))
+    Ok(rules)
 }
 
 /// Reads until nothing changed meanwhile. `read` answers `None` if it noticed itself.
@@ -145,12 +136,10 @@ fn exists(socket: &mut Socket, table: &TableName) -> Result<bool, Failure> {
     Ok(found.is_some())
 }
 
-/// A table without elements, but for those of the sets that belong to rules.
+/// A table without the elements of sets that have a name of their own.
 struct Parts {
     chains: BTreeMap<ChainName, ChainState>,
-    rules: BTreeMap<ChainName, Vec<Parsed>>,
     sets: Vec<SetHere>,
-    port_sets: HashMap<String, Option<Vec<(u16, u16)>>>,
 }
 
 /// Chains without their rules. `None`: something changed meanwhile.
@@ -175,31 +164,18 @@ fn chains(socket: &mut Socket, table: &TableName) -> Result<Option<BTreeMap<Chai
 
 /// `None`: something changed meanwhile.
 fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failure> {
-    let Some(chains) = chains(socket, table)? else {
+    let Some(mut chains) = chains(socket, table)? else {
         return Ok(None);
     };
-    // Chain by chain: the kernel begins a dump of all rules from the first one again for each datagram.
-    let mut rules: BTreeMap<ChainName, Vec<Parsed>> = BTreeMap::new();
-    let mut whole = true;
-    for chain in chains.keys() {
-        let mut here = Vec::new();
-        if whole {
-            (here, whole) = rules_of_chain(socket, table, chain)?;
-        }
-        if !here.is_empty() {
-            rules.insert(chain.clone(), here);
-        }
-    }
     let ask = |bytes: &mut Bytes| bytes.text(1, &table.0);
     let mut sets = Vec::new();
-    let whole = whole
-        && socket.dump(target(GET_SET, INET), ask, &mut sets, Vec::clear, |sets, payload| {
-            sets.extend(
-                payload
-                    .get(GENERIC..)
-                    .and_then(|attributes| read_set(attributes, &table.0)),
-            );
-        })?;
+    let whole = socket.dump(target(GET_SET, INET), ask, &mut sets, Vec::clear, |sets, payload| {
+        sets.extend(
+            payload
+                .get(GENERIC..)
+                .and_then(|attributes| read_set(attributes, &table.0)),
+        );
+    })?;
     if !whole {
         return Ok(None);
     }
@@ -211,36 +187,43 @@ fn parts(socket: &mut Socket, table: &TableName) -> Result<Option<Parts>, Failur
         };
         port_sets.insert(set.name, port_ranges(&state));
     }
-    Ok(Some(Parts {
-        chains,
-        rules,
-        sets,
-        port_sets,
-    }))
+    let ports = |name: &str| port_sets.get(name).cloned().flatten();
+    // Chain by chain: the kernel begins a dump of all rules from the first one again for each datagram.
+    for (name, chain) in &mut chains {
+        let (rules, whole) = rules_of_chain(socket, table, name, &ports)?;
+        if !whole {
+            return Ok(None);
+        }
+        chain.rules = rules;
+    }
+    Ok(Some(Parts { chains, sets }))
 }
 
 /// The rules of one chain, and whether nothing changed meanwhile.
-fn rules_of_chain(socket: &mut Socket, table: &TableName, chain: &ChainName) -> Result<(Vec<Parsed>, bool), Failure> {
+fn rules_of_chain(
+    socket: &mut Socket,
+    table: &TableName,
+    chain: &ChainName,
+    ports: &PortSets<'_>,
+) -> Result<(Vec<RuleState>, bool), Failure> {
     let ask = |bytes: &mut Bytes| {
         bytes.text(1, &table.0);
         bytes.text(2, &chain.0);
     };
-    let mut here = Vec::new();
-    let whole = socket.dump(target(GET_RULE, INET), ask, &mut here, Vec::clear, |rules, payload| {
-        let read = payload
-            .get(GENERIC..)
-            .and_then(|attributes| read_rule(attributes, &table.0));
-        rules.extend(read);
-    })?;
-    Ok((here, whole))
-}
-
-fn rules_of(rules: BTreeMap<ChainName, Vec<Parsed>>, port_sets: &HashMap<String, Option<Vec<(u16, u16)>>>) -> Rules {
-    let ports = |name: &str| port_sets.get(name).cloned().flatten();
-    let chains = rules.into_iter();
-    chains
-        .map(|(name, rules)| (name, chain::rules(rules, &ports)))
-        .collect()
+    let mut here = Reader::default();
+    let whole = socket.dump(
+        target(GET_RULE, INET),
+        ask,
+        &mut here,
+        Reader::clear,
+        |rules, payload| {
+            let attributes = payload.get(GENERIC..).unwrap_or_default();
+            if let Some(parsed) = read_rule(attributes, &table.0) {
+                rules.add(parsed, ports);
+            }
+        },
+    )?;
+    Ok((here.rules(), whole))
 }
 
 /// `None`: something changed meanwhile.
@@ -249,28 +232,21 @@ fn elements(socket: &mut Socket, table: &TableName, set: &SetHere) -> Result<Opt
         bytes.text(1, &table.0);
         bytes.text(2, &set.name);
     };
-    let key = set.spec.as_ref().map(|spec| spec.key.as_slice()).unwrap_or_default();
-    let mut entries = Entries::default();
+    let empty = || Entries::of(set.spec.as_ref());
+    let mut entries = empty();
     let whole = socket.dump(
         target(GET_ELEMENTS, INET),
         ask,
         &mut entries,
-        |entries| *entries = Entries::default(),
-        |entries, payload| entries.read(payload.get(GENERIC..).unwrap_or_default(), key),
+        |entries| *entries = empty(),
+        |entries, payload| entries.read(payload.get(GENERIC..).unwrap_or_default()),
     )?;
-    Ok(whole.then(|| match &set.spec {
-        Some(spec) => entries.state(spec.clone()),
-        None => SetState {
-            spec: None,
-            elements: [].into(),
-            strange: entries.len(),
-        },
-    }))
+    Ok(whole.then(|| entries.state()))
 }
 
 /// What a set of ports that belongs to a rule says; `None`: it is none.
 fn port_ranges(set: &SetState) -> Option<Vec<(u16, u16)>> {
-    let range = |element: &Element| match element.key.as_slice() {
+    let range = |element: &Element| match &element.key[..] {
         [Value::Port(port)] => Some((*port, *port)),
         [Value::Ports(low, high)] => Some((*low, *high)),
         _ => None,
@@ -313,7 +289,7 @@ fn read_chain(attributes: &[u8], table: &str) -> Option<(ChainName, ChainState)>
     Some((name?, state))
 }
 
-fn read_rule(attributes: &[u8], table: &str) -> Option<Parsed> {
+fn read_rule<'a>(attributes: &'a [u8], table: &str) -> Option<Parsed<'a>> {
     let (mut handle, mut exprs, mut comment) = (None, Some(Vec::new()), None);
     for (attribute, value) in Attributes(attributes) {
         match attribute {

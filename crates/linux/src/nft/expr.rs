@@ -17,9 +17,9 @@ pub(super) struct Data {
     length: u8,
 }
 
-/// One instruction.
+/// One instruction; its texts are the rule's or the message's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Expr {
+pub(super) enum Expr<'a> {
     /// Loads what the kernel knows of a packet.
     Meta { key: u32, to: Register },
     /// Changes what the kernel knows of a packet.
@@ -48,7 +48,7 @@ pub(super) enum Expr {
     },
     /// Goes on if an element is there, or if not; or does what a map says.
     Lookup {
-        set: SetRef,
+        set: SetRef<'a>,
         at: Register,
         negate: bool,
         verdict: bool,
@@ -56,7 +56,7 @@ pub(super) enum Expr {
     /// Loads a constant.
     Immediate { to: Register, data: Data },
     /// Decides.
-    Verdict { code: i32, chain: Option<String> },
+    Verdict { code: i32, chain: Option<&'a str> },
     /// Counts.
     Counter(Count),
     /// Goes on for so many packets or bytes in so many seconds only, or for all but these.
@@ -80,7 +80,7 @@ pub(super) enum Expr {
     /// Writes to the log, or to a group of listeners.
     Log {
         group: Option<u16>,
-        prefix: String,
+        prefix: &'a str,
         snaplen: u32,
     },
     /// Does not track.
@@ -103,10 +103,10 @@ pub(super) enum Expr {
 }
 
 /// How a rule names a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SetRef {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetRef<'a> {
     /// By its name.
-    Named(String),
+    Named(&'a str),
     /// By a number within the batch: a set that belongs to the rule.
     New(u32),
 }
@@ -193,7 +193,7 @@ impl std::fmt::Debug for Data {
 
 // === into bytes ===
 
-impl Expr {
+impl Expr<'_> {
     /// As an element of a rule's list.
     pub fn write(&self, bytes: &mut Bytes) {
         let name = match self {
@@ -299,7 +299,7 @@ impl Expr {
             }
             Self::Verdict { code, chain } => {
                 bytes.be32(1, 0);
-                bytes.nest(2, |bytes| write_verdict(bytes, *code, chain.as_deref()));
+                bytes.nest(2, |bytes| write_verdict(bytes, *code, *chain));
             }
             Self::Counter(count) => {
                 bytes.put(1, &count.bytes.to_be_bytes());
@@ -410,11 +410,16 @@ pub(super) fn write_verdict(bytes: &mut Bytes, code: i32, chain: Option<&str>) {
 // === from bytes ===
 
 /// The expressions of a rule; `None`: one of them is none of ours.
-pub(super) fn read_all(list: &[u8]) -> Option<Vec<Expr>> {
-    Attributes(list).map(|(_, element)| read(element)).collect()
+pub(super) fn read_all(list: &[u8]) -> Option<Vec<Expr<'_>>> {
+    // As many as most rules have.
+    let mut exprs = Vec::with_capacity(16);
+    for (_, element) in Attributes(list) {
+        exprs.push(read(element)?);
+    }
+    Some(exprs)
 }
 
-fn read(element: &[u8]) -> Option<Expr> {
+fn read(element: &[u8]) -> Option<Expr<'_>> {
     let (mut name, mut body) = ("", &[][..]);
     for (kind, value) in Attributes(element) {
         match kind {
@@ -491,17 +496,14 @@ fn read(element: &[u8]) -> Option<Expr> {
             high: value(4)?,
         },
         "lookup" if matches!(number(3), None | Some(0)) => Expr::Lookup {
-            set: SetRef::Named(text(fields[1]?).to_owned()),
+            set: SetRef::Named(text(fields[1]?)),
             at: register(2)?,
             negate: number(5).unwrap_or(0) & 1 != 0,
             verdict: number(3).is_some(),
         },
         "immediate" if number(1)? == 0 => {
             let (code, chain) = read_verdict(fields[2]?)?;
-            Expr::Verdict {
-                code,
-                chain: chain.map(str::to_owned),
-            }
+            Expr::Verdict { code, chain }
         }
         "immediate" => Expr::Immediate {
             to: register(1)?,
@@ -527,7 +529,7 @@ fn read(element: &[u8]) -> Option<Expr> {
             (plain && fields[4].is_none()).then_some(())?;
             Expr::Log {
                 group,
-                prefix: fields[2].map(text).unwrap_or_default().to_owned(),
+                prefix: fields[2].map(text).unwrap_or_default(),
                 snaplen: number(3).unwrap_or(0),
             }
         }

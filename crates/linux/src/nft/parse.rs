@@ -15,7 +15,7 @@ use super::expr::*;
 pub(super) type PortSets<'a> = dyn Fn(&str) -> Option<Vec<(u16, u16)>> + 'a;
 
 /// A rule without comment, and how it refuses, if it does.
-pub(super) fn rule(exprs: &[Expr], ports: &PortSets<'_>) -> Option<(Rule, Option<u32>)> {
+pub(super) fn rule(exprs: &[Expr<'_>], ports: &PortSets<'_>) -> Option<(Rule, Option<u32>)> {
     let mut parser = Parser {
         rest: exprs,
         family: None,
@@ -42,7 +42,7 @@ pub(super) fn rule(exprs: &[Expr], ports: &PortSets<'_>) -> Option<(Rule, Option
 }
 
 struct Parser<'a> {
-    rest: &'a [Expr],
+    rest: &'a [Expr<'a>],
     /// The family that addresses before this point have made sure of.
     family: Option<IpFamily>,
     ports: &'a PortSets<'a>,
@@ -59,7 +59,7 @@ impl<'a> Parser<'a> {
         parsed
     }
 
-    fn next(&mut self) -> Option<&'a Expr> {
+    fn next(&mut self) -> Option<&'a Expr<'a>> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(first)
@@ -167,7 +167,7 @@ impl<'a> Parser<'a> {
             } if !name.starts_with("__set") => Some(Match::InSet {
                 key,
                 negate: *negate,
-                set: SetName(name.clone()),
+                set: SetName((*name).to_owned()),
             }),
             _ => None,
         }
@@ -183,7 +183,7 @@ impl<'a> Parser<'a> {
                 verdict: true,
             } => Some(Verdict::Map {
                 key,
-                map: SetName(name.clone()),
+                map: SetName((*name).to_owned()),
             }),
             _ => None,
         }
@@ -412,14 +412,16 @@ impl<'a> Parser<'a> {
                 group: None,
                 prefix,
                 snaplen: 0,
-            } => Statement::Log { prefix: prefix.clone() },
+            } => Statement::Log {
+                prefix: (*prefix).to_owned(),
+            },
             Expr::Log {
                 group: Some(group),
                 prefix,
                 snaplen,
             } => Statement::Nflog {
                 group: *group,
-                prefix: prefix.clone(),
+                prefix: (*prefix).to_owned(),
                 snaplen: *snaplen,
             },
             Expr::Notrack => Statement::Notrack,
@@ -524,7 +526,7 @@ impl<'a> Parser<'a> {
     fn verdict(&mut self) -> Option<Verdict> {
         if let Expr::Verdict { code, chain } = self.rest.first()? {
             self.next()?;
-            return Some(match (*code, chain.clone().map(kernel::nft::ChainName)) {
+            return Some(match (*code, chain.map(kernel::nft::ChainName::from)) {
                 (ACCEPT, None) => Verdict::Accept,
                 (DROP, None) => Verdict::Drop,
                 (RETURN, None) => Verdict::Return,

@@ -3,10 +3,8 @@
 //! A span of values is two elements in a set of one field (where it begins, and the first value behind it, marked as an end),
 //! and one element with two keys in a set of several fields.
 
-use std::collections::BTreeSet;
-
 use kernel::IpFamily;
-use kernel::nft::{ChainName, Element, ElementVerdict, KeyType, SetName, SetSpec, SetState, Span, Value};
+use kernel::nft::{ChainName, Element, ElementVerdict, Key, KeyType, SetName, SetSpec, SetState, Span, Value};
 
 use super::expr::{ACCEPT, DROP, GOTO, JUMP, read_verdict, write_verdict};
 use crate::decode::Attributes;
@@ -174,7 +172,7 @@ const ELEMENT_IS_END: u32 = 1;
 /// An element as an entry of a list; `data`: with its verdict.
 pub(super) fn write_element(bytes: &mut Bytes, element: &Element, shape: Shape, data: bool) {
     let verdict = element.verdict.as_ref().filter(|_| data);
-    if let [value] = element.key.as_slice() {
+    if let [value] = &element.key[..] {
         let (key, span) = (value.key_type(), value.span());
         write_entry(bytes, verdict, |bytes| write_one(bytes, key, span.low));
         // A span up to the greatest value has no end.
@@ -238,7 +236,7 @@ pub(super) fn port_set(ranges: &[(u16, u16)]) -> (SetSpec, Vec<Element>) {
         verdicts: false,
     };
     let elements = ranges.iter().map(|(low, high)| Element {
-        key: vec![Value::Ports(*low, *high)],
+        key: Value::Ports(*low, *high).into(),
         verdict: None,
     });
     (spec, elements.collect())
@@ -246,131 +244,141 @@ pub(super) fn port_set(ranges: &[(u16, u16)]) -> (SetSpec, Vec<Element>) {
 
 // === elements from bytes ===
 
-/// Elements as the kernel lists them.
-#[derive(Default)]
-pub(super) struct Entries(Vec<Entry>);
+/// The elements of one set as the kernel lists them.
+pub(super) struct Entries<'s> {
+    /// `None`: not of ours, so that nothing in it can be said.
+    spec: Option<&'s SetSpec>,
+    elements: Vec<Element>,
+    /// Where spans of a single field begin and end, in any order.
+    bounds: Vec<Bound>,
+    /// So many elements cannot be said.
+    strange: usize,
+}
 
-struct Entry {
-    low: u128,
+struct Bound {
+    at: u128,
     is_end: bool,
-    /// Keys of several fields, both ends.
-    several: Option<Vec<Span>>,
     verdict: Option<ElementVerdict>,
     strange: bool,
 }
 
-impl Entries {
-    /// `NFT_MSG_NEWSETELEM`, of the set that was asked about.
-    pub fn read(&mut self, attributes: &[u8], key: &[KeyType]) {
-        for (kind, list) in Attributes(attributes) {
-            if kind == 3 {
-                self.0.extend(Attributes(list).map(|(_, entry)| read_entry(entry, key)));
-            }
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The elements of a set.
-    pub fn state(self, spec: SetSpec) -> SetState {
-        let mut state = SetState {
-            elements: BTreeSet::new(),
+impl<'s> Entries<'s> {
+    pub fn of(spec: Option<&'s SetSpec>) -> Self {
+        Self {
+            spec,
+            elements: Vec::new(),
+            bounds: Vec::new(),
             strange: 0,
-            spec: None,
+        }
+    }
+
+    /// `NFT_MSG_NEWSETELEM`, of the set that was asked about.
+    pub fn read(&mut self, attributes: &[u8]) {
+        for (_, list) in Attributes(attributes).filter(|(kind, _)| *kind == 3) {
+            for (_, entry) in Attributes(list) {
+                self.entry(read_entry(entry));
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: Entry<'_>) {
+        let Some(spec) = self.spec else {
+            self.strange += 1;
+            return;
         };
-        match spec.key.as_slice() {
-            [key] if spec.interval => self.spans(*key, &mut state),
-            keys => {
-                for entry in self.0 {
-                    let one = [Span {
-                        low: entry.low,
-                        high: entry.low,
-                    }];
-                    let spans = entry.several.as_deref().unwrap_or(&one);
-                    let values = spans.iter().zip(keys).map(|(span, key)| Value::of(*key, *span));
-                    state.add(values.collect(), entry.verdict, entry.strange || entry.is_end);
+        let key = match spec.key.as_slice() {
+            [key] => {
+                let at = number(entry.low, key.width());
+                if spec.interval {
+                    self.bounds.push(Bound {
+                        at: at.unwrap_or(0),
+                        is_end: entry.is_end,
+                        verdict: entry.verdict,
+                        strange: entry.strange || at.is_none(),
+                    });
+                    return;
                 }
+                at.and_then(|at| Value::of(*key, Span { low: at, high: at }))
+                    .map(Key::from)
             }
-        }
-        state.spec = Some(spec);
-        state
+            several => several_values(entry.low, entry.high.unwrap_or(entry.low), several),
+        };
+        self.add(key, entry.verdict, entry.strange || entry.is_end);
     }
 
-    /// Pairs where spans begin with where they end.
-    fn spans(mut self, key: KeyType, state: &mut SetState) {
-        // Where one ends another may begin.
-        self.0.sort_by_key(|entry| (entry.low, !entry.is_end));
-        let mut entries = self.0.into_iter().peekable();
-        while let Some(entry) = entries.next() {
-            if entry.is_end {
-                // An end without a beginning; `nft` puts one at zero, which means nothing.
-                state.strange += usize::from(entry.low != 0);
-                continue;
-            }
-            let high = match entries.peek() {
-                None => Some(key.greatest()),
-                Some(next) if next.is_end => Some(next.low.saturating_sub(1)),
-                Some(_) => None,
-            };
-            let value = high.and_then(|high| Value::of(key, Span { low: entry.low, high }));
-            entries.next_if(|next| next.is_end);
-            state.add(value.map(|value| vec![value]), entry.verdict, entry.strange);
-        }
-    }
-}
-
-trait Add {
-    fn add(&mut self, key: Option<Vec<Value>>, verdict: Option<ElementVerdict>, strange: bool);
-}
-
-impl Add for SetState {
-    fn add(&mut self, key: Option<Vec<Value>>, verdict: Option<ElementVerdict>, strange: bool) {
+    fn add(&mut self, key: Option<Key>, verdict: Option<ElementVerdict>, strange: bool) {
         match key {
-            Some(key) if !strange => {
-                self.elements.insert(Element { key, verdict });
-            }
+            Some(key) if !strange => self.elements.push(Element { key, verdict }),
             _ => self.strange += 1,
         }
     }
+
+    /// The set with its elements.
+    pub fn state(mut self) -> SetState {
+        if let Some([key]) = self.spec.map(|spec| spec.key.as_slice()) {
+            self.spans(*key);
+        }
+        SetState {
+            spec: self.spec.cloned(),
+            elements: self.elements.into_iter().collect(),
+            strange: self.strange,
+        }
+    }
+
+    /// Pairs where spans begin with where they end.
+    fn spans(&mut self, key: KeyType) {
+        let mut bounds = std::mem::take(&mut self.bounds);
+        // Where one ends another may begin.
+        bounds.sort_unstable_by_key(|bound| (bound.at, !bound.is_end));
+        let mut bounds = bounds.into_iter().peekable();
+        while let Some(bound) = bounds.next() {
+            if bound.is_end {
+                // An end without a beginning; `nft` puts one at zero, which means nothing.
+                self.strange += usize::from(bound.at != 0);
+                continue;
+            }
+            let high = match bounds.peek() {
+                None => Some(key.greatest()),
+                Some(next) if next.is_end => Some(next.at.saturating_sub(1)),
+                Some(_) => None,
+            };
+            let value = high.and_then(|high| Value::of(key, Span { low: bound.at, high }));
+            bounds.next_if(|next| next.is_end);
+            self.add(value.map(Key::from), bound.verdict, bound.strange);
+        }
+    }
 }
 
-fn read_entry(entry: &[u8], key: &[KeyType]) -> Entry {
-    let mut read = Entry {
-        low: 0,
-        is_end: false,
-        several: None,
-        verdict: None,
-        strange: false,
-    };
-    let (mut low, mut high) = (&[][..], None);
+/// An entry of a list.
+#[derive(Default)]
+struct Entry<'a> {
+    low: &'a [u8],
+    /// Where it is another than `low`.
+    high: Option<&'a [u8]>,
+    is_end: bool,
+    verdict: Option<ElementVerdict>,
+    /// Something about it cannot be said.
+    strange: bool,
+}
+
+fn read_entry(entry: &[u8]) -> Entry<'_> {
+    let mut read = Entry::default();
     for (kind, value) in Attributes(entry) {
         match kind {
-            ELEMENT_KEY => low = raw(value),
-            ELEMENT_KEY_END => high = Some(raw(value)),
+            ELEMENT_KEY => read.low = raw(value),
+            ELEMENT_KEY_END => read.high = Some(raw(value)),
             ELEMENT_FLAGS => {
                 let flags = be32(value).unwrap_or(0);
                 read.is_end = flags & ELEMENT_IS_END != 0;
                 read.strange |= flags & !ELEMENT_IS_END != 0;
             }
-            ELEMENT_DATA => match read_verdict(value).and_then(verdict_of) {
-                Some(verdict) => read.verdict = Some(verdict),
-                None => read.strange = true,
-            },
+            ELEMENT_DATA => {
+                read.verdict = read_verdict(value).and_then(verdict_of);
+                read.strange |= read.verdict.is_none();
+            }
             // Timeouts, statements.
             4 | 5 | 7 | 9 | 11 => read.strange = true,
             _ => {}
-        }
-    }
-    match key {
-        [one] => match number(low, one.width()) {
-            Some(number) => read.low = number,
-            None => read.strange = true,
-        },
-        several => {
-            read.several = spans(low, high.unwrap_or(low), several);
-            read.strange |= read.several.is_none();
         }
     }
     read
@@ -387,18 +395,19 @@ fn verdict_of((code, chain): (i32, Option<&str>)) -> Option<ElementVerdict> {
     }
 }
 
-fn spans(low: &[u8], high: &[u8], key: &[KeyType]) -> Option<Vec<Span>> {
+/// The values of several fields, each padded to four bytes.
+fn several_values(low: &[u8], high: &[u8], key: &[KeyType]) -> Option<Key> {
     let mut at = 0;
-    let span = |key: &KeyType| {
+    let value = |key: &KeyType| {
         let width = key.width();
         let span = Span {
             low: number(low.get(at..at + width)?, width)?,
             high: number(high.get(at..at + width)?, width)?,
         };
         at += width.next_multiple_of(4);
-        Some(span)
+        Value::of(*key, span)
     };
-    key.iter().map(span).collect()
+    key.iter().map(value).collect()
 }
 
 fn number(bytes: &[u8], width: usize) -> Option<u128> {

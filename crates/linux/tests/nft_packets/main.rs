@@ -75,7 +75,7 @@ fn verdicts_and_maps_lead_packets() {
             map: map.into(),
         })
     };
-    let map = |name: &str, key, value, verdict| {
+    let map = |name: &str, key, value: Value, verdict| {
         let spec = SetSpec {
             name: name.into(),
             key: vec![key],
@@ -83,7 +83,7 @@ fn verdicts_and_maps_lead_packets() {
             verdicts: true,
         };
         let element = Element {
-            key: vec![value],
+            key: value.into(),
             verdict: Some(verdict),
         };
         [Change::AddSet(spec), Change::AddElements(name.into(), vec![element])]

@@ -199,7 +199,7 @@ pub fn net(end: End, net: &str, negate: bool) -> Match {
 
 pub fn set(name: &str, key: &[KeyType], interval: bool, elements: &[&[Value]]) -> Vec<Change> {
     let elements = elements.iter().map(|key| Element {
-        key: key.to_vec(),
+        key: key.iter().cloned().collect(),
         verdict: None,
     });
     vec![

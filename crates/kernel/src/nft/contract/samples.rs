@@ -587,7 +587,7 @@ pub(super) fn nonsense() -> Vec<Change> {
         add(
             "v4",
             vec![Element {
-                key: vec![],
+                key: [].into(),
                 verdict: None,
             }],
         ),
