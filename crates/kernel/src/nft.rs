@@ -15,12 +15,14 @@ use crate::IpFamily;
 mod check;
 pub mod contract;
 mod describe;
+mod elements;
 mod fake;
 mod key;
 mod port;
 mod span;
 mod text;
 
+pub use elements::{Elements, ElementsBuilder};
 pub use fake::FakeNft;
 pub use key::Key;
 pub use port::*;

@@ -255,11 +255,11 @@ impl<'a> Walk<'a> {
 
     fn look_up(&self, key: &[Field], map: &SetName) -> Option<ElementVerdict> {
         let key = self.key(key)?;
-        self.find(&key, map)?.verdict.clone()
+        self.find(&key, map)?.verdict
     }
 
     /// The element that a key lies in.
-    fn find(&self, key: &[Value], set: &SetName) -> Option<&Element> {
+    fn find(&self, key: &[Value], set: &SetName) -> Option<Element> {
         let set = self.table.sets.get(set)?;
         set.elements.iter().find(|element| {
             element.key.len() == key.len()

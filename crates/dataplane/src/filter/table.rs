@@ -1,6 +1,6 @@
 //! The content of a table, without numbers and counters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kernel::nft::*;
 
@@ -30,7 +30,7 @@ pub struct TableSet {
     /// What it is.
     pub spec: SetSpec,
     /// What is in it.
-    pub elements: BTreeSet<Element>,
+    pub elements: Elements,
 }
 
 /// Whether an agent made this table, so that something is enforced. One that is empty, or that somebody else made under our name,

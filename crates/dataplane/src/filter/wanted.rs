@@ -250,7 +250,7 @@ impl Wanted {
             entry.spec.have = Some(set.spec);
             set.elements
                 .iter()
-                .for_each(|element| entry.have(Item::of(element), true));
+                .for_each(|element| entry.have(Item::of(&element), true));
         }
         self.touched_chains = self.chains.keys().cloned().collect();
         self.touched_sets = self.sets.keys().cloned().collect();

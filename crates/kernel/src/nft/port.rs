@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use super::{BaseChain, ChainName, Element, Rule, SetName, SetSpec, TableName, Transaction};
+use super::{BaseChain, ChainName, Elements, Rule, SetName, SetSpec, TableName, Transaction};
 
 /// The number of the rule set of a network namespace: every transaction that changes something, whoever's it is, makes it
 /// one more. As long as it is the same nothing changed.
@@ -196,7 +196,7 @@ pub struct SetState {
     /// Its properties; `None`: some that cannot be said here, so somebody else made it.
     pub spec: Option<SetSpec>,
     /// Its elements.
-    pub elements: BTreeSet<Element>,
+    pub elements: Elements,
     /// So many elements cannot be said here: somebody else's.
     pub strange: usize,
 }

@@ -14,13 +14,17 @@ pub(super) struct Parsed<'a> {
     pub exprs: Option<Vec<Expr<'a>>>,
 }
 
-/// The rules of a chain as they are read, each with how it refuses, if it does.
+/// The rules of a chain as they are read.
 #[derive(Default)]
-pub(super) struct Reader(Vec<(RuleState, Option<u32>)>);
+pub(super) struct Reader {
+    rules: Vec<RuleState>,
+    /// How each refuses, if it does.
+    refusals: Vec<Option<u32>>,
+}
 
 impl Reader {
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// The next one; two become one again where one had become two.
@@ -40,8 +44,8 @@ impl Reader {
             comment,
             count,
         };
-        match self.0.last_mut() {
-            Some((before, before_refuses @ Some(REJECT_RESET)))
+        match (self.rules.last_mut(), self.refusals.last_mut()) {
+            (Some(before), Some(refusal @ Some(REJECT_RESET)))
                 if refuses == Some(REJECT_ICMPX) && is_pair(before, &state) =>
             {
                 before.rule = state.rule;
@@ -49,26 +53,28 @@ impl Reader {
                     sum.packets += more.packets;
                     sum.bytes += more.bytes;
                 }
-                *before_refuses = None;
+                *refusal = None;
             }
-            _ => self.0.push((state, refuses)),
+            _ => {
+                self.rules.push(state);
+                self.refusals.push(refuses);
+            }
         }
     }
 
     /// All of them, as they were said.
-    pub fn rules(self) -> Vec<RuleState> {
-        let rules = self.0.into_iter().map(|(mut state, refuses)| {
+    pub fn rules(mut self) -> Vec<RuleState> {
+        for (state, refuses) in self.rules.iter_mut().zip(self.refusals) {
             // Alone, each must be what one rule had become.
-            let tcp = state.rule.as_ref().and_then(|rule| is_tcp(&rule.matches));
+            let tcp = || state.rule.as_ref().and_then(|rule| is_tcp(&rule.matches));
             let whole = match refuses {
                 None => true,
-                Some(REJECT_RESET) => tcp == Some(true),
-                Some(_) => tcp == Some(false),
+                Some(REJECT_RESET) => tcp() == Some(true),
+                Some(_) => tcp() == Some(false),
             };
             state.rule.take_if(|_| !whole);
-            state
-        });
-        rules.collect()
+        }
+        self.rules
     }
 }
 

@@ -246,7 +246,7 @@ fn elements(socket: &mut Socket, table: &TableName, set: &SetHere) -> Result<Opt
 
 /// What a set of ports that belongs to a rule says; `None`: it is none.
 fn port_ranges(set: &SetState) -> Option<Vec<(u16, u16)>> {
-    let range = |element: &Element| match &element.key[..] {
+    let range = |element: Element| match &element.key[..] {
         [Value::Port(port)] => Some((*port, *port)),
         [Value::Ports(low, high)] => Some((*low, *high)),
         _ => None,

@@ -420,10 +420,10 @@ pub(super) fn read_all(list: &[u8]) -> Option<Vec<Expr<'_>>> {
 }
 
 fn read(element: &[u8]) -> Option<Expr<'_>> {
-    let (mut name, mut body) = ("", &[][..]);
+    let (mut name, mut body) = (&[][..], &[][..]);
     for (kind, value) in Attributes(element) {
         match kind {
-            1 => name = text(value),
+            1 => name = value.strip_suffix(b"\0").unwrap_or(value),
             2 => body = value,
             _ => {}
         }
@@ -441,7 +441,7 @@ fn read(element: &[u8]) -> Option<Expr<'_>> {
         (low, high) => Some(Some((register_of(low?)?, register_of(high.or(low)?)?))),
     };
     Some(match name {
-        "meta" => match number(3) {
+        b"meta" => match number(3) {
             None => Expr::Meta {
                 key: number(2)?,
                 to: register(1)?,
@@ -451,13 +451,13 @@ fn read(element: &[u8]) -> Option<Expr<'_>> {
                 from: register(3)?,
             },
         },
-        "payload" if fields[5].is_none() => Expr::Payload {
+        b"payload" if fields[5].is_none() => Expr::Payload {
             base: number(2)?,
             offset: number(3)?,
             length: number(4)?,
             to: register(1)?,
         },
-        "payload" if number(6).unwrap_or(0) <= CHECKSUM_INET && number(8).unwrap_or(0) == 0 => Expr::SetPayload {
+        b"payload" if number(6).unwrap_or(0) <= CHECKSUM_INET && number(8).unwrap_or(0) == 0 => Expr::SetPayload {
             base: number(2)?,
             offset: number(3)?,
             length: number(4)?,
@@ -467,60 +467,60 @@ fn read(element: &[u8]) -> Option<Expr<'_>> {
                 _ => None,
             },
         },
-        "connlimit" if number(2).unwrap_or(0) <= 1 => Expr::Flows {
+        b"connlimit" if number(2).unwrap_or(0) <= 1 => Expr::Flows {
             most: number(1)?,
             over: number(2) == Some(1),
         },
-        "ct" if fields[3].is_none() && fields[4].is_none() => Expr::Flow {
+        b"ct" if fields[3].is_none() && fields[4].is_none() => Expr::Flow {
             key: number(2)?,
             to: register(1)?,
         },
-        "fib" if number(2)? == FIB_ADDRESS_TYPE => Expr::Fib {
+        b"fib" if number(2)? == FIB_ADDRESS_TYPE => Expr::Fib {
             flags: number(3)?,
             to: register(1)?,
         },
-        "bitwise" if number(6).unwrap_or(0) == 0 && register(1)? == register(2)? => Expr::Bitwise {
+        b"bitwise" if number(6).unwrap_or(0) == 0 && register(1)? == register(2)? => Expr::Bitwise {
             at: register(1)?,
             mask: value(4)?,
             xor: value(5)?,
         },
-        "cmp" if number(2)? <= 1 => Expr::Compare {
+        b"cmp" if number(2)? <= 1 => Expr::Compare {
             at: register(1)?,
             equal: number(2)? == 0,
             data: value(3)?,
         },
-        "range" => Expr::Range {
+        b"range" => Expr::Range {
             at: register(1)?,
             within: number(2)? == 0,
             low: value(3)?,
             high: value(4)?,
         },
-        "lookup" if matches!(number(3), None | Some(0)) => Expr::Lookup {
+        b"lookup" if matches!(number(3), None | Some(0)) => Expr::Lookup {
             set: SetRef::Named(text(fields[1]?)),
             at: register(2)?,
             negate: number(5).unwrap_or(0) & 1 != 0,
             verdict: number(3).is_some(),
         },
-        "immediate" if number(1)? == 0 => {
+        b"immediate" if number(1)? == 0 => {
             let (code, chain) = read_verdict(fields[2]?)?;
             Expr::Verdict { code, chain }
         }
-        "immediate" => Expr::Immediate {
+        b"immediate" => Expr::Immediate {
             to: register(1)?,
             data: value(2)?,
         },
-        "counter" => Expr::Counter(Count {
+        b"counter" => Expr::Counter(Count {
             bytes: be64(fields[1]?)?,
             packets: be64(fields[2]?)?,
         }),
-        "limit" if number(4).unwrap_or(0) <= LIMIT_BYTES && number(5).unwrap_or(0) <= 1 => Expr::Limit {
+        b"limit" if number(4).unwrap_or(0) <= LIMIT_BYTES && number(5).unwrap_or(0) <= 1 => Expr::Limit {
             rate: be64(fields[1]?)?,
             seconds: be64(fields[2]?)?,
             burst: number(3)?,
             bytes: number(4) == Some(LIMIT_BYTES),
             over: number(5) == Some(1),
         },
-        "log" => {
+        b"log" => {
             let group = match fields[1] {
                 Some(group) => Some(be16(group)?),
                 None => None,
@@ -533,19 +533,19 @@ fn read(element: &[u8]) -> Option<Expr<'_>> {
                 snaplen: number(3).unwrap_or(0),
             }
         }
-        "notrack" => Expr::Notrack,
-        "masq" => Expr::Masquerade {
+        b"notrack" => Expr::Notrack,
+        b"masq" => Expr::Masquerade {
             ports: range(2, 3)?,
             flags: number(1).unwrap_or(0) & !NAT_IMPLIED,
         },
-        "nat" if number(3) == number(4) || number(4).is_none() => Expr::Nat {
+        b"nat" if number(3) == number(4) || number(4).is_none() => Expr::Nat {
             source: number(1)? == 0,
             family: number(2)?,
             address: register(3)?,
             ports: range(5, 6)?,
             flags: number(7).unwrap_or(0) & !NAT_IMPLIED,
         },
-        "reject" => Expr::Reject {
+        b"reject" => Expr::Reject {
             kind: number(1)?,
             code: fields[2].and_then(|code| code.first().copied()).unwrap_or(0),
         },

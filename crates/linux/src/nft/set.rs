@@ -4,7 +4,9 @@
 //! and one element with two keys in a set of several fields.
 
 use kernel::IpFamily;
-use kernel::nft::{ChainName, Element, ElementVerdict, Key, KeyType, SetName, SetSpec, SetState, Span, Value};
+use kernel::nft::{
+    ChainName, Element, ElementVerdict, ElementsBuilder, Key, KeyType, SetName, SetSpec, SetState, Span, Value,
+};
 
 use super::expr::{ACCEPT, DROP, GOTO, JUMP, read_verdict, write_verdict};
 use crate::decode::Attributes;
@@ -248,7 +250,7 @@ pub(super) fn port_set(ranges: &[(u16, u16)]) -> (SetSpec, Vec<Element>) {
 pub(super) struct Entries<'s> {
     /// `None`: not of ours, so that nothing in it can be said.
     spec: Option<&'s SetSpec>,
-    elements: Vec<Element>,
+    elements: ElementsBuilder,
     /// Where spans of a single field begin and end, in any order.
     bounds: Vec<Bound>,
     /// So many elements cannot be said.
@@ -258,7 +260,7 @@ pub(super) struct Entries<'s> {
 struct Bound {
     at: u128,
     is_end: bool,
-    verdict: Option<ElementVerdict>,
+    verdict: Option<Box<ElementVerdict>>,
     strange: bool,
 }
 
@@ -266,7 +268,7 @@ impl<'s> Entries<'s> {
     pub fn of(spec: Option<&'s SetSpec>) -> Self {
         Self {
             spec,
-            elements: Vec::new(),
+            elements: ElementsBuilder::default(),
             bounds: Vec::new(),
             strange: 0,
         }
@@ -293,7 +295,7 @@ impl<'s> Entries<'s> {
                     self.bounds.push(Bound {
                         at: at.unwrap_or(0),
                         is_end: entry.is_end,
-                        verdict: entry.verdict,
+                        verdict: entry.verdict.map(Box::new),
                         strange: entry.strange || at.is_none(),
                     });
                     return;
@@ -320,7 +322,7 @@ impl<'s> Entries<'s> {
         }
         SetState {
             spec: self.spec.cloned(),
-            elements: self.elements.into_iter().collect(),
+            elements: self.elements.build(),
             strange: self.strange,
         }
     }
@@ -344,7 +346,11 @@ impl<'s> Entries<'s> {
             };
             let value = high.and_then(|high| Value::of(key, Span { low: bound.at, high }));
             bounds.next_if(|next| next.is_end);
-            self.add(value.map(Key::from), bound.verdict, bound.strange);
+            self.add(
+                value.map(Key::from),
+                bound.verdict.map(|verdict| *verdict),
+                bound.strange,
+            );
         }
     }
 }

@@ -32,7 +32,7 @@ fn shown(pods: &[(&str, QosControls)]) -> Vec<String> {
     }
     for map in [LIMIT_FROM, LIMIT_TO, MARK_FROM] {
         let set = table.sets.get(&SetName::from(map));
-        let elements = set.into_iter().flat_map(|set| &set.elements);
+        let elements = set.into_iter().flat_map(|set| set.elements.iter());
         lines.extend(elements.map(|element| format!("{map}: {element}")));
     }
     lines

@@ -214,7 +214,7 @@ fn is_failsafe_reply(packet: &Packet, way: Way) -> bool {
 pub fn text(table: &Table) -> String {
     let mut lines = Vec::new();
     for (name, set) in &table.sets {
-        let elements: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
+        let elements: Vec<String> = set.elements.iter().map(|element| element.to_string()).collect();
         lines.push(format!(
             "set {name} {{ {} elements = {{ {} }} }}",
             set.spec,

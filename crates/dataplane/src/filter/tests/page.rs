@@ -77,7 +77,7 @@ fn set(table: &Table, kind: &str, name: &str) -> String {
         .sets
         .get(&name.into())
         .unwrap_or_else(|| panic!("the page shows {name}, which there is not"));
-    let elements: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
+    let elements: Vec<String> = set.elements.iter().map(|element| element.to_string()).collect();
     let elements = elements.join(",\n                 ");
     format!(
         "{kind} {name} {{\n    {}\n    elements = {{ {elements} }}\n}}\n",
