@@ -24,6 +24,7 @@ mod members;
 mod names;
 mod nat;
 mod passes;
+mod presence;
 mod refused;
 mod rule;
 mod settings;

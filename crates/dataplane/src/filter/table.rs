@@ -43,17 +43,20 @@ pub fn is_made_by_an_agent(state: &TableState) -> bool {
 impl Table {
     /// The content of a table as the kernel has it; `None`: somebody else put things into it that cannot be said here.
     pub fn seen(state: &TableState) -> Option<Self> {
+        if state.is_strange() {
+            return None;
+        }
         let chain = |(name, chain): (&ChainName, &ChainState)| {
-            let rules: Option<Vec<Rule>> = chain.rules.iter().map(|rule| rule.rule.clone()).collect();
+            let rules = chain.rules.iter().filter_map(|rule| rule.rule.clone()).collect();
             let base = chain.base;
-            (!chain.strange).then_some((name.clone(), TableChain { base, rules: rules? }))
+            (name.clone(), TableChain { base, rules })
         };
         let set = |(name, set): (&SetName, &SetState)| {
             let (spec, elements) = (set.spec.clone()?, set.elements.clone());
-            (set.strange == 0).then_some((name.clone(), TableSet { spec, elements }))
+            Some((name.clone(), TableSet { spec, elements }))
         };
         Some(Self {
-            chains: state.chains.iter().map(chain).collect::<Option<_>>()?,
+            chains: state.chains.iter().map(chain).collect(),
             sets: state.sets.iter().map(set).collect::<Option<_>>()?,
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kernel::nft::*;
 
 use super::items::Item;
+use super::presence::Items;
 use super::table::{Table, TableChain, TableSet};
 
 /// Both sides of every chain and set.
@@ -42,15 +43,7 @@ struct Both<T> {
 #[derive(Clone, Debug, Default)]
 struct Members {
     spec: Both<SetSpec>,
-    items: BTreeMap<Item, Presence>,
-    /// Items of which both sides differ.
-    pending: BTreeSet<Item>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Presence {
-    want: bool,
-    have: bool,
+    items: Items,
 }
 
 /// What a transaction that has been handed out would make true.
@@ -121,8 +114,8 @@ impl Wanted {
     pub fn no_set(&mut self, name: &SetName) {
         if let Some(entry) = self.sets.get_mut(name) {
             entry.spec.want = None;
-            let all: Vec<Item> = entry.items.keys().cloned().collect();
-            all.into_iter().for_each(|item| entry.want(item, false));
+            let all: Vec<Item> = entry.items.all.keys().cloned().collect();
+            all.into_iter().for_each(|item| entry.items.want(item, false));
             self.touched_sets.insert(name.clone());
         }
     }
@@ -141,9 +134,9 @@ impl Wanted {
         let Some(entry) = self.sets.get_mut(set) else {
             return false;
         };
-        let before = entry.items.get(&item).is_some_and(|presence| presence.want);
+        let before = entry.items.all.get(&item).is_some_and(|presence| presence.want);
         if before != present {
-            entry.want(item, present);
+            entry.items.want(item, present);
             self.touched_sets.insert(set.clone());
         }
         before != present
@@ -165,7 +158,7 @@ impl Wanted {
     }
 
     pub fn wanted_items<'a>(&'a self, set: &SetName) -> impl Iterator<Item = &'a Item> + use<'a> {
-        let items = self.sets.get(set).into_iter().flat_map(|entry| &entry.items);
+        let items = self.sets.get(set).into_iter().flat_map(|entry| &entry.items.all);
         items.filter(|(_, presence)| presence.want).map(|(item, _)| item)
     }
 
@@ -178,7 +171,7 @@ impl Wanted {
         };
         let set = |(name, entry): (&SetName, &Members)| {
             let spec = entry.spec.want.clone().filter(|_| !self.parked.contains(name))?;
-            let wanted = entry.items.iter().filter(|(_, presence)| presence.want);
+            let wanted = entry.items.all.iter().filter(|(_, presence)| presence.want);
             let elements = wanted.map(|(item, _)| item.element()).collect();
             Some((name.clone(), TableSet { spec, elements }))
         };
@@ -205,7 +198,7 @@ impl Wanted {
         };
         let is_ready = |set: &SetName| {
             let entry = self.sets.get(set);
-            entry.is_some_and(|entry| entry.spec.want == entry.spec.have && entry.pending.is_empty())
+            entry.is_some_and(|entry| entry.spec.want == entry.spec.have && entry.items.pending.is_empty())
         };
         have.as_ref() == Some(want)
             && !self.replace
@@ -219,7 +212,7 @@ impl Wanted {
 
     /// Whether the kernel has an item, and should.
     pub fn has_item(&self, set: &SetName, item: &Item) -> bool {
-        let presence = self.sets.get(set).and_then(|entry| entry.items.get(item));
+        let presence = self.sets.get(set).and_then(|entry| entry.items.all.get(item));
         !self.replace && presence.is_some_and(|presence| presence.want && presence.have)
     }
 }
@@ -230,27 +223,30 @@ impl Wanted {
     /// The kernel's table, read; `None`: there is none.
     pub fn saw(&mut self, state: Option<&TableState>) {
         self.exists = state.is_some();
-        let table = state.map(Table::seen);
-        self.replace = matches!(table, Some(None));
-        let table = table.flatten().unwrap_or_default();
-        self.forget_kernel();
-        for (name, chain) in table.chains {
+        self.replace = state.is_some_and(TableState::is_strange);
+        let state = state.filter(|_| !self.replace);
+        self.chains.values_mut().for_each(|entry| entry.have = None);
+        for (name, chain) in state.into_iter().flat_map(|state| &state.chains) {
             let entry = self.chains.entry(name.clone()).or_default();
+            let seen = || chain.rules.iter().filter_map(|state| state.rule.as_ref());
             let rules = match &entry.want {
-                Some(want) if *want.rules == chain.rules => want.rules.clone(),
-                _ => Arc::new(chain.rules),
+                Some(want) if want.rules.iter().eq(seen()) => want.rules.clone(),
+                _ => Arc::new(seen().cloned().collect()),
             };
-            entry.have = Some(Content {
-                base: chain.base,
-                rules,
-            });
+            let base = chain.base;
+            entry.have = Some(Content { base, rules });
         }
-        for (name, set) in table.sets {
+        for (name, entry) in &mut self.sets {
+            if state.is_none_or(|state| !state.sets.contains_key(name)) {
+                entry.forget_kernel();
+            }
+        }
+        for (name, set) in state.into_iter().flat_map(|state| &state.sets) {
             let entry = self.sets.entry(name.clone()).or_default();
-            entry.spec.have = Some(set.spec);
-            set.elements
-                .iter()
-                .for_each(|element| entry.have(Item::of(&element), true));
+            entry.spec.have = set.spec.clone();
+            entry
+                .items
+                .saw(set.elements.iter().map(|element| Item::of(&element)).collect());
         }
         self.touched_chains = self.chains.keys().cloned().collect();
         self.touched_sets = self.sets.keys().cloned().collect();
@@ -278,7 +274,9 @@ impl Wanted {
         }
         for (name, items) in sent.items {
             let entry = self.sets.entry(name).or_default();
-            items.into_iter().for_each(|(item, present)| entry.have(item, present));
+            items
+                .into_iter()
+                .for_each(|(item, present)| entry.items.have(item, present));
         }
         self.tidy();
     }
@@ -312,45 +310,15 @@ impl Wanted {
                 sets.remove(name);
                 return false;
             }
-            entry.spec.want != entry.spec.have || !entry.pending.is_empty()
+            entry.spec.want != entry.spec.have || !entry.items.pending.is_empty()
         });
     }
 }
 
 impl Members {
-    fn want(&mut self, item: Item, present: bool) {
-        self.change(item, |presence| presence.want = present);
-    }
-
-    fn have(&mut self, item: Item, present: bool) {
-        self.change(item, |presence| presence.have = present);
-    }
-
-    fn change(&mut self, item: Item, change: impl FnOnce(&mut Presence)) {
-        let mut presence = self.items.get(&item).copied().unwrap_or(Presence {
-            want: false,
-            have: false,
-        });
-        change(&mut presence);
-        match presence.want != presence.have {
-            true => self.pending.insert(item.clone()),
-            false => self.pending.remove(&item),
-        };
-        match presence.want || presence.have {
-            true => self.items.insert(item, presence),
-            false => self.items.remove(&item),
-        };
-    }
-
     fn forget_kernel(&mut self) {
         self.spec.have = None;
-        let had: Vec<Item> = self
-            .items
-            .iter()
-            .filter(|(_, presence)| presence.have)
-            .map(|(item, _)| item.clone())
-            .collect();
-        had.into_iter().for_each(|item| self.have(item, false));
+        self.items.saw(Vec::new());
     }
 }
 
@@ -388,6 +356,7 @@ impl Wanted {
             for (name, entry) in self.sets.iter().filter(|(name, _)| !self.parked.contains(*name)) {
                 let fresh = entry
                     .items
+                    .all
                     .iter()
                     .filter(|(_, presence)| presence.want)
                     .map(|(item, _)| (item, true));
@@ -412,11 +381,11 @@ impl Wanted {
                     };
                     builder.set(name, &gone, std::iter::empty());
                 } else {
-                    let present = |item| entry.items.get(item).is_some_and(|presence| presence.want);
+                    let present = |item| entry.items.all.get(item).is_some_and(|presence| presence.want);
                     builder.set(
                         name,
                         &entry.spec,
-                        entry.pending.iter().map(|item| (item, present(item))),
+                        entry.items.pending.iter().map(|item| (item, present(item))),
                     );
                 }
             }

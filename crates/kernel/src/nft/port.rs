@@ -157,6 +157,15 @@ pub struct TableState {
     pub sets: BTreeMap<SetName, SetState>,
 }
 
+impl TableState {
+    /// Something in it cannot be said here: somebody else's.
+    pub fn is_strange(&self) -> bool {
+        let of_chain = |chain: &ChainState| chain.strange || chain.rules.iter().any(|rule| rule.rule.is_none());
+        let of_set = |set: &SetState| set.spec.is_none() || set.strange != 0;
+        self.chains.values().any(of_chain) || self.sets.values().any(of_set)
+    }
+}
+
 /// A chain as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChainState {
