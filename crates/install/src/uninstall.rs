@@ -23,7 +23,7 @@ pub struct Options {
     /// Keep the definitions, and so all pools, policies and addresses
     #[arg(long, conflicts_with = "node")]
     pub keep_crds: bool,
-    /// How long nodes may take to clean up, seconds
+    /// How long each thing may take that is waited for: agents that end, nodes that clean up, the namespace that goes; seconds
     #[arg(long, default_value = "120", value_name = "SECONDS")]
     pub timeout: u64,
     /// Clean this node: plugin, network configuration, what agents made in its kernel; asks no server

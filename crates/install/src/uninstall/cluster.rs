@@ -34,7 +34,7 @@ const CRDS: (&str, &str) = (
 
 struct Cluster<'a> {
     api: Api,
-    deadline: Instant,
+    /// For each thing that is waited for.
     seconds: u64,
     out: &'a mut dyn Write,
 }
@@ -44,7 +44,6 @@ struct Cluster<'a> {
 pub async fn uninstall(options: &Options, out: &mut dyn Write) -> Result<(), UninstallError> {
     let mut cluster = Cluster {
         api: Api::connect(None).await?,
-        deadline: Instant::now() + Duration::from_secs(options.timeout),
         seconds: options.timeout,
         out,
     };
@@ -97,6 +96,11 @@ impl Cluster<'_> {
         let _ = writeln!(self.out, "{what}");
     }
 
+    /// What is waited for from now on has until then. Each has its own time: one that took long leaves the next no less.
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(self.seconds)
+    }
+
     /// The image of the agent, or of an earlier run's cleaning; `None`: neither is there.
     async fn image(&self) -> Result<Option<String>, UninstallError> {
         for name in [AGENT, CLEAN] {
@@ -131,8 +135,9 @@ impl Cluster<'_> {
     /// With its Pods.
     async fn end(&mut self, resource: &str, path: &str, name: &str) -> Result<(), UninstallError> {
         self.delete(resource, path, name).await?;
+        let deadline = self.deadline();
         while let Some(object) = absent_is_none(self.api.ask(resource, path, Action::Get).await)? {
-            if Instant::now() > self.deadline {
+            if Instant::now() > deadline {
                 return Err(UninstallError::Remains {
                     what: format!("{resource} {name}"),
                     why: what_holds(&object),
@@ -155,6 +160,7 @@ impl Cluster<'_> {
             Err(ApiError::Exists(_)) => {}
             other => drop(other?),
         }
+        let deadline = self.deadline();
         loop {
             let set = self.get(CLEAN).await?.unwrap_or_default();
             let number = |field: &str| set["status"][field].as_u64().unwrap_or_default();
@@ -164,7 +170,7 @@ impl Cluster<'_> {
                 self.say(&format!("cleaned {ready} nodes"));
                 return Ok(());
             }
-            if Instant::now() > self.deadline {
+            if Instant::now() > deadline {
                 let seconds = self.seconds;
                 return Err(UninstallError::Nodes { ready, wanted, seconds });
             }
@@ -203,6 +209,7 @@ impl Cluster<'_> {
 
     /// Takes one finalizer from an object; the others that it has.
     async fn let_one_go(&self, crd: &str, path: &str, ours: &str) -> Result<Vec<String>, UninstallError> {
+        let deadline = self.deadline();
         loop {
             let Some(object) = absent_is_none(self.api.ask(crd, path, Action::Get).await)? else {
                 return Ok(Vec::new());
@@ -212,7 +219,7 @@ impl Cluster<'_> {
             match absent_is_none(self.api.ask(crd, path, Action::Patch(patch)).await) {
                 Ok(_) => return Ok(others),
                 // Somebody has written it meanwhile.
-                Err(ApiError::Conflict(_)) if Instant::now() < self.deadline => tokio::time::sleep(PAUSE).await,
+                Err(ApiError::Conflict(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
                 Err(error) => return Err(error.into()),
             }
         }
