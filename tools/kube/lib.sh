@@ -246,6 +246,20 @@ load_image() {
 	"$KUBE" load "$work/image.tar" >/dev/null
 	rm "$work/image.tar"
 }
+# install_all: by the manifest, until agents, controllers and the pool are there.
+install_all() {
+	load_image
+	manifest | kubectl apply -f - >/dev/null
+	kubectl wait --for condition=ready --timeout 60s node/n1 node/n2
+	rolled_out 60s
+	kubectl -n margay-system rollout status deployment/margay-controllers --timeout 60s
+	within 60 kubectl get ippool default-ipv4-ippool
+}
+# asked FROM: account, verb, resource and where from of each request after so many lines of $AUDIT. A watch counts when it begins.
+asked() {
+	tail -n "+$(($1 + 1))" "$AUDIT" | jq -r 'select(.stage == (if .verb == "watch" then "ResponseStarted" else "ResponseComplete" end))
+		| "\(.user.username | split(":") | last) \(.verb) \(.objectRef.resource // .requestURI) \(.sourceIPs[0])"'
+}
 show_installed() {
 	kubectl -n margay-system get pods -o wide || true
 	kubectl -n margay-system logs --prefix --tail 20 --all-containers -l app.kubernetes.io/part-of=margay || true

@@ -112,6 +112,7 @@ struct Status {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Details {
+    name: String,
     causes: Vec<Cause>,
 }
 
@@ -151,8 +152,10 @@ impl ApiError {
                 resource: asked.resource.clone(),
                 message,
             },
-            // An object that is not there is reported with its name, a resource that is not served with a bare line.
-            (404, _) if !known || status.details.is_none() => ApiError::ResourceMissing(asked.resource.clone()),
+            // An object that is not there is reported with its name; a resource that is not served without, or with a bare line.
+            (404, _) if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
+                ApiError::ResourceMissing(asked.resource.clone())
+            }
             (404, _) => ApiError::NotFound(message),
             (409, "AlreadyExists") => ApiError::Exists(message),
             (409, _) => ApiError::Conflict(message),
@@ -304,6 +307,12 @@ mod tests {
         check(
             404,
             "404 page not found\n",
+            "the API server does not know ippools.projectcalico.org: is its CRD installed? \
+             `margay crds | kubectl apply -f -` does it",
+        );
+        check(
+            404,
+            r#"{"reason":"NotFound","message":"the server could not find the requested resource","details":{}}"#,
             "the API server does not know ippools.projectcalico.org: is its CRD installed? \
              `margay crds | kubectl apply -f -` does it",
         );

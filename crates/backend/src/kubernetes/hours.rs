@@ -216,7 +216,7 @@ fn a_bookmark_moves_where_a_watch_goes_on() {
         run(async move {
             let api = FakeApi::start(Fault::None).await;
             if bookmarks {
-                api.sends_bookmarks();
+                api.knows_where_it_is();
             }
             let store = store_with(&api, "");
             let follower = Follower::of(&store);

@@ -1,7 +1,31 @@
-//! An API server that can be told what to do wrong: enough of one for lists and watches of pools, over loopback, or in memory where
-//! time is not real.
+//! An API server that can be told what to do wrong, over loopback, or in memory where time is not real.
+//!
+//! What it does right it does as a real one: the checks of `tests/api_contract` examine both. It is one of Kubernetes 1.20, with our
+//! definitions; [`FakeApi::knows_where_it_is`] makes it a later one.
+//!
+//! What it does wrong cannot be had from a server that is well. Where that is shown with a real one:
+//!
+//! | here | with a real server |
+//! |---|---|
+//! | [`Fault::Refuses`], [`FakeApi::becomes`] | `tools/kube/outage`, `outage-installed`, `outage-hours`: it is killed |
+//! | [`Fault::Tarpit`] | `outage-reasons`: it is stopped |
+//! | [`Fault::Cuts`], [`Fault::Truncates`] | `outage-reasons`: the program `relay` ends its answers after some bytes |
+//! | [`Fault::Page`] | `outage-reasons`: `relay` answers like a gateway |
+//! | [`Fault::Status`] | 401: `outage-reasons`, and the contract; 429 and 500 have no counterpart |
+//! | [`Fault::Forbids`], [`FakeApi::wants`] | the contract; `outage-reasons`: a role that is missing, a token that expires |
+//! | [`Fault::Undefined`], [`FakeApi::lacks`] | the contract (an unknown resource); `half-installed`, `outage-reasons`: no definitions |
+//! | [`FakeApi::hides`] | whenever a real one is started; nothing waits for it |
+//! | [`FakeApi::compacts`], [`FakeApi::forget`] | the contract: etcd is compacted. That a watch which is well ends so, as `forget` has it, has no counterpart |
+//! | [`FakeApi::restore`] | `outage-restore` |
+//! | [`Fault::Old`] | none: older than any that is supported |
 
+mod answer;
+mod data;
+mod request;
 mod serve;
+mod served;
+mod status;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -21,7 +45,12 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use self::data::{Data, Place};
 use self::serve::connection;
+use self::served::SERVED;
+
+/// Versions before this one are forgotten from the start.
+const FORGOTTEN: u64 = 10;
 
 /// What it does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +96,13 @@ pub struct Wire {
 
 struct State {
     fault: Fault,
-    version: u64,
-    /// Names and versions.
-    pools: Vec<(String, u64)>,
+    data: Data,
     /// The next watch of pools hears that its version is forgotten.
     forgotten: bool,
     /// Who is let in; everybody without.
     token: Option<String>,
+    /// Who is let in too, and may do nothing.
+    powerless: Option<String>,
     /// What was asked, as path and query.
     asked: Vec<(Instant, String)>,
     /// What was written: method, path, and body.
@@ -84,10 +113,8 @@ struct State {
     lacks: Vec<&'static str>,
     /// Of these kinds it says so although it has them.
     hides: Vec<&'static str>,
-    /// Watches hear every minute where the server is.
-    bookmarks: bool,
-    /// Watches from before this version hear that it is forgotten.
-    compacted: u64,
+    /// Bookmarks are where the server is, not where the kind is.
+    knows_where_it_is: bool,
     /// How many watches of a path there are, and were at most.
     watches: BTreeMap<String, (usize, usize)>,
 }
@@ -107,17 +134,16 @@ impl FakeApi {
         let address = listener.local_addr().expect("it has one");
         let state = State {
             fault,
-            version: 100,
-            pools: vec![("first".into(), 50)],
+            data: data_with("first", 50, 100),
             forgotten: false,
             token: None,
+            powerless: None,
             asked: Vec::new(),
             written: Vec::new(),
             dialled: Vec::new(),
             lacks: Vec::new(),
             hides: Vec::new(),
-            bookmarks: false,
-            compacted: 0,
+            knows_where_it_is: false,
             watches: BTreeMap::new(),
         };
         let mut api = Self {
@@ -179,20 +205,25 @@ impl FakeApi {
         self.state().hides = plurals.to_vec();
     }
 
-    /// Watches hear every minute where it is.
-    pub fn sends_bookmarks(&self) {
-        self.state().bookmarks = true;
+    /// Watches of quiet kinds too hear every minute where it is: so do servers from 1.21 on.
+    pub fn knows_where_it_is(&self) {
+        self.state().knows_where_it_is = true;
     }
 
     /// Objects of other kinds have changed so many times.
     pub fn passes(&self, changes: u64) {
-        self.state().version += changes;
+        self.state().data.version += changes;
     }
 
     /// Forgets what was before its version less this.
     pub fn compacts(&self, left: u64) {
         let mut state = self.state();
-        state.compacted = state.version - left;
+        state.data.compacted = state.data.version - left;
+    }
+
+    /// Forgets what was before this version.
+    pub fn compact(&self, version: u64) {
+        self.state().data.compacted = version;
     }
 
     /// How many watches of one path there were at the same time, at most.
@@ -208,9 +239,8 @@ impl FakeApi {
     /// Another pool, of which watches hear.
     pub fn add_pool(&self, name: &str) {
         let mut state = self.state();
-        state.version += 1;
-        let version = state.version;
-        state.pools.push((name.into(), version));
+        let (place, object) = pool(name);
+        state.data.change("ADDED", place, object);
         drop(state);
         self.wire.changes.send_modify(|count| *count += 1);
     }
@@ -224,14 +254,18 @@ impl FakeApi {
     /// Data as they were at this version, with another pool.
     pub async fn restore(&mut self, version: u64) {
         self.change(|state| {
-            state.version = version;
-            state.pools = vec![("restored".into(), 30)];
+            state.data = data_with("restored", 30, version);
         })
         .await;
     }
 
     pub async fn wants(&mut self, token: &str) {
         self.change(|state| state.token = Some(token.to_owned())).await;
+    }
+
+    /// Who comes with this token is let in, and may do nothing.
+    pub fn knows_powerless(&self, token: &str) {
+        self.state().powerless = Some(token.to_owned());
     }
 
     /// What was asked so far and has this in it.
@@ -277,7 +311,7 @@ impl FakeApi {
                 let Ok((stream, _)) = listener.accept().await else {
                     return;
                 };
-                let (state, changes, tls) = (Arc::clone(&state), changes.subscribe(), tls.clone());
+                let (state, changes, tls) = (Arc::clone(&state), changes.clone(), tls.clone());
                 connections.spawn(async move {
                     match tls {
                         None => connection(stream, state, changes).await,
@@ -310,12 +344,37 @@ impl Wire {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let served = connection(theirs, Arc::clone(&self.state), self.changes.subscribe());
+        let served = connection(theirs, Arc::clone(&self.state), self.changes.clone());
         let mut connections = self.connections.lock().expect("not poisoned");
         while connections.try_join_next().is_some() {}
         connections.spawn(served);
         Ok(ours)
     }
+}
+
+/// One pool, with the version that it got, and the version that the server came to since.
+fn data_with(name: &str, version: u64, now: u64) -> Data {
+    let mut data = Data::new(version - 1);
+    let (place, object) = pool(name);
+    data.change("ADDED", place, object);
+    (data.version, data.compacted) = (now, FORGOTTEN);
+    data
+}
+
+/// A pool, with a field that only later definitions have.
+fn pool(name: &str) -> (Place, Value) {
+    let pools = SERVED.iter().position(|one| one.plural == "ippools");
+    let place = Place {
+        resource: pools.expect("it has pools"),
+        namespace: None,
+        name: name.to_owned(),
+    };
+    let object = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
+        "metadata": { "name": name, "uid": name, "generation": 1 },
+        "spec": { "cidr": "192.168.0.0/16", "natOutgoing": false, "later": 1 },
+    });
+    (place, object)
 }
 
 fn acceptor() -> TlsAcceptor {

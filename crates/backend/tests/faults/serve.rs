@@ -1,217 +1,172 @@
-//! Connections to the server: what is asked, and what it answers in the state in which it is.
+//! Connections to the server, one request after the other, and the watches that they become.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::Kind;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Fault, State};
+use super::State;
+use super::answer::Answer;
+use super::request::{Request, Target};
+use super::served::SERVED;
+use super::status::expired;
 
 /// How often a bookmark comes.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// One comes so long before the end too.
+const BEFORE_THE_END: Duration = Duration::from_secs(2);
 
 /// Answers what is asked on a connection until it ends.
 pub async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     state: Arc<Mutex<State>>,
-    changes: watch::Receiver<u64>,
+    changes: watch::Sender<u64>,
 ) {
-    while let Some(head) = head(&mut stream).await {
-        let mut words = head.split_whitespace();
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let path = path.to_owned();
-        let Some(body) = body(&mut stream, &head).await else {
-            return;
-        };
+    while let Some(request) = Request::read(&mut stream).await {
         let answer = {
             let mut state = state.lock().expect("not poisoned");
-            state.asked.push((Instant::now(), path.clone()));
-            if method != "GET" {
-                state.written.push((method.to_owned(), path.clone(), body));
+            state.asked.push((Instant::now(), request.path.clone()));
+            if request.method != "GET" {
+                let written = (request.method.clone(), request.path.clone(), request.body.clone());
+                state.written.push(written);
             }
-            state.answer(&path, &head)
+            state.answer(&request)
         };
-        let outcome = match answer {
+        if request.method != "GET" {
+            changes.send_modify(|count| *count += 1);
+        }
+        let goes_on = match answer {
             // Until they leave.
             Answer::Nothing => {
                 while stream.read_u8().await.is_ok() {}
-                return;
+                false
             }
-            Answer::End => return,
+            Answer::End => false,
             Answer::Half(text) => {
-                let _ = write(&mut stream, 200, &text, text.len() + 500).await;
-                return;
+                let _ = write(&mut stream, 200, "application/json", &text, text.len() + 500).await;
+                false
             }
-            Answer::Whole(code, text) => write(&mut stream, code, &text, text.len()).await,
-            Answer::Watch(from) => return follow(&mut stream, &state, changes, &path, from).await,
+            Answer::Whole(answer) => {
+                let (text, length) = (&answer.text, answer.text.len());
+                write(&mut stream, answer.code, answer.content, text, length).await.is_ok()
+            }
+            Answer::Watch(target, from) => {
+                let watch = Watch::new(&request, target, from);
+                watch.follow(&mut stream, &state, changes.subscribe()).await
+            }
         };
-        if outcome.is_err() {
+        if !goes_on {
             return;
         }
     }
 }
 
-enum Answer {
-    Nothing,
-    End,
-    Half(String),
-    Whole(u16, String),
-    Watch(u64),
-}
-
-impl State {
-    fn answer(&self, path: &str, head: &str) -> Answer {
-        let status = |code: u16, reason: &str, message: &str| {
-            let status = json!({
-                "kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code, "details": {}
-            });
-            Answer::Whole(code, status.to_string())
-        };
-        match self.fault {
-            Fault::Tarpit => return Answer::Nothing,
-            Fault::Cuts => return Answer::End,
-            Fault::Truncates => return Answer::Half("{\"metadata\": {\"resourceVer".into()),
-            Fault::Page(code) => return Answer::Whole(code, "<html><body>Please log in</body></html>".into()),
-            Fault::Status(code, reason, message) => return status(code, reason, message),
-            _ => {}
-        }
-        let let_in = |token: &String| head.contains(&format!("Bearer {token}\r\n"));
-        if !self.token.as_ref().is_none_or(let_in) {
-            return status(401, "Unauthorized", "Unauthorized");
-        }
-        let pools = path.contains("/ippools");
-        match self.fault {
-            Fault::Forbids if pools => {
-                let message = "ippools is forbidden: User \"agent\" cannot list resource \"ippools\"";
-                return status(403, "Forbidden", message);
-            }
-            Fault::Undefined if path.contains("/projectcalico.org/") => {
-                return Answer::Whole(404, "404 page not found\n".into());
-            }
-            Fault::Old if path.contains("/nodes") => return Answer::Whole(404, "404 page not found\n".into()),
-            _ => {}
-        }
-        let plural = path.split(['/', '?']).nth(4).unwrap_or_default();
-        if self.lacks.contains(&plural)
-            || self.hides.contains(&plural)
-            || path.starts_with("/apis/policy.networking.k8s.io/")
-        {
-            return Answer::Whole(404, "404 page not found\n".into());
-        }
-        if path == "/apis/projectcalico.org/v3" {
-            let served = Kind::ALL.into_iter().map(Kind::plural);
-            let served = served.filter(|plural| !self.lacks.contains(plural));
-            let resources: Vec<Value> = served.map(|plural| json!({ "name": plural })).collect();
-            return Answer::Whole(200, json!({ "resources": resources }).to_string());
-        }
-        if path == "/apis" {
-            let groups = json!({ "groups": [{ "name": "projectcalico.org", "versions": [{ "version": "v3" }] }] });
-            return Answer::Whole(200, groups.to_string());
-        }
-        if path.contains("watch=true") {
-            let from = path.split("resourceVersion=").nth(1).and_then(|text| text.parse().ok());
-            return Answer::Watch(from.unwrap_or_default());
-        }
-        // One pool: what is written of it goes nowhere.
-        let one = path
-            .split_once("/ippools/")
-            .map(|(_, name)| name.trim_end_matches("/status"));
-        if let Some((name, version)) = self.pools.iter().find(|(name, _)| one == Some(name)) {
-            return Answer::Whole(200, pool(name, *version).to_string());
-        }
-        let items: Vec<Value> = match pools {
-            true => self.pools.iter().map(|(name, version)| pool(name, *version)).collect(),
-            false => Vec::new(),
-        };
-        let list = json!({ "metadata": { "resourceVersion": self.version.to_string() }, "items": items });
-        Answer::Whole(200, list.to_string())
-    }
-
-    /// The events of a watch of pools after a version.
-    fn events(&mut self, after: &mut u64) -> Vec<Value> {
-        if std::mem::take(&mut self.forgotten) {
-            let status = json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "too old" });
-            return vec![json!({ "type": "ERROR", "object": status })];
-        }
-        let newer = self.pools.iter().filter(|(_, version)| *version > *after);
-        let events = newer.map(|(name, version)| json!({ "type": "ADDED", "object": pool(name, *version) }));
-        let events = events.collect();
-        *after = (*after).max(self.version);
-        events
-    }
-}
-
-fn pool(name: &str, version: u64) -> Value {
-    json!({
-        "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
-        "metadata": { "name": name, "resourceVersion": version.to_string(), "uid": name },
-        "spec": { "cidr": "192.168.0.0/16", "natOutgoing": false, "later": 1 },
-    })
-}
-
-async fn follow<S: AsyncRead + AsyncWrite + Unpin>(
+async fn write<S: AsyncWrite + Unpin>(
     stream: &mut S,
-    state: &Mutex<State>,
-    mut changes: watch::Receiver<u64>,
-    path: &str,
+    code: u16,
+    content: &str,
+    text: &str,
+    length: usize,
+) -> std::io::Result<()> {
+    let answer = format!("HTTP/1.1 {code} X\r\nContent-Type: {content}\r\nContent-Length: {length}\r\n\r\n{text}");
+    stream.write_all(answer.as_bytes()).await?;
+    stream.flush().await
+}
+
+/// A watch under way.
+struct Watch {
+    path: String,
+    target: Target,
     from: u64,
-) {
-    let begin = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-    if stream.write_all(begin.as_bytes()).await.is_err() {
-        return;
+    /// Everything up to here was said.
+    after: u64,
+    life: Duration,
+    takes_bookmarks: bool,
+}
+
+impl Watch {
+    fn new(request: &Request, target: Target, from: u64) -> Self {
+        Self {
+            path: request.place().to_owned(),
+            target,
+            from,
+            after: from,
+            life: Duration::from_secs(request.number("timeoutSeconds").unwrap_or(3600)),
+            takes_bookmarks: request.parameter("allowWatchBookmarks").as_deref() == Some("true"),
+        }
     }
-    let _counted = Counted::new(state, path.split('?').next().unwrap_or_default());
-    let life = path
-        .split("timeoutSeconds=")
-        .nth(1)
-        .and_then(|text| text.split('&').next()?.parse().ok());
-    let end = tokio::time::sleep(Duration::from_secs(life.unwrap_or(3600)));
-    let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
-    let mut is_due = false;
-    let is_forgotten = from < state.lock().expect("not poisoned").compacted;
-    tokio::pin!(end);
-    let mut after = from;
-    loop {
-        let events = {
-            let mut state = state.lock().expect("not poisoned");
-            let mut events = match path.contains("/ippools") && !is_forgotten {
-                true => state.events(&mut after),
-                false => Vec::new(),
-            };
-            if is_forgotten {
-                let status = json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "compacted" });
-                events.push(json!({ "type": "ERROR", "object": status }));
-            } else if is_due && state.bookmarks {
-                let metadata = json!({ "resourceVersion": state.version.to_string() });
-                events.push(json!({ "type": "BOOKMARK", "object": { "metadata": metadata } }));
+
+    /// To its end; whether the connection can be used for another request.
+    async fn follow<S: AsyncRead + AsyncWrite + Unpin>(
+        mut self,
+        stream: &mut S,
+        state: &Mutex<State>,
+        mut changes: watch::Receiver<u64>,
+    ) -> bool {
+        let begin = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        if stream.write_all(begin.as_bytes()).await.is_err() {
+            return false;
+        }
+        let _counted = Counted::new(state, &self.path);
+        let (began, end) = (Instant::now(), tokio::time::sleep(self.life));
+        tokio::pin!(end);
+        let mut bookmark = began + BOOKMARKS.min(self.life.saturating_sub(BEFORE_THE_END));
+        let mut is_due = false;
+        loop {
+            let (events, is_over) = self.events(&mut state.lock().expect("not poisoned"), is_due);
+            for event in events {
+                let line = format!("{event}\n");
+                let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+                if stream.write_all(chunk.as_bytes()).await.is_err() {
+                    return false;
+                }
             }
-            events
+            if is_over {
+                return stream.write_all(b"0\r\n\r\n").await.is_ok();
+            }
+            is_due = false;
+            tokio::select! {
+                () = &mut end => return stream.write_all(b"0\r\n\r\n").await.is_ok(),
+                () = tokio::time::sleep_until(bookmark), if self.takes_bookmarks => {
+                    is_due = true;
+                    let last = began + self.life.saturating_sub(BEFORE_THE_END);
+                    let next = bookmark + BOOKMARKS;
+                    bookmark = if bookmark < last { next.min(last) } else { next };
+                }
+                changed = changes.changed() => if changed.is_err() { return false },
+                // They leave.
+                _ = stream.read_u8() => return false,
+            }
+        }
+    }
+
+    /// What is to be said now, and whether nothing comes after it.
+    fn events(&mut self, state: &mut State, is_due: bool) -> (Vec<Value>, bool) {
+        let served = &SERVED[self.target.resource];
+        let is_forgotten = self.from < state.data.compacted;
+        if is_forgotten || served.plural == "ippools" && std::mem::take(&mut state.forgotten) {
+            let message = format!("too old resource version: {} ({})", self.from, state.data.compacted);
+            return (vec![json!({ "type": "ERROR", "object": expired(&message) })], true);
+        }
+        let news = state.data.after(self.after).filter(|change| self.target.has(&change.place));
+        let mut events: Vec<Value> = news
+            .map(|change| json!({ "type": change.word, "object": change.object }))
+            .collect();
+        self.after = self.after.max(state.data.version);
+        // Where the server knows of its kind alone where it is, there is none for a kind in which nothing changed.
+        let is_at = match state.knows_where_it_is {
+            true => state.data.version,
+            false => state.data.last_of(self.target.resource),
         };
-        for event in events {
-            let line = format!("{event}\n");
-            let chunk = format!("{:x}\r\n{line}\r\n", line.len());
-            if stream.write_all(chunk.as_bytes()).await.is_err() {
-                return;
-            }
+        if is_due && is_at > self.from {
+            let metadata = json!({ "resourceVersion": is_at.to_string(), "creationTimestamp": null });
+            let object = json!({ "kind": served.kind, "apiVersion": served.api_version(), "metadata": metadata });
+            events.push(json!({ "type": "BOOKMARK", "object": object }));
         }
-        is_due = false;
-        tokio::select! {
-            () = &mut end => {
-                let _ = stream.write_all(b"0\r\n\r\n").await;
-                return;
-            }
-            _ = bookmarks.tick() => is_due = true,
-            changed = changes.changed() => match changed {
-                Ok(()) => {}
-                Err(_) => return,
-            },
-            // They leave.
-            _ = stream.read_u8() => return,
-        }
+        (events, false)
     }
 }
 
@@ -242,31 +197,4 @@ impl Drop for Counted<'_> {
             *now -= 1;
         }
     }
-}
-
-/// The head of the next request.
-async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\r\n\r\n") {
-        bytes.push(stream.read_u8().await.ok()?);
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Its body; null if it has none.
-async fn body<S: AsyncRead + Unpin>(stream: &mut S, head: &str) -> Option<Value> {
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length")
-            .then(|| value.trim().parse().ok())?
-    });
-    let mut bytes = vec![0; length.unwrap_or_default()];
-    stream.read_exact(&mut bytes).await.ok()?;
-    Some(serde_json::from_slice(&bytes).unwrap_or_default())
-}
-
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, code: u16, text: &str, length: usize) -> std::io::Result<()> {
-    let answer = format!("HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n\r\n{text}");
-    stream.write_all(answer.as_bytes()).await?;
-    stream.flush().await
 }
