@@ -52,7 +52,10 @@ fn the_fake_in_memory_keeps_the_contract() {
         Box::new(move || ready(wire.dial().map(boxed)).boxed_local())
     };
     examine(|_, check| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build();
         runtime.expect("a runtime").block_on(async {
             let (_api, subject) = fake(in_memory).await;
             subject.prepare().await;
@@ -65,7 +68,11 @@ fn the_fake_in_memory_keeps_the_contract() {
 fn the_fake_over_loopback_keeps_the_contract() {
     let over_loopback = |api: &FakeApi| -> Dial {
         let address = api.address;
-        Box::new(move || TcpStream::connect(address).map(|stream| stream.map(boxed)).boxed_local())
+        Box::new(move || {
+            TcpStream::connect(address)
+                .map(|stream| stream.map(boxed))
+                .boxed_local()
+        })
     };
     // Their time is real: what waits is examined in memory.
     let waits = |name: &str| name.contains("bookmark") || name.contains("time_is_up") || name.contains("to_come");
@@ -85,10 +92,17 @@ fn the_fake_over_loopback_keeps_the_contract() {
 #[ignore = "needs an API server: tools/test-kube"]
 fn a_real_one_keeps_the_contract() {
     prepare();
-    kubectl("apply -f -", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: powerless, namespace: ns}\n");
+    kubectl(
+        "apply -f -",
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: powerless, namespace: ns}\n",
+    );
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the runner"));
     let server = variable("KUBE_API");
-    let address = server.strip_prefix("https://").expect("it has TLS").trim_end_matches('/').to_owned();
+    let address = server
+        .strip_prefix("https://")
+        .expect("it has TLS")
+        .trim_end_matches('/')
+        .to_owned();
     let dial = tls(address.parse().expect("an address"), &variable("KUBE_CA"));
     let etcd = variable("ETCD_ENDPOINTS");
     let subject = Subject {
@@ -136,7 +150,11 @@ async fn compacted(etcd: String, version: u64) {
     let address = etcd.trim_start_matches("http://").to_owned();
     let connected = address.clone();
     let subject = Subject {
-        dial: Box::new(move || TcpStream::connect(connected.clone()).map(|stream| stream.map(boxed)).boxed_local()),
+        dial: Box::new(move || {
+            TcpStream::connect(connected.clone())
+                .map(|stream| stream.map(boxed))
+                .boxed_local()
+        }),
         host: address,
         token: String::new(),
         powerless: String::new(),

@@ -329,8 +329,14 @@ fn finalizers_and_status_are_written_alone() {
         let key = Key::cluster(Kind::IPPool, "first");
         let mut stored = store.get(&key).await.expect("it answers").expect("it is there");
         let finalizers = vec!["x/y".to_owned()];
-        let set = store.set_finalizers(&key, finalizers, &stored.revision).await;
-        assert_eq!(set, Ok(stored.clone()), "what the server answered");
+        let set = store.set_finalizers(&key, finalizers.clone(), &stored.revision).await;
+        let set = set.expect("it is held");
+        assert_eq!(
+            set.resource.metadata().finalizers,
+            finalizers,
+            "what the server answered"
+        );
+        stored = set;
         let condition = api::Condition {
             kind: "Allocatable".into(),
             status: api::ConditionStatus::True,

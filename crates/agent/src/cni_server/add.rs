@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::resource::WorkloadEndpoint;
-use cni::journal::{Begun, Endpoint, NetnsId, Phase};
+use cni::journal::{Begun, Endpoint, Id, NetnsId, Phase};
 use cni::protocol::{Request, Role};
 use cni::{CniResult, Code, Error};
 use futures::channel::oneshot;
@@ -36,9 +36,16 @@ const FORGETFUL: usize = 3;
 impl CniServer {
     /// Attaches a container. The same request again answers the same, and repairs what is broken.
     pub(super) async fn add(&self, request: Request) -> Result<CniResult, Error> {
-        let pod_mtu = self.ready().await?;
+        let id = Id::new(&request.container_id, &request.ifname);
+        let pod_mtu = match self.ready().await {
+            Ok(pod_mtu) => pod_mtu,
+            Err(error) => {
+                let _attachment = self.hold_attachment(&id).await;
+                self.note_unmade(&id);
+                return Err(error);
+            }
+        };
         let mut endpoint = self.intent(&request, pod_mtu)?;
-        let id = endpoint.id();
         let _attachment = self.hold_attachment(&id).await;
         let _device = self.hold_device(endpoint.host_device.as_deref()).await;
         self.finish_deletion_of(&id).await?;
@@ -57,7 +64,7 @@ impl CniServer {
                 self.forget(&id).map_err(journal_error)?;
             }
         }
-        let asks = self.asks(&request).await?;
+        let asks = self.asks(&request).await.inspect_err(|_| self.note_unmade(&id))?;
         if let Some(mac) = asks.mac {
             endpoint.mac = mac_text(mac);
         }
@@ -71,6 +78,15 @@ impl CniServer {
         let mut want = self.naming().want(&endpoint, asks);
         want.endpoint = (!endpoint.wep_name.is_empty()).then(|| self.new_workload_endpoint(&endpoint));
         self.build(endpoint, known, want).await
+    }
+
+    /// An ADD has come to nothing before it began anything. So the DELs after it, of which runtimes send several for every attempt,
+    /// have nothing to look for; in an outage each would have to wait for its end. To be called with the attachment held.
+    fn note_unmade(&self, id: &Id) {
+        let has_read = self.shared.records.get().is_some();
+        if has_read && self.recorded(id).is_none() && matches!(self.journal().pending(id), Ok(None)) {
+            self.shared.gone.note(id);
+        }
     }
 
     /// Waits until ADD can be served, for a while. Answers the MTU for pods.

@@ -58,7 +58,7 @@ impl CniServer {
             .collect();
         let mut outcome = Ok(());
         for pending in stale {
-            tracing::info!(id = %pending.id(), "cni: not on the runtime's list: detached");
+            tracing::info!(id = %pending.id(), "cni: not on the runtime's list");
             outcome = outcome.and(self.delete(pending).await);
         }
         outcome
@@ -75,12 +75,18 @@ impl CniServer {
         match self.remove(&self.known(&pending)).await {
             Ok(()) => {
                 self.forget(&id).map_err(journal_error)?;
+                tracing::info!(%id, "cni: detached");
                 // Only here: what an ADD undoes may still be under way to the datastore, so the DEL after it looks again.
                 self.shared.gone.note(&id);
                 Ok(())
             }
             Err(problems) => {
-                tracing::warn!(%id, problems = problems.join("; "), "cni: the rest of a DEL is done later");
+                // Runtimes repeat a DEL for as long as the pod is not there again.
+                let problems = problems.join("; ");
+                match self.journal().pending(&id) {
+                    Ok(Some(_)) => tracing::debug!(%id, problems, "cni: the rest of a DEL is still done later"),
+                    _ => tracing::warn!(%id, problems, "cni: the rest of a DEL is done later"),
+                }
                 self.note_deletion(&pending).await
             }
         }

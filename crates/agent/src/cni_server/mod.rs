@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::journal::{Endpoint, Id, Journal, Phase, Records};
 use cni::protocol::{Reply, Request, Verb};
@@ -36,6 +36,7 @@ mod batch;
 mod check;
 mod del;
 mod endpoint;
+mod failures;
 mod gone;
 mod ipam_allocator;
 mod known;
@@ -63,6 +64,7 @@ pub use problems::Tell;
 pub use recover::Recovered;
 
 use batch::Batcher;
+use failures::Failures;
 use gone::Gone;
 use locks::{Held, Locks};
 use patience::within;
@@ -135,6 +137,8 @@ struct Shared {
     endpoints: Mutex<BTreeMap<Id, Endpoint>>,
     /// What was detached of late.
     gone: Gone,
+    /// What was said of late of pods that cannot be attached.
+    failures: Failures,
     /// There is something to finish.
     unfinished: Notify,
     problems: Problems,
@@ -151,6 +155,7 @@ impl CniServer {
             settling: AtomicBool::new(false),
             endpoints: Mutex::default(),
             gone: Gone::default(),
+            failures: Failures::default(),
             unfinished: Notify::new(),
             problems: Problems::new(parts.problems.clone()),
             settings,
@@ -169,6 +174,10 @@ impl CniServer {
     /// Serves one request. Not to be cancelled halfway: what was begun is then finished only after a restart.
     pub async fn handle(&self, request: Request) -> Reply {
         let (verb, id) = (request.verb, Id::new(&request.container_id, &request.ifname));
+        let pod = request
+            .args
+            .pod()
+            .map(|(namespace, name)| format!("{namespace}/{name}"));
         let answer = match verb {
             Verb::Add => self.add(request).await.map(Some),
             Verb::Del => self.del(request).await.map(|()| None),
@@ -180,11 +189,18 @@ impl CniServer {
         };
         match answer {
             Ok(result) => {
+                self.shared
+                    .failures
+                    .forget(pod.as_deref().filter(|_| verb == Verb::Add));
                 log_success(verb, &id, result.as_ref());
                 Reply::Ok(result)
             }
             Err(error) => {
-                tracing::warn!(?verb, %id, code = u32::from(error.code), %error, "cni: failed");
+                let code = u32::from(error.code);
+                match self.shared.failures.is_news(pod.as_deref(), code, Instant::now()) {
+                    true => tracing::warn!(?verb, %id, pod, code, %error, "cni: failed"),
+                    false => tracing::debug!(?verb, %id, pod, code, %error, "cni: failed again"),
+                }
                 Reply::Error(error)
             }
         }
@@ -289,7 +305,6 @@ fn log_success(verb: Verb, id: &Id, result: Option<&CniResult>) {
             let device = result.interfaces.first().map(|interface| interface.name.as_str());
             tracing::info!(%id, device, addresses = addresses.join(" "), "cni: attached");
         }
-        (Verb::Del, _) => tracing::info!(%id, "cni: detached"),
         _ => tracing::debug!(?verb, %id, "cni: done"),
     }
 }

@@ -334,6 +334,38 @@ async fn what_is_detached_is_asked_for_no_more() {
     assert!(world.state().steps > 0);
 }
 
+/// A runtime tries a pod again with another container, and sends DELs for each: hours of that must not pile up.
+#[tokio::test]
+async fn an_add_that_began_nothing_has_nothing_to_delete() {
+    let world = World::new(4);
+    let server = world.server().await;
+    let del = async |container: &str| {
+        world.state().steps = 0;
+        world.fail(&["release", "store"]);
+        world.del(&server, container, "p").await;
+        world.fail(&[]);
+        world.state().steps
+    };
+    world.state().pod_uid = Some("another".into());
+    let mut request = world.request(Verb::Add, "a", "p");
+    request.args.pod_uid = Some("this".into());
+    assert!(matches!(server.handle(request).await, Reply::Error(_)));
+    world.state().pod_uid = None;
+    assert_eq!(del("a").await, 0);
+    world.readiness.send_replace(Readiness::Waiting("not yet".into()));
+    world.add(&server, "b", "p").await.unwrap_err();
+    assert_eq!(del("b").await, 0);
+    assert_eq!(server.finish_deletions().await, 0, "nothing is noted");
+    // Of one that had been made there is something, whatever comes of another ADD.
+    world.readiness.send_replace(Readiness::Ready { pod_mtu: 1480 });
+    world.add(&server, "c", "p").await.unwrap();
+    world.readiness.send_replace(Readiness::Waiting("not any more".into()));
+    world.add(&server, "c", "p").await.unwrap_err();
+    assert!(del("c").await > 0);
+    assert_eq!(server.finish_deletions().await, 0);
+    world.assert_empty(&server).await;
+}
+
 #[tokio::test]
 async fn del_without_a_journal_goes_by_names() {
     let world = World::new(4);

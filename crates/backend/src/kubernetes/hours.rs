@@ -15,6 +15,7 @@ use std::time::Duration;
 use api::{Key, Kind};
 use datastore::{Scope, Store, StoreError, SyncEvent, Syncer, WatchEvent};
 use futures::{FutureExt, StreamExt};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use self::faults::{FakeApi, Fault, eventually};
@@ -245,6 +246,43 @@ fn a_bookmark_moves_where_a_watch_goes_on() {
     };
     check(true, 0);
     check(false, 6 * (ROWS.len() - MISSING));
+}
+
+/// What would be tried in vain, for hours and again and again, is not begun.
+#[test]
+fn what_was_seen_of_a_pod_does_not_count_while_the_server_is_away() {
+    run(async {
+        let mut api = FakeApi::start(Fault::None).await;
+        api.add(
+            "namespaces",
+            json!({ "kind": "Namespace", "metadata": { "name": "ns", "uid": "ns" } }),
+        );
+        let store = store_with(&api, "");
+        let follower = Follower::of(&store);
+        follower.in_sync().await;
+        let metadata = json!({ "namespace": "ns", "name": "p", "uid": "1" });
+        api.add(
+            "pods",
+            json!({ "kind": "Pod", "metadata": metadata, "spec": { "nodeName": "n1" }, "status": {} }),
+        );
+        let asks = async || store.workload("ns", "p", Some("1")).await.map(|known| known.is_some());
+        eventually("the pod is seen", async || {
+            let before = api.asked("/pods/p").len();
+            asks().await == Ok(true) && api.asked("/pods/p").len() == before
+        })
+        .await;
+        for wait in [Duration::from_secs(1), 10 * MINUTE] {
+            api.becomes(Fault::Refuses).await;
+            sleep(wait).await;
+            let answer = asks().await;
+            assert!(
+                matches!(answer, Err(StoreError::Unavailable(_))),
+                "{wait:?}: {answer:?}"
+            );
+            api.becomes(Fault::None).await;
+            eventually("it counts again", async || asks().await == Ok(true)).await;
+        }
+    });
 }
 
 /// Counts lines that people would see in a log.

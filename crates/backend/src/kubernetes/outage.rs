@@ -82,6 +82,11 @@ impl Outage {
         }
     }
 
+    /// Whether a row's watch is broken now, if only for a moment.
+    pub fn is_broken(&self, row: usize) -> bool {
+        self.broken.contains_key(&row)
+    }
+
     /// What has been wrong for a while.
     pub fn trouble(&self, now: Instant) -> Option<Trouble> {
         let old = |since: Instant| now.saturating_duration_since(since) >= SPOKEN_OF;

@@ -242,14 +242,19 @@ impl Shared {
     }
 
     async fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Pod, StoreError> {
-        if let Some(seen) = uid.and_then(|uid| self.seen.pod(namespace, name, uid)) {
+        // Of a server that is away nothing else could be had either: who asks is to know that before he begins.
+        let is_current = self.is_current(Source::Pods);
+        let seen = uid.and_then(|uid| self.seen.pod(namespace, name, uid));
+        if let Some(seen) = seen.filter(|_| is_current) {
             return Ok(seen);
         }
-        tracing::info!(
-            namespace,
-            name,
-            "the watch has not seen this pod waiting for its addresses: it is read"
-        );
+        if is_current {
+            tracing::info!(
+                namespace,
+                name,
+                "the watch has not seen this pod waiting for its addresses: it is read"
+            );
+        }
         let object = self.read_one(Source::Pods, Some(namespace), name).await?;
         let pod = Pod::of(&object);
         if let Some(uid) = uid.filter(|uid| *uid != pod.uid) {
@@ -283,6 +288,15 @@ impl Shared {
             }),
             other => other,
         })
+    }
+
+    /// Whether what was seen is what there is now, as far as anybody can know.
+    fn is_current(&self, source: Source) -> bool {
+        let mut places = (0..ROWS.len()).filter(|place| ROWS[*place].source == source);
+        let is_broken = self
+            .link
+            .outage(|outage, _| places.any(|place| outage.is_broken(place)));
+        self.is_followed(source) && !is_broken
     }
 
     fn is_followed(&self, source: Source) -> bool {

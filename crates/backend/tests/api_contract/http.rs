@@ -44,7 +44,13 @@ impl Answer {
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.code, self.content, String::from_utf8_lossy(&self.body))
+        write!(
+            f,
+            "{} {} {}",
+            self.code,
+            self.content,
+            String::from_utf8_lossy(&self.body)
+        )
     }
 }
 
@@ -53,7 +59,10 @@ pub struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
     async fn ask(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        timeout(LIMIT, self.0.ready()).await.expect("in time").expect("the connection is still there");
+        timeout(LIMIT, self.0.ready())
+            .await
+            .expect("in time")
+            .expect("the connection is still there");
         let answer = timeout(LIMIT, self.0.send_request(request)).await;
         answer.expect("in time").expect("an answer")
     }
@@ -70,7 +79,10 @@ impl Connection {
 }
 
 fn content(answer: &Response<Incoming>) -> String {
-    let content = answer.headers().get("content-type").and_then(|value| value.to_str().ok());
+    let content = answer
+        .headers()
+        .get("content-type")
+        .and_then(|value| value.to_str().ok());
     content.unwrap_or_default().to_owned()
 }
 
@@ -123,8 +135,14 @@ impl Subject {
     }
 
     pub async fn watch_on(&self, mut connection: Connection, path: &str) -> Watch {
-        let answer = connection.ask(self.request(&self.token, "GET", path, &Value::Null)).await;
-        assert_eq!((answer.status().as_u16(), content(&answer).as_str()), (200, "application/json"), "{path}");
+        let answer = connection
+            .ask(self.request(&self.token, "GET", path, &Value::Null))
+            .await;
+        assert_eq!(
+            (answer.status().as_u16(), content(&answer).as_str()),
+            (200, "application/json"),
+            "{path}"
+        );
         Watch {
             body: answer.into_body(),
             held: BytesMut::new(),
@@ -151,7 +169,8 @@ impl Watch {
             match timeout(LIMIT, self.body.frame()).await.expect("in time") {
                 Some(frame) => {
                     let frame = frame.expect("the body does not break off");
-                    self.held.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                    self.held
+                        .extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
                 }
                 None => {
                     assert!(self.held.is_empty(), "half an event at the end");

@@ -75,6 +75,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
         watching:
             changes_come_in_their_order,
             a_watch_goes_on_after_a_version,
+            a_namespaces_watch_has_no_others,
             a_watch_ends_when_its_time_is_up,
             a_forgotten_version_is_an_event,
             a_page_of_a_forgotten_version_is_refused,
@@ -98,12 +99,14 @@ pub fn examine(mut run: impl FnMut(&str, Check)) {
 }
 
 impl Subject {
-    /// Makes the namespace of the checks, and takes away what they left.
+    /// Makes the namespaces of the checks, and takes away what they left.
     pub async fn prepare(&self) {
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-        let made = self.send("POST", NAMESPACES, &namespace).await;
-        assert!([201, 409].contains(&made.code), "{made:?}");
-        for path in [POOLS, SETS] {
+        for name in [NAMESPACE, "default"] {
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+            let made = self.send("POST", NAMESPACES, &namespace).await;
+            assert!([201, 409].contains(&made.code), "{made:?}");
+        }
+        for path in [POOLS, SETS, &SETS.replace("/contract/", "/default/")] {
             let list = self.get(path).await.json();
             for object in items(&list).iter().filter(|object| name(object).starts_with(PREFIX)) {
                 let path = format!("{path}/{}", name(object));
@@ -156,7 +159,9 @@ fn path_of(object: &Value) -> String {
 }
 
 fn items(list: &Value) -> &[Value] {
-    list["items"].as_array().expect("a list has items, also when there are none")
+    list["items"]
+        .as_array()
+        .expect("a list has items, also when there are none")
 }
 
 fn name(object: &Value) -> &str {
@@ -164,28 +169,53 @@ fn name(object: &Value) -> &str {
 }
 
 fn names(objects: &[Value]) -> Vec<&str> {
-    objects.iter().map(name).filter(|name| name.starts_with(PREFIX)).collect()
+    objects
+        .iter()
+        .map(name)
+        .filter(|name| name.starts_with(PREFIX))
+        .collect()
 }
 
 #[track_caller]
 fn version(object: &Value) -> u64 {
-    let version = object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
+    let version = object["metadata"]["resourceVersion"]
+        .as_str()
+        .and_then(|text| text.parse().ok());
     version.unwrap_or_else(|| panic!("its version is no number: {object}"))
 }
 
 /// It is a `Status` of this code and reason.
 #[track_caller]
 fn assert_status(status: &Value, code: u16, reason: &str) {
-    let found = [&status["kind"], &status["apiVersion"], &status["status"], &status["code"], &status["reason"]];
-    let expected = [json!("Status"), json!("v1"), json!("Failure"), json!(code), json!(reason)];
+    let found = [
+        &status["kind"],
+        &status["apiVersion"],
+        &status["status"],
+        &status["code"],
+        &status["reason"],
+    ];
+    let expected = [
+        json!("Status"),
+        json!("v1"),
+        json!("Failure"),
+        json!(code),
+        json!(reason),
+    ];
     assert_eq!(found.map(Value::clone), expected, "{status}");
-    assert!(status["metadata"].is_object() && status["message"].as_str().is_some_and(|text| !text.is_empty()), "{status}");
+    assert!(
+        status["metadata"].is_object() && status["message"].as_str().is_some_and(|text| !text.is_empty()),
+        "{status}"
+    );
 }
 
 /// The answer is one; and that.
 #[track_caller]
 fn refused(answer: &Answer, code: u16, reason: &str) -> Value {
-    assert_eq!((answer.code, answer.content.as_str()), (code, "application/json"), "{answer:?}");
+    assert_eq!(
+        (answer.code, answer.content.as_str()),
+        (code, "application/json"),
+        "{answer:?}"
+    );
     assert_status(&answer.json(), code, reason);
     answer.json()
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{NAMESPACES, POOLS, SETS, Subject, assert_status, items, name, names, path_of, pool, refused, set, version};
+use super::{
+    NAMESPACES, POOLS, SETS, Subject, assert_status, items, name, names, path_of, pool, refused, set, version,
+};
 
 pub async fn discovery_names_groups_and_their_resources(at: &Subject) {
     let groups = at.get("/apis").await;
@@ -10,15 +12,24 @@ pub async fn discovery_names_groups_and_their_resources(at: &Subject) {
     let groups = groups.json();
     assert_eq!([&groups["kind"], &groups["apiVersion"]], ["APIGroupList", "v1"]);
     for (group, version) in [("projectcalico.org", "v3"), ("networking.k8s.io", "v1")] {
-        let found = groups["groups"].as_array().expect("groups").iter().find(|found| found["name"] == group);
-        let versions = found.expect("it has the group")["versions"].as_array().expect("versions");
+        let found = groups["groups"]
+            .as_array()
+            .expect("groups")
+            .iter()
+            .find(|found| found["name"] == group);
+        let versions = found.expect("it has the group")["versions"]
+            .as_array()
+            .expect("versions");
         let both = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
         assert!(versions.contains(&both), "{versions:?}");
     }
     let resources = at.get("/apis/projectcalico.org/v3").await;
     assert_eq!((resources.code, resources.content.as_str()), (200, "application/json"));
     let resources = resources.json();
-    assert_eq!([&resources["kind"], &resources["apiVersion"]], ["APIResourceList", "v1"]);
+    assert_eq!(
+        [&resources["kind"], &resources["apiVersion"]],
+        ["APIResourceList", "v1"]
+    );
     assert_eq!(resources["groupVersion"], "projectcalico.org/v3");
     let found = |name: &str| {
         let all = resources["resources"].as_array().expect("resources");
@@ -27,7 +38,10 @@ pub async fn discovery_names_groups_and_their_resources(at: &Subject) {
     };
     for (plural, kind, is_namespaced) in [("ippools", "IPPool", false), ("networksets", "NetworkSet", true)] {
         let resource = found(plural);
-        assert_eq!((&resource["kind"], &resource["namespaced"]), (&json!(kind), &json!(is_namespaced)));
+        assert_eq!(
+            (&resource["kind"], &resource["namespaced"]),
+            (&json!(kind), &json!(is_namespaced))
+        );
         let verbs = resource["verbs"].as_array().expect("verbs");
         for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
             assert!(verbs.contains(&json!(verb)), "{plural}: no {verb}");
@@ -47,16 +61,28 @@ pub async fn what_is_not_served_is_told_from_what_is_not_there(at: &Subject) {
     ] {
         let answer = at.get(path).await;
         let text = String::from_utf8_lossy(&answer.body);
-        assert_eq!((answer.code, &*text), (404, "404 page not found\n"), "{path}: {answer:?}");
+        assert_eq!(
+            (answer.code, &*text),
+            (404, "404 page not found\n"),
+            "{path}: {answer:?}"
+        );
         assert!(answer.content.starts_with("text/plain"), "{path}: {answer:?}");
     }
     // Kubernetes' own groups speak of a missing resource as of a missing object, but without a name.
-    for path in ["/api/v1/things", "/apis/networking.k8s.io/v1/things", "/api/v1/things?watch=true&resourceVersion=5"] {
+    for path in [
+        "/api/v1/things",
+        "/apis/networking.k8s.io/v1/things",
+        "/api/v1/things?watch=true&resourceVersion=5",
+    ] {
         let status = refused(&at.get(path).await, 404, "NotFound");
         assert_eq!(status["details"], json!({}), "{path}: {status}");
     }
     let answer = at.send("POST", "/apis/projectcalico.org/v3/things", &pool("a")).await;
-    assert_eq!((answer.code, &*answer.body), (404, &b"404 page not found\n"[..]), "{answer:?}");
+    assert_eq!(
+        (answer.code, &*answer.body),
+        (404, &b"404 page not found\n"[..]),
+        "{answer:?}"
+    );
 }
 
 pub async fn a_missing_object_is_named_in_a_status(at: &Subject) {
@@ -82,17 +108,26 @@ pub async fn a_list_has_a_version_and_whole_objects(at: &Subject) {
     let answer = at.get(POOLS).await;
     assert_eq!((answer.code, answer.content.as_str()), (200, "application/json"));
     let list = answer.json();
-    assert_eq!([&list["kind"], &list["apiVersion"]], ["IPPoolList", "projectcalico.org/v3"]);
+    assert_eq!(
+        [&list["kind"], &list["apiVersion"]],
+        ["IPPoolList", "projectcalico.org/v3"]
+    );
     assert!(version(&list) > 0);
     assert_eq!(names(items(&list)), ["contract-a", "contract-b"], "by name");
     for object in items(&list) {
-        assert_eq!([&object["kind"], &object["apiVersion"]], ["IPPool", "projectcalico.org/v3"]);
+        assert_eq!(
+            [&object["kind"], &object["apiVersion"]],
+            ["IPPool", "projectcalico.org/v3"]
+        );
         assert!(version(object) <= version(&list), "{object}");
         let alone = at.get(&path_of(object)).await.json();
         assert_eq!(alone, *object, "as it is when it is asked for alone");
     }
     // Also when there is nothing.
-    let none = at.get(&format!("{POOLS}?fieldSelector=metadata.name%3Dcontract-none")).await.json();
+    let none = at
+        .get(&format!("{POOLS}?fieldSelector=metadata.name%3Dcontract-none"))
+        .await
+        .json();
     assert_eq!(items(&none), &[] as &[Value]);
     assert!(version(&none) > 0);
 }
@@ -120,7 +155,8 @@ pub async fn pages_are_of_one_version(at: &Subject) {
         next = format!("&continue={}", encoded(token));
         // What changes between the pages is in none of them.
         let last = name(items(&page).last().expect("a page has something")).to_owned();
-        at.create(POOLS, &pool(&format!("{}-later", last.trim_start_matches("contract-")))).await;
+        at.create(POOLS, &pool(&format!("{}-later", last.trim_start_matches("contract-"))))
+            .await;
         at.send("DELETE", &format!("{POOLS}/contract-e"), &Value::Null).await;
     }
     assert_eq!(pages, items(&whole));
@@ -132,11 +168,23 @@ pub async fn one_object_is_picked_by_its_name(at: &Subject) {
     for name in ["a", "b"] {
         at.create(POOLS, &pool(name)).await;
     }
-    let list = at.get(&format!("{POOLS}?limit=500&fieldSelector=metadata.name%3Dcontract-b")).await.json();
+    let list = at
+        .get(&format!("{POOLS}?limit=500&fieldSelector=metadata.name%3Dcontract-b"))
+        .await
+        .json();
     assert_eq!(names(items(&list)), ["contract-b"]);
     assert_eq!(items(&list).len(), 1);
-    assert!(list["metadata"]["continue"].as_str().unwrap_or_default().is_empty(), "{}", list["metadata"]);
-    let namespace = at.get(&format!("{NAMESPACES}?limit=500&fieldSelector=metadata.name%3Dcontract")).await.json();
+    assert!(
+        list["metadata"]["continue"].as_str().unwrap_or_default().is_empty(),
+        "{}",
+        list["metadata"]
+    );
+    let namespace = at
+        .get(&format!(
+            "{NAMESPACES}?limit=500&fieldSelector=metadata.name%3Dcontract"
+        ))
+        .await
+        .json();
     assert_eq!(items(&namespace).len(), 1);
 }
 
@@ -154,10 +202,20 @@ pub async fn a_namespaces_list_has_no_others(at: &Subject) {
 pub async fn a_list_is_as_new_as_what_was_written_before(at: &Subject) {
     let made = at.create(POOLS, &pool("a")).await;
     let list = at.get(&format!("{POOLS}?limit=1")).await.json();
-    assert!(version(&list) >= version(&made), "{} {}", version(&list), version(&made));
+    assert!(
+        version(&list) >= version(&made),
+        "{} {}",
+        version(&list),
+        version(&made)
+    );
     // Of another kind too: this is how a reader learns that the server's data are from before.
     let others = at.get("/apis/projectcalico.org/v3/tiers?limit=1").await.json();
-    assert!(version(&others) >= version(&made), "{} {}", version(&others), version(&made));
+    assert!(
+        version(&others) >= version(&made),
+        "{} {}",
+        version(&others),
+        version(&made)
+    );
 }
 
 pub async fn a_connection_serves_one_request_after_the_other(at: &Subject) {
@@ -168,7 +226,10 @@ pub async fn a_connection_serves_one_request_after_the_other(at: &Subject) {
     let none = connection.whole(request(&format!("{POOLS}/contract-none"))).await;
     assert_status(&none.json(), 404, "NotFound");
     // A watch that has ended leaves it as it was.
-    let path = format!("{POOLS}?watch=true&timeoutSeconds=1&resourceVersion={}", version(&list.json()));
+    let path = format!(
+        "{POOLS}?watch=true&timeoutSeconds=1&resourceVersion={}",
+        version(&list.json())
+    );
     let mut watch = at.watch_on(connection, &path).await;
     assert_eq!(watch.rest().await, &[] as &[Value]);
     assert_eq!(watch.connection().whole(request(POOLS)).await.code, 200);
@@ -177,6 +238,12 @@ pub async fn a_connection_serves_one_request_after_the_other(at: &Subject) {
 /// In a query.
 pub fn encoded(token: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let part = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let part = |byte| {
+        if plain(byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
     token.bytes().map(part).collect()
 }

@@ -13,8 +13,15 @@ pub async fn a_wrong_token_is_unauthorized(at: &Subject) {
         ("GET", "/apis/projectcalico.org/v3/things"),
         ("POST", POOLS),
     ] {
-        let status = refused(&at.ask_as("wrong", method, path, &Value::Null).await, 401, "Unauthorized");
-        assert_eq!((&status["message"], &status["details"]), (&json!("Unauthorized"), &Value::Null));
+        let status = refused(
+            &at.ask_as("wrong", method, path, &Value::Null).await,
+            401,
+            "Unauthorized",
+        );
+        assert_eq!(
+            (&status["message"], &status["details"]),
+            (&json!("Unauthorized"), &Value::Null)
+        );
     }
 }
 
@@ -26,9 +33,16 @@ pub async fn who_has_no_right_is_forbidden(at: &Subject) {
         let status = refused(&answer, 403, "Forbidden");
         let message = status["message"].as_str().expect("a text");
         let expected = format!("cannot {verb} resource \"{resource}\" in API group \"projectcalico.org\" {place}");
-        assert!(message.contains(" is forbidden: User ") && message.ends_with(&expected), "{message}");
+        assert!(
+            message.contains(" is forbidden: User ") && message.ends_with(&expected),
+            "{message}"
+        );
         let (plural, details) = (resource.split('/').next(), &status["details"]);
-        assert_eq!((details["group"].as_str(), details["kind"].as_str()), (Some("projectcalico.org"), plural), "{status}");
+        assert_eq!(
+            (details["group"].as_str(), details["kind"].as_str()),
+            (Some("projectcalico.org"), plural),
+            "{status}"
+        );
     };
     let cluster = "at the cluster scope";
     for (method, path, verb) in [

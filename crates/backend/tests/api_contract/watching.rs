@@ -61,7 +61,12 @@ pub async fn a_watch_goes_on_after_a_version(at: &Subject) {
     let patch = json!({ "metadata": { "finalizers": ["example.org/a"] } });
     at.send("PATCH", &path_of(&objects[1]), &patch).await;
     at.send("DELETE", &path_of(&objects[1]), &Value::Null).await;
-    at.send("PATCH", &path_of(&objects[1]), &json!({ "metadata": { "finalizers": [] } })).await;
+    at.send(
+        "PATCH",
+        &path_of(&objects[1]),
+        &json!({ "metadata": { "finalizers": [] } }),
+    )
+    .await;
     let all = [
         "ADDED contract-a",
         "ADDED contract-b",
@@ -70,10 +75,36 @@ pub async fn a_watch_goes_on_after_a_version(at: &Subject) {
         "MODIFIED contract-b",
         "DELETED contract-b",
     ];
-    for (from, expected) in [(before, &all[..]), (version(&objects[0]), &all[1..]), (version(&objects[2]), &all[3..])] {
+    for (from, expected) in [
+        (before, &all[..]),
+        (version(&objects[0]), &all[1..]),
+        (version(&objects[2]), &all[3..]),
+    ] {
         let mut watch = at.watch(&path(from, 20)).await;
         assert_eq!(said(&mut watch, expected.len()).await, expected, "after {from}");
     }
+}
+
+pub async fn a_namespaces_watch_has_no_others(at: &Subject) {
+    let from = at.now().await;
+    let mut here = at
+        .watch(&format!("{SETS}?watch=true&timeoutSeconds=20&resourceVersion={from}"))
+        .await;
+    let all = "/apis/projectcalico.org/v3/networksets";
+    let mut all = at
+        .watch(&format!("{all}?watch=true&timeoutSeconds=20&resourceVersion={from}"))
+        .await;
+    let mut elsewhere = set("a");
+    elsewhere["metadata"]["namespace"] = "default".into();
+    let others = SETS.replace("/contract/", "/default/");
+    at.create(&others, &elsewhere).await;
+    at.create(SETS, &set("b")).await;
+    at.send("DELETE", &format!("{others}/contract-a"), &Value::Null).await;
+    assert_eq!(said(&mut here, 1).await, ["ADDED contract-b"]);
+    assert_eq!(
+        said(&mut all, 3).await,
+        ["ADDED contract-a", "ADDED contract-b", "DELETED contract-a"]
+    );
 }
 
 pub async fn a_watch_ends_when_its_time_is_up(at: &Subject) {
@@ -99,11 +130,23 @@ pub async fn a_page_of_a_forgotten_version_is_refused(at: &Subject) {
     }
     let page = at.get(&format!("{POOLS}?limit=1")).await.json();
     let token = encoded(page["metadata"]["continue"].as_str().expect("there is more"));
+    let mut watch = at.watch(&path(version(&page), 20)).await;
     at.create(POOLS, &pool("c")).await;
+    assert_eq!(said(&mut watch, 1).await, ["ADDED contract-c"]);
     (at.compact)(at.now().await).await;
     let next = at.get(&format!("{POOLS}?limit=1&continue={token}")).await;
     refused(&next, 410, "Expired");
-    assert_eq!(at.get(&format!("{POOLS}?limit=1")).await.code, 200, "from the beginning");
+    assert_eq!(
+        at.get(&format!("{POOLS}?limit=1")).await.code,
+        200,
+        "from the beginning"
+    );
+    at.create(POOLS, &pool("d")).await;
+    assert_eq!(
+        said(&mut watch, 1).await,
+        ["ADDED contract-d"],
+        "a watch that had begun goes on"
+    );
 }
 
 pub async fn a_version_that_is_still_to_come_is_waited_for(at: &Subject) {
@@ -124,7 +167,10 @@ pub async fn bookmarks_come_to_who_wants_them(at: &Subject) {
     for bookmark in bookmarks {
         assert_eq!(bookmark["type"], "BOOKMARK");
         let object = &bookmark["object"];
-        assert_eq!([&object["kind"], &object["apiVersion"]], ["IPPool", "projectcalico.org/v3"]);
+        assert_eq!(
+            [&object["kind"], &object["apiVersion"]],
+            ["IPPool", "projectcalico.org/v3"]
+        );
         assert!(version(object) >= version(&made), "{bookmark}");
     }
     assert_eq!(without.rest().await, [added]);

@@ -11,7 +11,10 @@ pub async fn a_new_object_gets_an_identity(at: &Subject) {
     let metadata = &made["metadata"];
     assert!(metadata["uid"].as_str().is_some_and(|uid| !uid.is_empty()), "{made}");
     let time = metadata["creationTimestamp"].as_str().expect("a time");
-    assert!(time.ends_with('Z') && time.len() == "2026-01-01T00:00:00Z".len(), "{time}");
+    assert!(
+        time.ends_with('Z') && time.len() == "2026-01-01T00:00:00Z".len(),
+        "{time}"
+    );
     assert_eq!(metadata["generation"], 1);
     assert!(version(&made) > 0);
     assert_eq!(made["spec"]["cidr"], wanted["spec"]["cidr"]);
@@ -25,7 +28,10 @@ pub async fn a_new_object_gets_an_identity(at: &Subject) {
 pub async fn what_is_there_is_not_created_again(at: &Subject) {
     let made = at.create(POOLS, &pool("a")).await;
     let status = refused(&at.send("POST", POOLS, &pool("a")).await, 409, "AlreadyExists");
-    assert_eq!(status["message"], "ippools.projectcalico.org \"contract-a\" already exists");
+    assert_eq!(
+        status["message"],
+        "ippools.projectcalico.org \"contract-a\" already exists"
+    );
     assert_eq!(status["details"]["name"], "contract-a");
     // As another one, when it was gone in between.
     at.send("DELETE", &path_of(&made), &Value::Null).await;
@@ -51,7 +57,8 @@ pub async fn a_stale_version_is_a_conflict(at: &Subject) {
     let second = at.update(&path, &second).await;
     assert!(version(&second) > version(&first));
     assert_eq!(second["metadata"]["generation"], 2);
-    let patch = json!({ "metadata": { "resourceVersion": first["metadata"]["resourceVersion"], "labels": { "a": "b" } } });
+    let patch =
+        json!({ "metadata": { "resourceVersion": first["metadata"]["resourceVersion"], "labels": { "a": "b" } } });
     for stale in [
         at.send("PUT", &path, &first).await,
         at.send("PATCH", &path, &patch).await,
@@ -79,7 +86,10 @@ pub async fn what_changes_nothing_makes_no_version(at: &Subject) {
     let path = path_of(&made);
     assert_eq!(at.update(&path, &made).await, made);
     assert_eq!(at.update(&format!("{path}/status"), &made).await, made);
-    let patched = at.send("PATCH", &path, &json!({ "spec": { "natOutgoing": false } })).await.json();
+    let patched = at
+        .send("PATCH", &path, &json!({ "spec": { "natOutgoing": false } }))
+        .await
+        .json();
     assert_eq!(patched, made);
 }
 
@@ -94,14 +104,21 @@ pub async fn status_and_the_rest_are_written_apart(at: &Subject) {
     wanted["spec"]["natOutgoing"] = true.into();
     let said = at.update(&format!("{path}/status"), &wanted).await;
     assert_eq!(said["status"]["conditions"], conditions);
-    assert_eq!((&said["spec"], &said["metadata"]["generation"]), (&made["spec"], &json!(1)), "the rest stays");
+    assert_eq!(
+        (&said["spec"], &said["metadata"]["generation"]),
+        (&made["spec"], &json!(1)),
+        "the rest stays"
+    );
     assert!(version(&said) > version(&made));
     let mut wanted = said.clone();
     wanted["status"] = json!({ "conditions": [] });
     wanted["spec"]["natOutgoing"] = true.into();
     let changed = at.update(&path, &wanted).await;
     assert_eq!(changed["status"]["conditions"], conditions, "the status stays");
-    assert_eq!((&changed["spec"]["natOutgoing"], &changed["metadata"]["generation"]), (&json!(true), &json!(2)));
+    assert_eq!(
+        (&changed["spec"]["natOutgoing"], &changed["metadata"]["generation"]),
+        (&json!(true), &json!(2))
+    );
     // A kind that has no such place.
     let policies = "/apis/networking.k8s.io/v1/namespaces/contract/networkpolicies";
     let answer = at.send("PUT", &format!("{policies}/contract-a/status"), &made).await;
@@ -129,7 +146,8 @@ pub async fn what_is_not_there_cannot_be_changed(at: &Subject) {
     wanted["metadata"]["resourceVersion"] = "5".into();
     for answer in [
         at.send("PUT", &path, &wanted).await,
-        at.send("PATCH", &path, &json!({ "spec": { "natOutgoing": true } })).await,
+        at.send("PATCH", &path, &json!({ "spec": { "natOutgoing": true } }))
+            .await,
         at.send("PUT", &format!("{path}/status"), &wanted).await,
         at.send("DELETE", &path, &Value::Null).await,
     ] {
@@ -142,7 +160,10 @@ pub async fn what_is_wrong_is_refused(at: &Subject) {
     let mut wrong = pool("a");
     wrong["spec"] = "none".into();
     let status = refused(&at.send("POST", POOLS, &wrong).await, 422, "Invalid");
-    assert!(status["message"].as_str().is_some_and(|text| text.contains("spec")), "{status}");
+    assert!(
+        status["message"].as_str().is_some_and(|text| text.contains("spec")),
+        "{status}"
+    );
     let made = at.create(POOLS, &pool("a")).await;
     wrong["metadata"] = made["metadata"].clone();
     refused(&at.send("PUT", &path_of(&made), &wrong).await, 422, "Invalid");
@@ -154,15 +175,17 @@ pub async fn a_deletion_may_say_of_what(at: &Subject) {
     let path = path_of(&made);
     let uid = &made["metadata"]["uid"];
     let version = &made["metadata"]["resourceVersion"];
-    let options = |uid: &Value, version: &Value| {
-        json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid, "resourceVersion": version } })
-    };
+    let options = |uid: &Value, version: &Value| json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid, "resourceVersion": version } });
     for options in [options(&json!("another"), version), options(uid, &json!("1"))] {
         refused(&at.send("DELETE", &path, &options).await, 409, "Conflict");
     }
     assert_eq!(at.get(&path).await.json(), made);
     let done = at.send("DELETE", &path, &options(uid, version)).await;
-    assert_eq!((done.code, done.content.as_str()), (200, "application/json"), "{done:?}");
+    assert_eq!(
+        (done.code, done.content.as_str()),
+        (200, "application/json"),
+        "{done:?}"
+    );
     let done = done.json();
     assert_eq!([&done["kind"], &done["status"]], ["Status", "Success"]);
     assert_eq!(done["details"]["name"], "contract-a");
@@ -182,7 +205,9 @@ pub async fn finalizers_hold_an_object(at: &Subject) {
         assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
         assert_eq!(at.get(&path).await.json(), marked);
     }
-    let free = at.send("PATCH", &path, &json!({ "metadata": { "finalizers": [] } })).await;
+    let free = at
+        .send("PATCH", &path, &json!({ "metadata": { "finalizers": [] } }))
+        .await;
     assert_eq!(free.code, 200, "{free:?}");
     refused(&at.get(&path).await, 404, "NotFound");
 }

@@ -57,9 +57,9 @@ impl State {
         let is_away = match self.fault {
             Fault::Undefined => is_ours,
             Fault::Old => served.plural == "nodes",
-            _ => false,
+            _ => is_ours && self.lacks.contains(&served.plural.as_str()),
         };
-        !is_away && !(is_ours && self.lacks.contains(&served.plural.as_str()))
+        !is_away
     }
 
     fn discovery(&self, request: &Request) -> Whole {
@@ -131,7 +131,11 @@ impl State {
         let mut wanted: Vec<(&Place, &Value)> = there
             .into_iter()
             .filter(|(place, _)| target.has(place) && only.is_none_or(|name| name == place.name))
-            .filter(|(place, _)| after.as_ref().is_none_or(|after| (&place.namespace, &place.name) > (&after.0, &after.1)))
+            .filter(|(place, _)| {
+                after
+                    .as_ref()
+                    .is_none_or(|after| (&place.namespace, &place.name) > (&after.0, &after.1))
+            })
             .collect();
         let limit = request.number("limit").and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);

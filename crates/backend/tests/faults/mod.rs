@@ -238,10 +238,13 @@ impl FakeApi {
 
     /// Another pool, of which watches hear.
     pub fn add_pool(&self, name: &str) {
-        let mut state = self.state();
-        let (place, object) = pool(name);
-        state.data.change("ADDED", place, object);
-        drop(state);
+        self.add("ippools", pool(name));
+    }
+
+    /// Another object of one of its resources, of which watches hear.
+    pub fn add(&self, plural: &str, object: Value) {
+        let place = place(plural, &object);
+        self.state().data.change("ADDED", place, object);
         self.wire.changes.send_modify(|count| *count += 1);
     }
 
@@ -355,26 +358,30 @@ impl Wire {
 /// One pool, with the version that it got, and the version that the server came to since.
 fn data_with(name: &str, version: u64, now: u64) -> Data {
     let mut data = Data::new(version - 1);
-    let (place, object) = pool(name);
-    data.change("ADDED", place, object);
+    let object = pool(name);
+    data.change("ADDED", place("ippools", &object), object);
     (data.version, data.compacted) = (now, FORGOTTEN);
     data
 }
 
 /// A pool, with a field that only later definitions have.
-fn pool(name: &str) -> (Place, Value) {
-    let pools = SERVED.iter().position(|one| one.plural == "ippools");
-    let place = Place {
-        resource: pools.expect("it has pools"),
-        namespace: None,
-        name: name.to_owned(),
-    };
-    let object = json!({
+fn pool(name: &str) -> Value {
+    json!({
         "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
         "metadata": { "name": name, "uid": name, "generation": 1 },
         "spec": { "cidr": "192.168.0.0/16", "natOutgoing": false, "later": 1 },
-    });
-    (place, object)
+    })
+}
+
+/// Where an object is.
+fn place(plural: &str, object: &Value) -> Place {
+    let text = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
+    let resource = SERVED.iter().position(|one| one.plural == plural);
+    Place {
+        resource: resource.expect("it has such"),
+        namespace: text("namespace"),
+        name: text("name").expect("objects have names"),
+    }
 }
 
 fn acceptor() -> TlsAcceptor {

@@ -51,7 +51,9 @@ pub async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Answer::Whole(answer) => {
                 let (text, length) = (&answer.text, answer.text.len());
-                write(&mut stream, answer.code, answer.content, text, length).await.is_ok()
+                write(&mut stream, answer.code, answer.content, text, length)
+                    .await
+                    .is_ok()
             }
             Answer::Watch(target, from) => {
                 let watch = Watch::new(&request, target, from);
@@ -74,6 +76,13 @@ async fn write<S: AsyncWrite + Unpin>(
     let answer = format!("HTTP/1.1 {code} X\r\nContent-Type: {content}\r\nContent-Length: {length}\r\n\r\n{text}");
     stream.write_all(answer.as_bytes()).await?;
     stream.flush().await
+}
+
+/// An event of a watch.
+async fn chunk<S: AsyncWrite + Unpin>(stream: &mut S, event: &Value) -> std::io::Result<()> {
+    let line = format!("{event}\n");
+    let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+    stream.write_all(chunk.as_bytes()).await
 }
 
 /// A watch under way.
@@ -115,12 +124,15 @@ impl Watch {
         tokio::pin!(end);
         let mut bookmark = began + BOOKMARKS.min(self.life.saturating_sub(BEFORE_THE_END));
         let mut is_due = false;
+        // Who has begun goes on, whatever is forgotten.
+        let too_old = self.too_old(&state.lock().expect("not poisoned"));
+        if let Some(event) = too_old {
+            return chunk(stream, &event).await.is_ok() && stream.write_all(b"0\r\n\r\n").await.is_ok();
+        }
         loop {
             let (events, is_over) = self.events(&mut state.lock().expect("not poisoned"), is_due);
             for event in events {
-                let line = format!("{event}\n");
-                let chunk = format!("{:x}\r\n{line}\r\n", line.len());
-                if stream.write_all(chunk.as_bytes()).await.is_err() {
+                if chunk(stream, &event).await.is_err() {
                     return false;
                 }
             }
@@ -143,15 +155,26 @@ impl Watch {
         }
     }
 
+    /// What is said of a watch from a version that is forgotten.
+    fn too_old(&self, state: &State) -> Option<Value> {
+        (self.from < state.data.compacted).then(|| self.expired(state))
+    }
+
+    fn expired(&self, state: &State) -> Value {
+        let message = format!("too old resource version: {} ({})", self.from, state.data.compacted);
+        json!({ "type": "ERROR", "object": expired(&message) })
+    }
+
     /// What is to be said now, and whether nothing comes after it.
     fn events(&mut self, state: &mut State, is_due: bool) -> (Vec<Value>, bool) {
         let served = &SERVED[self.target.resource];
-        let is_forgotten = self.from < state.data.compacted;
-        if is_forgotten || served.plural == "ippools" && std::mem::take(&mut state.forgotten) {
-            let message = format!("too old resource version: {} ({})", self.from, state.data.compacted);
-            return (vec![json!({ "type": "ERROR", "object": expired(&message) })], true);
+        if served.plural == "ippools" && std::mem::take(&mut state.forgotten) {
+            return (vec![self.expired(state)], true);
         }
-        let news = state.data.after(self.after).filter(|change| self.target.has(&change.place));
+        let news = state
+            .data
+            .after(self.after)
+            .filter(|change| self.target.has(&change.place));
         let mut events: Vec<Value> = news
             .map(|change| json!({ "type": change.word, "object": change.object }))
             .collect();

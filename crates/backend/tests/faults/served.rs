@@ -96,7 +96,16 @@ pub fn groups(served: &[&Served]) -> Value {
 
 /// The `APIResourceList` of these, which are of one group.
 pub fn resources(served: &[&Served]) -> Value {
-    let verbs = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+    let verbs = [
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "create",
+        "update",
+        "watch",
+    ];
     let resources = served.iter().flat_map(|one| {
         let resource = |name: String, verbs: &[&str]| {
             json!({ "name": name, "singularName": "", "namespaced": one.is_namespaced, "kind": one.kind, "verbs": verbs })

@@ -70,7 +70,10 @@ pub fn forbidden(served: &Served, verb: &str, target: &Target) -> Whole {
         "{} is forbidden: User \"agent\" cannot {verb} resource \"{plural}{part}\" in API group \"{group}\" {place}",
         served.full_name()
     );
-    Whole::json(403, &status(403, "Forbidden", &message, json!({ "group": group, "kind": plural })))
+    Whole::json(
+        403,
+        &status(403, "Forbidden", &message, json!({ "group": group, "kind": plural })),
+    )
 }
 
 /// About one object.

@@ -36,7 +36,10 @@ fn create(data: &mut Data, served: &Served, target: &Target, body: &Value) -> Wh
     let place = target.place(name);
     if let Some(namespace) = &target.namespace {
         let place = Place {
-            resource: SERVED.iter().position(|one| one.plural == "namespaces").unwrap_or_default(),
+            resource: SERVED
+                .iter()
+                .position(|one| one.plural == "namespaces")
+                .unwrap_or_default(),
             namespace: None,
             name: namespace.clone(),
         };
@@ -96,7 +99,13 @@ fn change(data: &mut Data, served: &Served, target: &Target, place: &Place, requ
             object["status"] = status.clone();
         }
     }
-    for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "resourceVersion"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "resourceVersion",
+    ] {
         without(&mut object["metadata"], field);
         if let Some(value) = held["metadata"].get(field) {
             object["metadata"][field] = value.clone();
@@ -136,7 +145,8 @@ fn delete(data: &mut Data, place: &Place, options: &Value) -> Whole {
     data.change("DELETED", place.clone(), held);
     let served = &SERVED[place.resource];
     let details = json!({ "name": place.name, "group": served.group, "kind": served.plural, "uid": uid });
-    let success = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+    let success =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
     Whole::json(200, &success)
 }
 
@@ -148,7 +158,9 @@ fn invalid(place: &Place, object: &Value) -> Option<Whole> {
 }
 
 fn is_held(object: &Value) -> bool {
-    object["metadata"]["finalizers"].as_array().is_some_and(|holders| !holders.is_empty())
+    object["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(|holders| !holders.is_empty())
 }
 
 /// What generations count changes of.
