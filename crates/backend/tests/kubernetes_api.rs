@@ -38,7 +38,7 @@ async fn fake(dial: impl Fn(&FakeApi) -> Dial) -> (Arc<FakeApi>, Subject) {
         token: "admin".into(),
         powerless: "powerless".into(),
         compact: Box::new(move |version| {
-            to_compact.compact(version);
+            to_compact.compacts(version);
             ready(()).boxed_local()
         }),
     };

@@ -224,10 +224,10 @@ fn a_bookmark_moves_where_a_watch_goes_on() {
             follower.in_sync().await;
             let lists = api.asked("limit=").len();
             for _ in 0..6 {
-                // Other kinds change, and the history that every watch began with is forgotten.
+                // Other kinds change, and every watch comes to a server that was started since.
                 api.passes(1000);
                 sleep(2 * MINUTE).await;
-                api.compacts(1);
+                api.forgets(1);
                 sleep(8 * MINUTE).await;
                 let again = api.asked("limit=").split_off(lists);
                 let at_most = again
@@ -384,7 +384,7 @@ fn hours_without_an_answer_cost_little_and_end_at_once() {
             api.wants("new").await;
             api.passes(1000);
             api.add_pool("second");
-            api.compacts(0);
+            api.forgets(0);
             let before = api.asked("limit=").len();
             let ended = Instant::now();
             api.becomes(Fault::None).await;

@@ -35,7 +35,7 @@ pub struct Subject {
     pub token: String,
     /// Who comes with this token is known, and may do nothing.
     pub powerless: String,
-    /// Makes it forget what was before this version.
+    /// Has what it stores forget what was before this version, as happens every few minutes.
     pub compact: Box<dyn Fn(u64) -> LocalBoxFuture<'static, ()>>,
 }
 
@@ -68,6 +68,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
             what_changes_nothing_makes_no_version,
             status_and_the_rest_are_written_apart,
             a_patch_changes_what_it_names,
+            a_pods_status_takes_its_annotations_along,
             what_is_not_there_cannot_be_changed,
             what_is_wrong_is_refused,
             a_deletion_may_say_of_what,
@@ -78,7 +79,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
             a_namespaces_watch_has_no_others,
             a_watch_ends_when_its_time_is_up,
             a_forgotten_version_is_an_event,
-            a_page_of_a_forgotten_version_is_refused,
+            compaction_ends_lists_and_no_watches,
             a_version_that_is_still_to_come_is_waited_for,
             bookmarks_come_to_who_wants_them,
             no_bookmark_is_older_than_its_watch;

@@ -124,7 +124,7 @@ pub async fn a_forgotten_version_is_an_event(at: &Subject) {
     assert_status(&events[0]["object"], 410, "Expired");
 }
 
-pub async fn a_page_of_a_forgotten_version_is_refused(at: &Subject) {
+pub async fn compaction_ends_lists_and_no_watches(at: &Subject) {
     for name in ["a", "b"] {
         at.create(POOLS, &pool(name)).await;
     }

@@ -211,3 +211,40 @@ pub async fn finalizers_hold_an_object(at: &Subject) {
     assert_eq!(free.code, 200, "{free:?}");
     refused(&at.get(&path).await, 404, "NotFound");
 }
+
+pub async fn a_pods_status_takes_its_annotations_along(at: &Subject) {
+    let folder = "/api/v1/namespaces/contract";
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "robot" } });
+    let made = at.send("POST", &format!("{folder}/serviceaccounts"), &account).await;
+    assert!([201, 409].contains(&made.code), "{made:?}");
+    let path = format!("{folder}/pods/contract-a");
+    // Without a kubelet nobody else ends it.
+    let at_once = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0 });
+    at.send("DELETE", &path, &at_once).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "contract-a", "annotations": { "mine": "x" } },
+        "spec": {
+            "nodeName": "none", "serviceAccountName": "robot", "automountServiceAccountToken": false,
+            "containers": [{ "name": "c", "image": "none" }],
+        },
+    });
+    let made = at.create(&format!("{folder}/pods"), &pod).await;
+    let status = format!("{path}/status");
+    let patch = |version: &Value| json!({ "metadata": { "resourceVersion": version, "annotations": { "ours": "y" } } });
+    let first = &made["metadata"]["resourceVersion"];
+    let written = at.send("PATCH", &status, &patch(first)).await;
+    assert_eq!(written.code, 200, "{written:?}");
+    let written = written.json();
+    assert_eq!(written["metadata"]["annotations"], json!({ "mine": "x", "ours": "y" }));
+    assert_eq!(written["spec"], made["spec"]);
+    assert!(version(&written) > version(&made));
+    refused(&at.send("PATCH", &status, &patch(first)).await, 409, "Conflict");
+    let same = at
+        .send("PATCH", &status, &patch(&written["metadata"]["resourceVersion"]))
+        .await
+        .json();
+    assert_eq!(same, written, "nothing is new");
+    let done = at.send("DELETE", &path, &at_once).await;
+    assert_eq!(done.code, 200, "{done:?}");
+    refused(&at.get(&path).await, 404, "NotFound");
+}

@@ -108,7 +108,13 @@ impl State {
                     None => about(&place, 404, "NotFound", "not found"),
                 })
             }
-            _ => Answer::Whole(write::write(&mut self.data, request, &target)),
+            (_, name) => {
+                if let (Some(name), true) = (name, self.contested > 0) {
+                    self.contested -= 1;
+                    self.data.touch(&target.place(name));
+                }
+                Answer::Whole(write::write(&mut self.data, request, &target))
+            }
         }
     }
 

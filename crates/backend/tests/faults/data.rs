@@ -27,7 +27,9 @@ pub struct Change {
 pub struct Data {
     /// That of the last change of anything.
     pub version: u64,
-    /// What was before this version is forgotten.
+    /// Watches go on from this version on: what the server was told since it was started is in its memory.
+    pub remembered: u64,
+    /// Lists go on from this version on: what was before is forgotten.
     pub compacted: u64,
     history: Vec<Change>,
 }
@@ -37,6 +39,7 @@ impl Data {
     pub fn new(version: u64) -> Self {
         Self {
             version,
+            remembered: 0,
             compacted: 0,
             history: Vec::new(),
         }
@@ -65,6 +68,13 @@ impl Data {
             };
         }
         there
+    }
+
+    /// Somebody else has written an object, whatever it was.
+    pub fn touch(&mut self, place: &Place) {
+        if let Some(held) = self.get(place).cloned() {
+            self.change("MODIFIED", place.clone(), held);
+        }
     }
 
     /// An object as it is now.

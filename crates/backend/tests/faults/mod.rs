@@ -15,7 +15,8 @@
 //! | [`Fault::Forbids`], [`FakeApi::wants`] | the contract; `outage-reasons`: a role that is missing, a token that expires |
 //! | [`Fault::Undefined`], [`FakeApi::lacks`] | the contract (an unknown resource); `half-installed`, `outage-reasons`: no definitions |
 //! | [`FakeApi::hides`] | whenever a real one is started; nothing waits for it |
-//! | [`FakeApi::compacts`], [`FakeApi::forget`] | the contract: etcd is compacted. That a watch which is well ends so, as `forget` has it, has no counterpart |
+//! | [`FakeApi::forgets`] | the contract (a version from before the server was started); whenever a real one is started |
+//! | [`FakeApi::forget`] | that a watch which is well ends so has no counterpart |
 //! | [`FakeApi::restore`] | `outage-restore` |
 //! | [`Fault::Old`] | none: older than any that is supported |
 
@@ -113,6 +114,8 @@ struct State {
     lacks: Vec<&'static str>,
     /// Of these kinds it says so although it has them.
     hides: Vec<&'static str>,
+    /// How many next writes of objects somebody else is faster with.
+    contested: usize,
     /// Bookmarks are where the server is, not where the kind is.
     knows_where_it_is: bool,
     /// How many watches of a path there are, and were at most.
@@ -143,6 +146,7 @@ impl FakeApi {
             dialled: Vec::new(),
             lacks: Vec::new(),
             hides: Vec::new(),
+            contested: 0,
             knows_where_it_is: false,
             watches: BTreeMap::new(),
         };
@@ -215,15 +219,20 @@ impl FakeApi {
         self.state().data.version += changes;
     }
 
-    /// Forgets what was before its version less this.
-    pub fn compacts(&self, left: u64) {
+    /// Forgets what was before its version less this, as a server does that was started then.
+    pub fn forgets(&self, left: u64) {
         let mut state = self.state();
-        state.data.compacted = state.data.version - left;
+        state.data.remembered = state.data.version - left;
     }
 
-    /// Forgets what was before this version.
-    pub fn compact(&self, version: u64) {
+    /// What it stores is compacted to this version.
+    pub fn compacts(&self, version: u64) {
         self.state().data.compacted = version;
+    }
+
+    /// Before each of so many next writes of an object somebody else writes it.
+    pub fn contests(&self, writes: usize) {
+        self.state().contested = writes;
     }
 
     /// How many watches of one path there were at the same time, at most.
@@ -246,6 +255,12 @@ impl FakeApi {
         let place = place(plural, &object);
         self.state().data.change("ADDED", place, object);
         self.wire.changes.send_modify(|count| *count += 1);
+    }
+
+    /// An object as it is now.
+    pub fn object(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let place = place(plural, &json!({ "metadata": { "namespace": namespace, "name": name } }));
+        self.state().data.get(&place).cloned()
     }
 
     /// The watches of pools hear that their version is forgotten.
@@ -360,7 +375,7 @@ fn data_with(name: &str, version: u64, now: u64) -> Data {
     let mut data = Data::new(version - 1);
     let object = pool(name);
     data.change("ADDED", place("ippools", &object), object);
-    (data.version, data.compacted) = (now, FORGOTTEN);
+    (data.version, data.remembered) = (now, FORGOTTEN);
     data
 }
 

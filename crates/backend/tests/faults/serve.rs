@@ -124,7 +124,7 @@ impl Watch {
         tokio::pin!(end);
         let mut bookmark = began + BOOKMARKS.min(self.life.saturating_sub(BEFORE_THE_END));
         let mut is_due = false;
-        // Who has begun goes on, whatever is forgotten.
+        // Who has begun goes on, whatever is forgotten meanwhile.
         let too_old = self.too_old(&state.lock().expect("not poisoned"));
         if let Some(event) = too_old {
             return chunk(stream, &event).await.is_ok() && stream.write_all(b"0\r\n\r\n").await.is_ok();
@@ -157,11 +157,11 @@ impl Watch {
 
     /// What is said of a watch from a version that is forgotten.
     fn too_old(&self, state: &State) -> Option<Value> {
-        (self.from < state.data.compacted).then(|| self.expired(state))
+        (self.from < state.data.remembered).then(|| self.expired(state))
     }
 
     fn expired(&self, state: &State) -> Value {
-        let message = format!("too old resource version: {} ({})", self.from, state.data.compacted);
+        let message = format!("too old resource version: {} ({})", self.from, state.data.remembered);
         json!({ "type": "ERROR", "object": expired(&message) })
     }
 

@@ -91,6 +91,10 @@ fn change(data: &mut Data, served: &Served, target: &Target, place: &Place, requ
         true => held.clone(),
         false => wanted.clone(),
     };
+    // Of Kubernetes' own kinds the status takes labels and annotations along.
+    if target.is_status && !served.is_ours() {
+        object["metadata"] = wanted["metadata"].clone();
+    }
     // Each of the two has what it does not write from what is held.
     if served.has_status {
         let from = if target.is_status { &wanted } else { &held };
