@@ -25,20 +25,18 @@ mod data;
 mod request;
 mod serve;
 mod served;
+mod state;
 mod status;
+mod wire;
 mod write;
 
-use std::collections::BTreeMap;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -46,12 +44,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use self::data::{Data, Place};
 use self::serve::connection;
-use self::served::SERVED;
-
-/// Versions before this one are forgotten from the start.
-const FORGOTTEN: u64 = 10;
+use self::state::{State, data_with, place, pool};
+pub use self::wire::Wire;
 
 /// What it does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,41 +82,6 @@ pub struct FakeApi {
     tls: bool,
 }
 
-/// Connections to the server that lie in memory.
-#[derive(Clone)]
-pub struct Wire {
-    state: Arc<Mutex<State>>,
-    changes: watch::Sender<u64>,
-    connections: Arc<Mutex<JoinSet<()>>>,
-}
-
-struct State {
-    fault: Fault,
-    data: Data,
-    /// The next watch of pools hears that its version is forgotten.
-    forgotten: bool,
-    /// Who is let in; everybody without.
-    token: Option<String>,
-    /// Who is let in too, and may do nothing.
-    powerless: Option<String>,
-    /// What was asked, as path and query.
-    asked: Vec<(Instant, String)>,
-    /// What was written: method, path, and body.
-    written: Vec<(String, String, Value)>,
-    /// When somebody wanted to connect, in memory.
-    dialled: Vec<Instant>,
-    /// Kinds that it does not have, by their plural.
-    lacks: Vec<&'static str>,
-    /// Of these kinds it says so although it has them.
-    hides: Vec<&'static str>,
-    /// How many next writes of objects somebody else is faster with.
-    contested: usize,
-    /// Bookmarks are where the server is, not where the kind is.
-    knows_where_it_is: bool,
-    /// How many watches of a path there are, and were at most.
-    watches: BTreeMap<String, (usize, usize)>,
-}
-
 impl FakeApi {
     pub async fn start(fault: Fault) -> Self {
         Self::with(fault, false).await
@@ -135,29 +95,10 @@ impl FakeApi {
     async fn with(fault: Fault, tls: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = listener.local_addr().expect("it has one");
-        let state = State {
-            fault,
-            data: data_with("first", 50, 100),
-            forgotten: false,
-            token: None,
-            powerless: None,
-            asked: Vec::new(),
-            written: Vec::new(),
-            dialled: Vec::new(),
-            lacks: Vec::new(),
-            hides: Vec::new(),
-            contested: 0,
-            knows_where_it_is: false,
-            watches: BTreeMap::new(),
-        };
         let mut api = Self {
             address,
             folder: tempfile::tempdir().expect("a folder"),
-            wire: Wire {
-                state: Arc::new(Mutex::new(state)),
-                changes: watch::channel(0).0,
-                connections: Arc::default(),
-            },
+            wire: Wire::to(State::new(fault)),
             serving: None,
             tls,
         };
@@ -350,52 +291,6 @@ impl Drop for FakeApi {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
-    }
-}
-
-impl Wire {
-    /// A connection to the server, if it listens.
-    pub fn dial(&self) -> io::Result<DuplexStream> {
-        let mut state = self.state.lock().expect("not poisoned");
-        state.dialled.push(Instant::now());
-        if state.fault == Fault::Refuses {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let served = connection(theirs, Arc::clone(&self.state), self.changes.clone());
-        let mut connections = self.connections.lock().expect("not poisoned");
-        while connections.try_join_next().is_some() {}
-        connections.spawn(served);
-        Ok(ours)
-    }
-}
-
-/// One pool, with the version that it got, and the version that the server came to since.
-fn data_with(name: &str, version: u64, now: u64) -> Data {
-    let mut data = Data::new(version - 1);
-    let object = pool(name);
-    data.change("ADDED", place("ippools", &object), object);
-    (data.version, data.remembered) = (now, FORGOTTEN);
-    data
-}
-
-/// A pool, with a field that only later definitions have.
-fn pool(name: &str) -> Value {
-    json!({
-        "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
-        "metadata": { "name": name, "uid": name, "generation": 1 },
-        "spec": { "cidr": "192.168.0.0/16", "natOutgoing": false, "later": 1 },
-    })
-}
-
-/// Where an object is.
-fn place(plural: &str, object: &Value) -> Place {
-    let text = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
-    let resource = SERVED.iter().position(|one| one.plural == plural);
-    Place {
-        resource: resource.expect("it has such"),
-        namespace: text("namespace"),
-        name: text("name").expect("objects have names"),
     }
 }
 
