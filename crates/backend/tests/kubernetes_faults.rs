@@ -41,6 +41,7 @@ const FAULTS: &[(Fault, &str, &str)] = &[
         "ServerError",
         "leader changed",
     ),
+    (Fault::Starts, "ServerError", "starting"),
     (Fault::Status(429, "TooManyRequests", "later"), "ServerError", "429"),
     (
         Fault::Forbids,

@@ -60,6 +60,11 @@ impl Groups {
     /// See [`ApiError`]: never a guess.
     pub async fn discover(api: &Api, wanted: Option<CalicoGroup>) -> Result<Self, ApiError> {
         let answer = api.ask("API groups", "/apis", Action::Get).await?;
+        if !names_all(&answer) {
+            // What is not named yet would be taken for missing.
+            let message = "it is starting: it does not name its API groups yet".into();
+            return Err(ApiError::Server { code: 503, message });
+        }
         Ok(Self::from_list(&answer, wanted))
     }
 
@@ -84,6 +89,12 @@ impl Groups {
             cluster_policies: has("policy.networking.k8s.io", "v1alpha2"),
         }
     }
+}
+
+/// Whether an `APIGroupList` names what every server has. One that has just been started begins with almost none, for a moment.
+fn names_all(list: &Value) -> bool {
+    let groups = list["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+    groups.iter().any(|group| group["name"] == "networking.k8s.io")
 }
 
 #[cfg(test)]
@@ -122,5 +133,17 @@ mod tests {
         check(&["v1beta1"], Some("v1beta1"));
         check(&["v1beta1", "v1"], Some("v1"));
         check(&["v2"], None);
+    }
+
+    #[test]
+    fn a_server_that_is_starting_names_not_all() {
+        let check = |groups: &[&str], expected: bool| {
+            let groups: Vec<Value> = groups.iter().map(|name| json!({ "name": name })).collect();
+            assert_eq!(names_all(&json!({ "groups": groups })), expected, "{groups:?}");
+        };
+        check(&[], false);
+        check(&["apiregistration.k8s.io"], false);
+        check(&["apiregistration.k8s.io", "apps", "networking.k8s.io"], true);
+        assert!(!names_all(&Value::Null));
     }
 }

@@ -11,7 +11,11 @@ pub async fn discovery_names_groups_and_their_resources(at: &Subject) {
     assert_eq!((groups.code, groups.content.as_str()), (200, "application/json"));
     let groups = groups.json();
     assert_eq!([&groups["kind"], &groups["apiVersion"]], ["APIGroupList", "v1"]);
-    for (group, version) in [("projectcalico.org", "v3"), ("networking.k8s.io", "v1")] {
+    for (group, version) in [
+        ("projectcalico.org", "v3"),
+        ("networking.k8s.io", "v1"),
+        ("apiregistration.k8s.io", "v1"),
+    ] {
         let found = groups["groups"]
             .as_array()
             .expect("groups")

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::data::Place;
 use super::request::{Request, Target};
 use super::served::{SERVED, Served, groups, resources};
-use super::status::{Whole, about, bad_request, expired, forbidden, no_such_resource, not_served, unauthorized};
+use super::status::{
+    Whole, about, bad_request, expired, forbidden, is_starting, no_such_resource, not_served, unauthorized,
+};
 use super::{Fault, State, write};
 
 /// An answer.
@@ -45,6 +47,10 @@ impl State {
         if !is_powerless && self.token.is_some() && token != self.token.as_deref() {
             return Answer::Whole(unauthorized());
         }
+        let is_ours = request.place().starts_with("/apis/projectcalico.org/");
+        if self.fault == Fault::Starts && is_ours {
+            return Answer::Whole(is_starting());
+        }
         match request.target() {
             Some(target) => self.about_objects(request, target, is_powerless),
             None => Answer::Whole(self.discovery(request)),
@@ -65,6 +71,9 @@ impl State {
     fn discovery(&self, request: &Request) -> Whole {
         let served: Vec<&Served> = SERVED.iter().filter(|served| self.serves(served)).collect();
         if request.place() == "/apis" {
+            if self.fault == Fault::Starts {
+                return Whole::json(200, &groups(&[]));
+            }
             return Whole::json(200, &groups(&served));
         }
         let is_in = |one: &Served| {

@@ -14,7 +14,8 @@
 //! | [`Fault::Status`] | 401: `outage-reasons`, and the contract; 429 and 500 have no counterpart |
 //! | [`Fault::Forbids`], [`FakeApi::wants`] | the contract; `outage-reasons`: a role that is missing, a token that expires |
 //! | [`Fault::Undefined`], [`FakeApi::lacks`] | the contract (an unknown resource); `half-installed`, `outage-reasons`: no definitions |
-//! | [`FakeApi::hides`] | whenever a real one is started; nothing waits for it |
+//! | [`Fault::Starts`] | whenever a real one is started, for a third of a second (looked at by hand, Kubernetes 1.20) |
+//! | [`FakeApi::hides`] | 1.20 does not: a definition that is deleted leaves discovery first |
 //! | [`FakeApi::forgets`] | the contract (a version from before the server was started); whenever a real one is started |
 //! | [`FakeApi::forget`] | that a watch which is well ends so has no counterpart |
 //! | [`FakeApi::restore`] | `outage-restore` |
@@ -67,6 +68,8 @@ pub enum Fault {
     Status(u16, &'static str, &'static str),
     /// Lists and watches of pools are refused by RBAC.
     Forbids,
+    /// It has just been started: it names next to no groups yet, and says of our resources that it is starting.
+    Starts,
     /// Our resources are not defined.
     Undefined,
     /// It has no nodes: an old Kubernetes.
@@ -145,7 +148,7 @@ impl FakeApi {
         self.state().lacks = plurals.to_vec();
     }
 
-    /// It has just been started: of these kinds it says that they are not there, while discovery names them.
+    /// Of these kinds it says that they are not there, while discovery names them.
     pub fn hides(&self, plurals: &[&'static str]) {
         self.state().hides = plurals.to_vec();
     }

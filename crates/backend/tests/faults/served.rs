@@ -84,7 +84,10 @@ impl Served {
 
 /// The `APIGroupList` of these resources.
 pub fn groups(served: &[&Served]) -> Value {
-    let mut groups: Vec<Value> = Vec::new();
+    // That of the place where groups are registered is there first.
+    let first = json!({ "groupVersion": "apiregistration.k8s.io/v1", "version": "v1" });
+    let first = json!({ "name": "apiregistration.k8s.io", "versions": [first], "preferredVersion": first });
+    let mut groups: Vec<Value> = vec![first];
     for one in served.iter().filter(|one| !one.group.is_empty()) {
         if groups.iter().all(|group| group["name"] != one.group.as_str()) {
             let version = json!({ "groupVersion": one.api_version(), "version": one.version });

@@ -89,6 +89,11 @@ pub fn about(place: &Place, code: u16, reason: &str, what: &str) -> Whole {
     Whole::json(code, &status(code, reason, &message, details))
 }
 
+pub fn is_starting() -> Whole {
+    let details = json!({ "retryAfterSeconds": 10 });
+    Whole::json(503, &status(503, "ServiceUnavailable", "server is starting", details))
+}
+
 pub fn bad_request(message: &str) -> Whole {
     Whole::json(400, &status(400, "BadRequest", message, Value::Null))
 }
