@@ -348,6 +348,15 @@ mod tests {
             }
         }
 
+        fn changes_address(&self, old: &str, new: &str) {
+            let device = IfName::from("ens33");
+            let net = old.parse().expect("a prefix");
+            let removal = Op::RemoveAddress(Address { device, net });
+            self.kernel.by_others(&removal).expect("it is there");
+            put_address(&self.kernel, new);
+            self.facts.send_modify(|facts| facts.address_changes += 1);
+        }
+
         fn pool(&self, cidr: &str, change: impl FnOnce(&mut IpPoolSpec)) {
             let cidr: IpNet = cidr.parse().expect("a range");
             let mut pool = IpPool::new("pool", IpPoolSpec::new(cidr));
@@ -396,15 +405,7 @@ mod tests {
             world.reaches(|got| got == "10.0.0.7/24 fd00::7/64 -").await;
             world.pool("192.168.0.0/16", |_| {});
             world.reaches(|got| got.contains(" 192.168.")).await;
-            world
-                .kernel
-                .by_others(&Op::RemoveAddress(Address {
-                    device: IfName::from("ens33"),
-                    net: "10.0.0.7/24".parse().expect("a prefix"),
-                }))
-                .expect("it is there");
-            put_address(&world.kernel, "10.0.0.9/24");
-            world.facts.send_modify(|facts| facts.address_changes += 1);
+            world.changes_address("10.0.0.7/24", "10.0.0.9/24");
             world
                 .reaches(|got| got.starts_with("10.0.0.9/24 fd00::7/64 192.168."))
                 .await;
@@ -437,15 +438,7 @@ mod tests {
             }
             assert_eq!(outcome(&world), Ok(()));
             // With another address the datastore is wrong about the node.
-            world
-                .kernel
-                .by_others(&Op::RemoveAddress(Address {
-                    device: IfName::from("ens33"),
-                    net: "10.0.0.7/24".parse().expect("a prefix"),
-                }))
-                .expect("it is there");
-            put_address(&world.kernel, "10.0.0.9/24");
-            world.facts.send_modify(|facts| facts.address_changes += 1);
+            world.changes_address("10.0.0.7/24", "10.0.0.9/24");
             while outcome(&world).is_ok() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
