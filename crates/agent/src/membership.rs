@@ -341,9 +341,15 @@ mod tests {
 
         /// Waits until the registration is as expected.
         async fn reaches(&self, expected: impl Fn(&str) -> bool) {
+            self.until(|| expected(&self.registered())).await;
+        }
+
+        /// Waits for what the task on another thread makes true.
+        async fn until(&self, is_so: impl Fn() -> bool) {
             let deadline = Instant::now() + Duration::from_secs(20);
-            while !expected(&self.registered()) {
-                assert!(Instant::now() < deadline, "still {}", self.registered());
+            while !is_so() {
+                let outcome = &self.identity.lock().expect("not poisoned").registered.clone();
+                assert!(Instant::now() < deadline, "still {}, {outcome:?}", self.registered());
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -425,23 +431,17 @@ mod tests {
         run(async {
             let world = start("", &[]);
             world.reaches(|got| got == "10.0.0.7/24 - -").await;
-            while outcome(&world).is_err() {
-                tokio::task::yield_now().await;
-            }
+            world.until(|| outcome(&world).is_ok()).await;
             world.outage.store(true, Ordering::Relaxed);
             // Somebody wrote the node before: what the agent makes of it cannot be written now.
             world.changes.send_modify(|count| *count += 1);
             let addresses = || world.identity.lock().expect("not poisoned").addresses.clone();
             world.identity.lock().expect("not poisoned").addresses = Err("to be looked for".into());
-            while addresses().is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            world.until(|| addresses().is_ok()).await;
             assert_eq!(outcome(&world), Ok(()));
             // With another address the datastore is wrong about the node.
             world.changes_address("10.0.0.7/24", "10.0.0.9/24");
-            while outcome(&world).is_ok() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            world.until(|| outcome(&world).is_err()).await;
             assert_eq!(outcome(&world).map_err(|why| why.reason), Err("Unauthorized"));
             world.outage.store(false, Ordering::Relaxed);
             world.reaches(|got| got == "10.0.0.9/24 - -").await;
@@ -474,9 +474,9 @@ mod tests {
                     .map(|unregistered| unregistered.why)
                     .unwrap_or_default()
             };
-            while !why().contains("no spec.addresses of type InternalIP") {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            world
+                .until(|| why().contains("no spec.addresses of type InternalIP"))
+                .await;
             let mut node = Node::new("me", api::NodeSpec::default());
             node.spec.addresses.push(api::NodeAddress {
                 address: "10.0.0.7".into(),

@@ -71,7 +71,7 @@ impl Dataplane {
                 }
             }
             KernelEvent::Forwarding(family, on) => self.forwarding(family, on),
-            KernelEvent::Shaper(key, Some(shaper)) => self.shapers.saw(key, Some(Some(shaper))),
+            KernelEvent::Shaper(key, Some(shaper)) => self.shaper_changed(key, shaper),
             KernelEvent::Shaper(key, None) => self.shaper_lost(&key),
             KernelEvent::Resync => self.resync = true,
             KernelEvent::Route(_) | KernelEvent::Rule(..) | KernelEvent::Neighbor(..) => {}

@@ -40,9 +40,20 @@ impl Dataplane {
 
     /// The shaper whose detour a device is.
     pub(crate) fn detoured(&self, device: &IfName) -> Option<ShaperKey> {
+        if !ShaperKey::may_be_detour(device) {
+            return None;
+        }
         let shapers = self.shapers.all_wanted().keys().chain(self.shapers.all_seen().keys());
         let mut egress = shapers.filter(|key| key.direction == Direction::Egress);
         egress.find(|key| ShaperKey::detour(&key.device) == *device).cloned()
+    }
+
+    /// A shaper's queue is so. That packets take the detour to it is known from elsewhere, or not.
+    pub(crate) fn shaper_changed(&mut self, key: ShaperKey, shaper: Shaper) {
+        let is_whole = matches!(self.shapers.seen(&key), Some(Some(_)));
+        if key.direction == Direction::Ingress || is_whole {
+            self.shapers.saw(key, Some(Some(shaper)));
+        }
     }
 
     /// What is known of a shaper after its device, its detour or its queue went.

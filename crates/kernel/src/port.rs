@@ -130,7 +130,7 @@ pub enum KernelEvent {
     /// Somebody switched the forwarding of a family's packets on (`true`) or off, on all devices. Other sysctls change
     /// without an event.
     Forwarding(IpFamily, bool),
-    /// A shaper appeared or changed, or its queue went (`None`). One that goes with its device goes without a further event.
+    /// A shaper's queue appeared or changed, or went (`None`); of the way to it nothing is said. One that goes with its device goes without a further event.
     Shaper(ShaperKey, Option<Shaper>),
     /// The tunnel's programs or device, or the way of a shaper, need another look; or events were lost: observe again.
     Resync,

@@ -83,6 +83,8 @@ impl Shaper {
     }
 }
 
+/// Start of a detour's name.
+const BEGINS: &str = "bw";
 /// Start of a detour's alias; the pod's device follows.
 const DETOUR: &str = "margay queue of ";
 /// Bytes each second: less cannot be asked for.
@@ -108,7 +110,12 @@ impl ShaperKey {
     /// The device in whose queue packets from the pod wait: they are received, so that the pod's own device has no queue for them.
     pub fn detour(device: &IfName) -> IfName {
         let skip = device.0.char_indices().rev().nth(12).map_or(0, |(at, _)| at);
-        IfName(format!("bw{}", &device.0[skip..]))
+        IfName(format!("{BEGINS}{}", &device.0[skip..]))
+    }
+
+    /// Whether a device has a name that detours have.
+    pub fn may_be_detour(device: &IfName) -> bool {
+        device.0.starts_with(BEGINS)
     }
 
     /// The alias of a detour, by which it is known as ours.

@@ -27,13 +27,12 @@ pub fn put(key: &ShaperKey, shaper: &Shaper) -> Result<(), KernelError> {
         Direction::Ingress => put_root(&mut rtnl, &device, shaper),
         Direction::Egress => {
             let detour = ensure_detour(&mut rtnl, &key.device)?;
-            put_root(&mut rtnl, &detour, shaper)?;
-            if rtnl.redirection(device.index)? == Some(detour.index) {
-                return Ok(());
+            let led = lead(&mut rtnl, &device, &detour, shaper);
+            if led.is_err() && rtnl.redirection(device.index)? != Some(detour.index) {
+                // Nothing stays behind that no packet takes.
+                take_away(&mut rtnl, Some(&device), &detour)?;
             }
-            rtnl.delete_redirection(device.index)?;
-            rtnl.ensure_clsact(device.index)?;
-            rtnl.put_redirection(device.index, detour.index)
+            led
         }
     }
 }
@@ -54,13 +53,7 @@ pub fn remove(key: &ShaperKey) -> Result<(), KernelError> {
     let Some(detour) = detour.filter(|detour| serves(detour, &key.device)) else {
         return Ok(());
     };
-    if let Some(device) = device
-        && rtnl.redirection(device.index)? == Some(detour.index)
-    {
-        rtnl.delete_redirection(device.index)?;
-        rtnl.delete_clsact_if_empty(device.index)?;
-    }
-    rtnl.delete_device(detour.index)
+    take_away(&mut rtnl, device.as_ref(), &detour)
 }
 
 /// All shapers of ours. `None`: a detour that packets do not take, or not in our queue.
@@ -111,6 +104,27 @@ fn try_both() -> Result<(), KernelError> {
         put(&ShaperKey { device, direction }, &shaper)?;
     }
     Ok(())
+}
+
+/// What a device receives takes the detour, and waits there.
+fn lead(rtnl: &mut Rtnl, device: &Device, detour: &Device, shaper: &Shaper) -> Result<(), KernelError> {
+    put_root(rtnl, detour, shaper)?;
+    if rtnl.redirection(device.index)? == Some(detour.index) {
+        return Ok(());
+    }
+    rtnl.delete_redirection(device.index)?;
+    rtnl.ensure_clsact(device.index)?;
+    rtnl.put_redirection(device.index, detour.index)
+}
+
+fn take_away(rtnl: &mut Rtnl, device: Option<&Device>, detour: &Device) -> Result<(), KernelError> {
+    if let Some(device) = device {
+        if rtnl.redirection(device.index)? == Some(detour.index) {
+            rtnl.delete_redirection(device.index)?;
+        }
+        rtnl.delete_clsact_if_empty(device.index)?;
+    }
+    rtnl.delete_device(detour.index)
 }
 
 struct Queues {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use kernel::{Direction, Shaper, ShaperKey};
+use kernel::{Direction, KernelError, Peak, Shaper, ShaperKey};
 use linux::shaper;
 
 #[path = "ipip_support/mod.rs"]
@@ -51,6 +51,37 @@ fn receive(at: &UdpSocket, expected: u64) {
         }
     }
     assert!(at.recv(&mut [0; SIZE]).is_err(), "more than was sent");
+}
+
+#[test]
+fn what_the_kernel_refuses_leaves_nothing_behind() {
+    let pair = Pair::new();
+    let state = || {
+        pair.host
+            .sh("tc qdisc show; ip -o link show type ifb; tc filter show dev cali1 ingress")
+    };
+    let before = state();
+    let key = ShaperKey {
+        device: "cali1".into(),
+        direction: Direction::Egress,
+    };
+    let peak = Some(Peak {
+        rate: 1,
+        burst: Shaper::LEAST_BURST,
+    });
+    // A peak below the rate.
+    let refused = Shaper {
+        peak,
+        ..Shaper::new(1_000_000, 0, None)
+    };
+    let put = |shaper: &Shaper| pair.host.run(|| shaper::put(&key, shaper));
+    assert!(matches!(put(&refused), Err(KernelError::Refused { .. })));
+    assert_eq!(state(), before);
+    // What is in force stays.
+    let fine = Shaper::new(1_000_000, 0, None);
+    put(&fine).unwrap();
+    assert!(matches!(put(&refused), Err(KernelError::Refused { .. })));
+    assert_eq!(pair.host.run(shaper::observe).unwrap(), [(key, Some(fine))].into());
 }
 
 #[test]

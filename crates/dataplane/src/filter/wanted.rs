@@ -18,7 +18,7 @@ pub(crate) struct Wanted {
     sets: BTreeMap<SetName, Members>,
     touched_chains: BTreeSet<ChainName>,
     touched_sets: BTreeSet<SetName>,
-    /// Sets that are kept out of the kernel for now.
+    /// Sets that the kernel has refused: they stay out of it until something about them changes.
     parked: BTreeSet<SetName>,
     /// The kernel's table holds what nobody can say: it is replaced as a whole.
     replace: bool,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{EncapMode, QosControls};
-use kernel::{Direction, FakeKernel, IfName, KernelError, Op, Shaper, ShaperKey};
+use kernel::{Direction, FakeKernel, IfName, KernelError, KernelEvent, Op, Shaper, ShaperKey};
 
 use super::property::Random;
 use super::shared_fake::{Agent, machine, up};
@@ -107,6 +107,29 @@ fn a_bandwidth_that_the_kernel_cannot_hold_keeps_no_pod_from_starting() {
     agent.dataplane.retry();
     agent.settle();
     assert_eq!(agent.kernel.seen().shapers.len(), 1);
+}
+
+#[test]
+fn a_queue_that_no_packet_reaches_is_not_taken_for_a_shaper() {
+    let mut agent = Agent::start(machine()).told(EncapMode::Never);
+    let lacks = KernelError::Unsupported("act_mirred".into());
+    agent
+        .kernel
+        .fail(usize::MAX, lacks, |op| matches!(op, Op::PutShaper(..)));
+    agent.dataplane.bandwidths(&limits(&[("cali1", 0, 8_000)]));
+    agent.settle();
+    // The kernel tells of the detour's queue, which was made before its way was refused, and of the detour's end.
+    let key = ShaperKey {
+        device: "cali1".into(),
+        direction: Direction::Egress,
+    };
+    let shaper = Shaper::new(1_000, 1 << 29, None);
+    agent.dataplane.event(KernelEvent::Shaper(key.clone(), Some(shaper)));
+    agent
+        .dataplane
+        .event(KernelEvent::LinkGone(ShaperKey::detour(&key.device)));
+    assert_eq!(agent.settle(), [], "it is not tried again at once");
+    assert_eq!(agent.dataplane.status().unshaped.len(), 1);
 }
 
 #[test]
